@@ -1,0 +1,369 @@
+package plex
+
+// Connecting: the user's Connect function, the handle that it is given, the
+// adapters for common cases, and the one place that calls it.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// connectGrace is how long Close, and New, wait for a connector whose ctx has
+// ended. One that honours its ctx returns well within it.
+const connectGrace = 250 * time.Millisecond
+
+// Connect establishes conn: it makes a transport, gives it to conn with
+// [Attach], does what handshake or login there is, through conn or before, and
+// returns nil. For a lost connection conn.RemoteAddr is the address that it had;
+// for an additional one it is that of the pool's first connection, nil if there
+// was none.
+//
+// ctx ends after the connect timeout and when the multiplexer closes; nothing
+// that a caller of Reader or Writer does ends it. A Connect that ignores it
+// holds its slot of the capacity until it returns.
+//
+// conn is usable until Connect returns. Deadlines set on it end then. What its
+// handshake has not read is there for the first Reader. An error, a panic, or a
+// return without an attached transport makes the connect fail; a transport that
+// was attached is then closed.
+//
+// Connect may be called from several goroutines at once.
+type Connect func(ctx context.Context, conn net.Conn) error
+
+// ContextDialer is what [net.Dialer], [crypto/tls.Dialer] and the dialers of
+// golang.org/x/net/proxy have in common.
+type ContextDialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Attach makes conn, which has to be the handle that a [Connect] was given, run
+// over transport. From then on transport is plex's to close, also if Attach
+// returns an error: it has then closed it, unless it is in the pool already.
+//
+// Errors: [ErrNilConnection], [ErrKnownConnection] if transport is in the pool,
+// [ErrAttached] if conn has a transport (the connect then fails, and both are
+// closed), [ErrClosed] if the multiplexer has been closed, and one that says so
+// if conn is no handle or its Connect has returned.
+func Attach(conn, transport net.Conn) error {
+	h, ok := conn.(*handle)
+	if !ok || h == nil {
+		return fmt.Errorf("plex: Attach: conn is a %T, not the connection that Connect was given; nothing was attached", conn)
+	}
+	return h.attach(transport)
+}
+
+// Dial returns a Connect that dials with a [net.Dialer]. The name in address is
+// resolved anew each time.
+func Dial(network, address string) Connect {
+	return DialContext(&net.Dialer{}, network, address)
+}
+
+// DialContext returns a Connect that dials with d, or nil if d is nil, which
+// WithConnector refuses.
+func DialContext(d ContextDialer, network, address string) Connect {
+	if isNil(d) {
+		return nil
+	}
+	return DialFunc(func(ctx context.Context) (net.Conn, error) {
+		return d.DialContext(ctx, network, address)
+	})
+}
+
+// DialFunc returns a Connect that calls dial, or nil if dial is nil, which
+// WithConnector refuses. If dial returns both a connection and an error, the
+// connection is closed.
+func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
+	if dial == nil {
+		return nil
+	}
+	return func(ctx context.Context, conn net.Conn) error {
+		transport, err := dial(ctx)
+		if err != nil {
+			if !isNil(transport) {
+				_ = transport.Close() // the dial's error says more
+			}
+			return err
+		}
+		return Attach(conn, transport)
+	}
+}
+
+// handle is the net.Conn that a Connect works with. Its reads and writes are
+// those of leases on the halves of the connection to be, so that what holds for
+// every lease holds here: it can be interrupted, leaves no deadline behind, and
+// reaches nothing once it has ended.
+type handle struct {
+	m    *Multiplexer
+	addr net.Addr // of the connection that is replaced
+
+	mu       sync.Mutex
+	c        *conn // nil before Attach
+	returned bool  // Connect has returned
+	misuse   error // of Attach, which makes the connect fail whatever Connect returns
+}
+
+var errNoTransport = errors.New("plex: the connection has no transport yet; Attach gives it one")
+
+func (h *handle) attach(transport net.Conn) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, err := h.take(transport)
+	if err != nil {
+		err = fmt.Errorf("plex: Attach: %w", err)
+		if h.misuse == nil {
+			h.misuse = err
+		}
+		return err
+	}
+	h.c = c
+	return nil
+}
+
+// take claims transport for h, or closes it. A transport that is in the pool
+// already is left alone; so is one that is no transport.
+func (h *handle) take(transport net.Conn) (*conn, error) {
+	if isNil(transport) {
+		return nil, ErrNilConnection
+	}
+	if _, ok := transport.(*handle); ok {
+		return nil, errors.New("the transport is itself a connection to be established; attach what was dialled")
+	}
+	err := error(nil)
+	switch {
+	case h.returned:
+		err = fmt.Errorf("Connect has returned: %w", net.ErrClosed)
+	case h.c != nil:
+		if h.m.knows(transport) {
+			return nil, ErrAttached
+		}
+		err = ErrAttached
+	default:
+		c, claimErr := h.m.claim(transport, true)
+		if claimErr == nil {
+			return c, nil
+		}
+		if err = claimErr; errors.Is(err, ErrKnownConnection) {
+			return nil, err
+		}
+	}
+	_ = transport.Close() // err says why nobody wants it
+	return nil, err
+}
+
+// finish ends the Connect that was given h: it returns the connection, which
+// has failed if there is an error, and is nil if none was attached.
+func (h *handle) finish(err error) (*conn, error) {
+	h.mu.Lock()
+	h.returned = true
+	c, misuse := h.c, h.misuse
+	h.mu.Unlock()
+	switch {
+	case err != nil:
+	case misuse != nil:
+		err = misuse
+	case c == nil:
+		err = ErrNotAttached
+	default:
+		err = c.failure()
+	}
+	if c != nil && err != nil {
+		c.fail(err)
+	}
+	return c, err
+}
+
+func (h *handle) lease() (r Reader, w Writer, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.c == nil {
+		return r, w, errNoTransport
+	}
+	return Reader{&h.c.r, firstLease}, Writer{&h.c.w, firstLease}, nil
+}
+
+func (h *handle) Read(p []byte) (int, error) {
+	r, _, err := h.lease()
+	if err != nil {
+		return 0, err
+	}
+	return r.Read(p)
+}
+
+func (h *handle) Write(p []byte) (int, error) {
+	_, w, err := h.lease()
+	if err != nil {
+		return 0, err
+	}
+	return w.Write(p)
+}
+
+// Close gives the connection up: the connect fails.
+func (h *handle) Close() error {
+	r, _, err := h.lease()
+	if err != nil {
+		return err
+	}
+	if !r.h.live(r.id) {
+		return ErrLeaseClosed
+	}
+	r.h.conn.fail(errors.New("plex: Connect has closed the connection"))
+	return nil
+}
+
+func (h *handle) SetDeadline(t time.Time) error {
+	return errors.Join(h.SetReadDeadline(t), h.SetWriteDeadline(t))
+}
+
+func (h *handle) SetReadDeadline(t time.Time) error {
+	r, _, err := h.lease()
+	if err != nil {
+		return err
+	}
+	return r.SetReadDeadline(t)
+}
+
+func (h *handle) SetWriteDeadline(t time.Time) error {
+	_, w, err := h.lease()
+	if err != nil {
+		return err
+	}
+	return w.SetWriteDeadline(t)
+}
+
+func (h *handle) LocalAddr() net.Addr {
+	r, _, _ := h.lease() // without a transport there is no address, which is no error
+	return r.LocalAddr()
+}
+
+func (h *handle) RemoteAddr() net.Addr {
+	if r, _, err := h.lease(); err == nil {
+		return r.RemoteAddr()
+	}
+	return h.addr
+}
+
+// connect calls the connector once, in a slot that the caller has reserved, and
+// admits what it brings. It returns when the connector does, however long that
+// takes, and then the slot is taken or free.
+func (m *Multiplexer) connect(addr net.Addr) error {
+	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.connectTimeout.value)
+	defer cancel()
+	h := &handle{m: m, addr: addr}
+	c, err := h.finish(m.callConnect(ctx, h))
+	if err == nil {
+		if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {
+			err = m.admit(c)
+		}
+		if err != nil {
+			c.fail(err)
+		}
+	}
+
+	m.mu.Lock()
+	if err != nil && c != nil {
+		for !c.shut { // a slot is not free as long as the peer has a connection in it
+			m.changed.Wait()
+		}
+	}
+	m.lastErr = err
+	if err != nil {
+		m.stats.ConnectFailed++
+	} else {
+		m.stats.Connected++
+	}
+	m.mu.Unlock()
+	if err != nil {
+		m.unreserve()
+	}
+	return err
+}
+
+// callConnect calls the user's function, which may do as it likes: panic, or
+// end its goroutine, which is why it gets one of its own.
+func (m *Multiplexer) callConnect(ctx context.Context, h *handle) error {
+	result := make(chan error, 1)
+	go func() {
+		err := errors.New("plex: Connect has ended its goroutine by runtime.Goexit")
+		defer func() {
+			switch p := recover().(type) {
+			case nil:
+			case error:
+				err = fmt.Errorf("plex: Connect panicked: %w\n%s", p, debug.Stack())
+			default:
+				err = fmt.Errorf("plex: Connect panicked: %v\n%s", p, debug.Stack())
+			}
+			result <- err
+		}()
+		err = m.cfg.connect(ctx, h)
+	}()
+	return <-result
+}
+
+// startConnect runs connect in a goroutine. Close waits for it only as long as
+// it may reasonably take to notice the end of its ctx, since it may be stuck in
+// the user's function.
+func (m *Multiplexer) startConnect(addr net.Addr, done func(error)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.connects++
+	go func() {
+		defer func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.connects--
+			m.changed.Broadcast()
+		}()
+		done(m.connect(addr))
+	}()
+}
+
+// connectAll makes n connects, in slots that are reserved, and waits for them.
+// It returns the first error at once; the caller closes the multiplexer then,
+// and with it what the others bring.
+func (m *Multiplexer) connectAll(ctx context.Context, n int) error {
+	if n == 0 {
+		return nil
+	}
+	results := make(chan error, n)
+	for range n {
+		m.startConnect(m.Addr(), func(err error) { results <- err })
+	}
+	late := time.NewTimer(m.cfg.connectTimeout.value + connectGrace)
+	defer late.Stop()
+	for range n {
+		var err error
+		select {
+		case err = <-results:
+		case <-ctx.Done():
+			err = contextError(ctx)
+		case <-late.C:
+			err = fmt.Errorf("Connect has not returned after its timeout of %v: %w", m.cfg.connectTimeout.value, context.DeadlineExceeded)
+		}
+		if err != nil {
+			return fmt.Errorf("plex: WithMinConnections: connecting %d connections: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// knows reports whether the pool has transport.
+func (m *Multiplexer) knows(transport net.Conn) bool {
+	key, ok := identity(transport)
+	if !ok {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, known := m.known[key]
+	return known
+}
+
+// connectionError says which of several connections an error is about.
+func connectionError(call string, i, n int, err error) error {
+	return fmt.Errorf("plex: %s: connection %d of %d: %w", call, i+1, n, err)
+}

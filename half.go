@@ -1,0 +1,537 @@
+package plex
+
+// A half is one direction of a connection, and the thing that is leased. This
+// file has the life of a lease: begin (lease), use (enter, leave), end (close,
+// kill), and the one way back (release).
+//
+// Who owns what: the word state is anyone's, by atomic operations. The holder
+// of the busy bit owns the transport's direction and the fields marked so. mu
+// is for what is rare: deadlines, the start and end of a stream, waiting for
+// busy to end. It is never held while the transport reads, writes or closes,
+// and setting a deadline under it does not block.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The word of a half: the number of the lease in the upper bits, flags below.
+// All that the common path of acquire, Read, Write and Close needs to know is
+// in this one word: it swaps the word that it expects, number and flags, for
+// the next. Whatever is unusual shows as a flag, makes the swap fail, and is
+// seen to on the slow path.
+const (
+	leased    = 1 << iota // in a consumer's hands
+	busy                  // one Read, Write or stream has the transport's direction
+	awaited               // somebody waits for busy to end
+	streaming             // it is a stream that is busy
+	closing               // the end of the lease has begun: nothing new starts
+	deadline              // a deadline may be set on the transport
+	backlog               // there are bytes to deliver before the transport's
+	torn                  // the lease's last write was cut short
+	watched               // there is a Done channel, or a stream's result, to see to
+	gone                  // it is never leased again
+	leaseOne              // the number of a lease counts in these
+
+	flags = leaseOne - 1
+)
+
+// interruptGrace is how long a blocked operation may take to notice a deadline
+// in the past. A transport that takes longer ignores deadlines and is closed.
+const interruptGrace = time.Second
+
+// longAgo is a deadline that interrupts.
+var longAgo = time.Unix(1, 0)
+
+var errUninterruptible = errors.New("plex: a blocked operation could not be interrupted by a deadline, so the connection was closed")
+
+type half struct {
+	state atomic.Uint64
+	queue *queue // where it waits for the next lease; constant
+	conn  *conn  // constant
+	nc    net.Conn
+
+	// Owned by the holder of busy; by the closer of the lease when nobody is
+	// busy.
+	back    [][]byte        // read from the transport and not delivered
+	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
+	ended   bool            // the transport has said io.EOF
+
+	mu          sync.Mutex
+	out         chan struct{} // closed when the present operation leaves; nil if nobody waits
+	done        chan struct{} // the lease's Done; nil unless asked for
+	until       time.Time     // the deadline that the consumer has set
+	interrupted bool          // a past deadline is set, and until is to be set again
+	forcer      *time.Timer   // closes the connection if the interrupt does not help
+	stream      *stream       // the stream that is running
+	result      result        // of the last stream that did not end well
+	sent        *stream       // the lease's last write stream, running or not
+	unsent      int64         // by the lease's write streams before sent
+	unsentErr   error
+
+	settled bool // gone and out of every consumer's hands; guarded by Multiplexer.mu
+}
+
+// result is how a stream of a lease ended. It outlives the lease, so that a
+// consumer can ask after Close.
+type result struct {
+	lease uint64
+	err   error
+}
+
+func (h *half) init(c *conn, q *queue, word uint64) {
+	h.conn, h.queue, h.nc = c, q, c.nc
+	h.state.Store(word)
+}
+
+func (h *half) writes() bool { return h == &h.conn.w }
+
+// lease begins a lease of a half that has just come out of the queue, where
+// it was idle; nobody else can lease it, so adding to the word is enough. It
+// reports false for one that is gone, which is then dropped.
+func (h *half) lease() (id uint64, ok bool) {
+	w := h.state.Add(leaseOne | leased)
+	if w&gone == 0 {
+		return w &^ flags, true
+	}
+	h.state.Add(^uint64(leaseOne | leased - 1))
+	h.queue.stale.Add(-1)
+	return 0, false
+}
+
+// retire marks h so that it is never leased again. If nobody has it, it
+// is settled here, and its entry in the queue is stale; otherwise the end of
+// the lease settles it. The word decides which: exactly one of the two sees
+// both gone and not leased first.
+func (h *half) retire() {
+	w := h.state.Or(gone)
+	if w&gone != 0 {
+		return
+	}
+	if w&leased == 0 {
+		h.queue.stale.Add(1)
+		h.conn.m.settle(h)
+	}
+}
+
+// enter claims h for one operation of a lease. A second operation of the same
+// lease waits for its turn.
+func (h *half) enter(id uint64) error {
+	if h.state.CompareAndSwap(id|leased, id|leased|busy) {
+		return nil
+	}
+	for {
+		w := h.state.Load()
+		switch {
+		case w&^flags != id || w&leased == 0 || w&closing != 0:
+			return ErrLeaseClosed
+		case w&streaming != 0:
+			return ErrStreaming
+		case w&busy != 0:
+			h.mu.Lock()
+			out := h.awaitLocked()
+			h.mu.Unlock()
+			if out != nil {
+				<-out
+			}
+		case h.state.CompareAndSwap(w, w|busy):
+			return nil
+		}
+	}
+}
+
+// leave ends the operation that enter began.
+func (h *half) leave(id uint64) {
+	if h.state.CompareAndSwap(id|leased|busy, id|leased) {
+		return
+	}
+	if h.state.And(^uint64(busy|streaming|awaited))&awaited != 0 {
+		h.mu.Lock()
+		if h.out != nil {
+			close(h.out)
+			h.out = nil
+		}
+		h.mu.Unlock()
+	}
+}
+
+// awaitLocked returns a channel that is closed when the present operation has
+// left, nil if there is none. It may be closed early, on behalf of an
+// operation before, so the caller has to look again.
+func (h *half) awaitLocked() <-chan struct{} {
+	for {
+		w := h.state.Load()
+		if w&busy == 0 {
+			return nil
+		}
+		// Marked while busy: whoever is busy must now come by mu to leave,
+		// and finds out there.
+		if h.state.CompareAndSwap(w, w|awaited) {
+			if h.out == nil {
+				h.out = make(chan struct{})
+			}
+			return h.out
+		}
+	}
+}
+
+// live reports whether lease id has not begun to end.
+func (h *half) live(id uint64) bool {
+	w := h.state.Load()
+	return w&^flags == id && w&leased != 0 && w&closing == 0
+}
+
+// beginEndLocked marks the lease as ending; from now on nothing new starts. It
+// reports false if the lease has ended or is ending.
+func (h *half) beginEndLocked(id uint64) bool {
+	for {
+		w := h.state.Load()
+		if w&^flags != id || w&leased == 0 || w&closing != 0 {
+			return false
+		}
+		if h.state.CompareAndSwap(w, w|closing) {
+			return true
+		}
+	}
+}
+
+// close ends a lease, the common case in one swap.
+func (h *half) close(id uint64) error {
+	if h.state.CompareAndSwap(id|leased, id) {
+		h.queue.put(h)
+		return nil
+	}
+	h.mu.Lock()
+	if !h.beginEndLocked(id) {
+		h.mu.Unlock()
+		return ErrLeaseClosed
+	}
+	if s := h.stream; s != nil {
+		s.haltLocked(ErrLeaseClosed)
+	}
+	h.mu.Unlock()
+	return h.end(id)
+}
+
+// kill ends a lease and its connection. While a Close of the same lease waits
+// for a flush, kill abandons the flush.
+func (h *half) kill(id uint64) error {
+	h.mu.Lock()
+	began := h.beginEndLocked(id)
+	w := h.state.Load()
+	if !began && (w&^flags != id || w&leased == 0) {
+		h.mu.Unlock()
+		return ErrLeaseClosed
+	}
+	if s := h.stream; s != nil {
+		s.haltLocked(ErrKilled)
+	}
+	h.mu.Unlock()
+	h.conn.fail(ErrKilled)
+	if began {
+		_ = h.end(id) // it says what a stream could not write, which is what kill is for
+	}
+	return nil
+}
+
+// end is the second part of close and kill: only the goroutine that began the
+// end gets here. It waits until the lease's operation or stream is out, and
+// puts the half back.
+func (h *half) end(id uint64) error {
+	err := h.finishSending(id)
+	h.evict()
+	h.takeBack()
+	h.clear()
+	h.release(id)
+	return err
+}
+
+// evict waits until nobody is busy in h; it interrupts who is. The lease is
+// ending, so nobody new comes in.
+func (h *half) evict() {
+	for {
+		h.mu.Lock()
+		out := h.awaitLocked()
+		var stuck bool
+		if out != nil && !h.interrupted {
+			stuck = !h.interruptLocked()
+		}
+		h.mu.Unlock()
+		if out == nil {
+			return
+		}
+		if stuck {
+			h.conn.fail(errUninterruptible)
+		}
+		<-out
+	}
+}
+
+// interruptLocked makes the transport's blocked operation return by a deadline
+// in the past, which loses nothing. Should the transport take no notice, its
+// connection is closed after a while. It reports false if the transport refuses
+// deadlines; then the caller has to close the connection, without mu.
+func (h *half) interruptLocked() bool {
+	h.interrupted = true
+	h.state.Or(deadline)
+	if h.setDeadline(longAgo) != nil {
+		return false
+	}
+	var forcer *time.Timer
+	forcer = time.AfterFunc(interruptGrace, func() {
+		h.mu.Lock()
+		mine := h.forcer == forcer
+		h.mu.Unlock()
+		if mine {
+			h.conn.fail(errUninterruptible)
+		}
+	})
+	h.forcer = forcer
+	return true
+}
+
+// resumeLocked takes an interrupt back: the deadline is again the consumer's.
+func (h *half) resumeLocked() error {
+	if !h.interrupted {
+		return nil
+	}
+	h.interrupted = false
+	if h.forcer != nil {
+		h.forcer.Stop()
+		h.forcer = nil
+	}
+	return h.setDeadline(h.until)
+}
+
+// setDeadline sets the deadline of this direction of the transport.
+func (h *half) setDeadline(t time.Time) error {
+	if h.writes() {
+		return h.nc.SetWriteDeadline(t)
+	}
+	return h.nc.SetReadDeadline(t)
+}
+
+// consumerDeadline is Reader.SetReadDeadline and Writer.SetWriteDeadline. It
+// holds mu from looking at the lease until the deadline is set, and a lease
+// with a deadline needs mu to end; so a stale handle cannot set a deadline on
+// the next lease, and none is left behind.
+func (h *half) consumerDeadline(id uint64, t time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		w := h.state.Load()
+		if w&^flags != id || w&leased == 0 || w&closing != 0 {
+			return ErrLeaseClosed
+		}
+		if h.state.CompareAndSwap(w, w|deadline) {
+			break
+		}
+	}
+	if h.interrupted {
+		h.until = t // set by resumeLocked
+		return nil
+	}
+	if err := h.setDeadline(t); err != nil {
+		if cause := h.conn.failure(); cause != nil {
+			return cause
+		}
+		return err
+	}
+	h.until = t
+	return nil
+}
+
+// clear takes from the transport, and from h, what the lease has left: a
+// deadline, a torn write, a Done channel. The lease is ending and nobody busy.
+func (h *half) clear() {
+	var err error
+	h.mu.Lock()
+	if h.forcer != nil {
+		h.forcer.Stop()
+		h.forcer = nil
+	}
+	w := h.state.Load()
+	if w&deadline != 0 && w&gone == 0 {
+		err = h.setDeadline(time.Time{})
+		if err != nil && h.until.IsZero() && h.conn.failure() == nil && !h.interrupted {
+			err = nil // it refuses deadlines altogether, so none is set
+		}
+	}
+	h.interrupted, h.until = false, time.Time{}
+	h.sent, h.unsent, h.unsentErr = nil, 0, nil
+	if h.done != nil {
+		close(h.done)
+		h.done = nil
+	}
+	h.mu.Unlock()
+	if err != nil {
+		h.conn.fail(fmt.Errorf("plex: clearing the deadline of a lease: %w", err))
+	}
+	if w&torn != 0 {
+		h.conn.fail(ErrPartialWrite)
+	}
+}
+
+// release is the one way back, for a lease that ends and for a new
+// connection's halves: the half becomes idle, or is settled if it is gone.
+func (h *half) release(id uint64) {
+	if h.idle(id) {
+		h.queue.put(h)
+	} else {
+		h.conn.m.settle(h)
+	}
+}
+
+// idle ends the lease in the word, and reports whether the half may be leased
+// again. retire either comes before and is seen here, or comes after and sees
+// the half idle.
+func (h *half) idle(id uint64) bool {
+	if h.ended && len(h.back) == 0 {
+		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
+	}
+	for {
+		w := h.state.Load()
+		if h.state.CompareAndSwap(w, id|w&(backlog|gone)) {
+			return w&gone == 0
+		}
+	}
+}
+
+// doneChannel is Writer.Done.
+func (h *half) doneChannel(id uint64) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		w := h.state.Load()
+		if w&^flags != id || w&leased == 0 || w&closing != 0 {
+			return closedChannel
+		}
+		if h.state.CompareAndSwap(w, w|watched) {
+			break
+		}
+	}
+	// fail stores the cause before it comes by mu to close done, so either it
+	// is seen here or done is seen there.
+	if h.conn.failure() != nil {
+		return closedChannel
+	}
+	if h.done == nil {
+		h.done = make(chan struct{})
+	}
+	return h.done
+}
+
+var closedChannel = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// failed tells a lease's Done that its connection is dead.
+func (h *half) failed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.done != nil {
+		close(h.done)
+		h.done = nil
+	}
+}
+
+// err is Reader.Err and Writer.Err.
+func (h *half) err(id uint64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state.Load()&^flags == id && h.state.Load()&leased != 0 {
+		if err := h.unsentLocked(); err != nil {
+			return err
+		}
+	}
+	if h.result.lease == id {
+		return h.result.err
+	}
+	if h.live(id) {
+		return h.conn.failure()
+	}
+	return nil
+}
+
+// read is one Read of the transport, or of what was read before. The caller is
+// busy.
+func (h *half) read(p []byte) (int, error) {
+	if h.reclaim != nil {
+		h.takeBack()
+	}
+	if len(h.back) > 0 {
+		return h.readBack(p), nil
+	}
+	if h.ended {
+		if cause := h.conn.failure(); cause != nil {
+			return 0, cause
+		}
+		return 0, io.EOF
+	}
+	n, err := h.nc.Read(p)
+	if err != nil {
+		err = h.failedOperation(err)
+	}
+	return n, err
+}
+
+// write is one Write to the transport, and keeps the account of whether it was
+// whole. The caller is busy.
+func (h *half) write(p []byte) (int, error) {
+	n, err := h.nc.Write(p)
+	switch {
+	case n < len(p):
+		if err == nil {
+			err = io.ErrShortWrite
+		}
+		if n > 0 && !h.conn.datagram {
+			h.state.Or(torn)
+		}
+	case len(p) > 0 && h.state.Load()&torn != 0:
+		h.state.And(^uint64(torn)) // the consumer has mended its message
+	}
+	if err != nil {
+		err = h.failedOperation(err)
+	}
+	return n, err
+}
+
+// failedOperation decides what an error of the transport means, acts on it,
+// and returns what the consumer is told.
+func (h *half) failedOperation(err error) error {
+	c, w := h.conn, h.state.Load()
+	switch judge(err, operation{write: h.writes(), udp: c.udp, tls: c.tls, deadline: w&deadline != 0}) {
+	case passing:
+		if cause := c.failure(); cause != nil {
+			return cause
+		}
+		if w&closing != 0 && w&streaming == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			return ErrLeaseClosed
+		}
+		return err
+	case peerClosed:
+		// The kernel tells a reset to one half only; the other is told of
+		// a clean end. So an end is believed only of a connection that has
+		// not failed.
+		if c.failure() == nil && wasReset(c.nc) {
+			c.fail(errReset)
+		}
+		if cause := c.failure(); cause != nil {
+			return cause
+		}
+		h.ended = true
+		c.peerClosed()
+		return err
+	default:
+		c.fail(err)
+		return c.failure()
+	}
+}

@@ -1,0 +1,275 @@
+package plex
+
+// Options write into a config; one validate checks them together, so that
+// their order never matters. Nothing here opens, closes or starts anything.
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"reflect"
+	"time"
+)
+
+const (
+	// maxCapacity keeps a mistyped capacity from being an out-of-memory: the
+	// queues of idle halves are allocated for it at once.
+	maxCapacity = 1 << 20
+
+	defaultConnectTimeout = 10 * time.Second
+	defaultIdleTimeout    = 5 * time.Minute
+)
+
+// Option sets up a Multiplexer in New. The order of options never matters; of
+// the same option given twice the later one counts, except WithConnections,
+// which adds up.
+type Option func(*config)
+
+// config is what the options say. A field is meaningless unless the matching
+// set flag is on, so that a bad value can be told from none.
+type config struct {
+	connections    []net.Conn
+	connect        Connect
+	capacity       setting[int]
+	minimum        setting[int]
+	autoScaling    setting[time.Duration]
+	idleTimeout    setting[time.Duration]
+	maxLifetime    setting[time.Duration]
+	connectTimeout setting[time.Duration]
+	leakThreshold  setting[time.Duration]
+	backoff        func(failures int) time.Duration
+	logger         *slog.Logger
+
+	connectSet, backoffSet, loggerSet bool
+}
+
+// setting is a value that an option may have given.
+type setting[T any] struct {
+	value T
+	set   bool
+}
+
+func (s *setting[T]) give(v T) { s.value, s.set = v, true }
+
+func (s *setting[T]) or(v T) T {
+	if s.set {
+		return s.value
+	}
+	return v
+}
+
+// WithConnections gives the first connections. The multiplexer owns them once
+// New has returned without an error. Their number is the capacity unless
+// WithMaxCapacity says otherwise, and the minimum that scaling down keeps
+// unless WithMinConnections says otherwise.
+func WithConnections(connections ...net.Conn) Option {
+	return func(c *config) { c.connections = append(c.connections, connections...) }
+}
+
+// WithMaxCapacity sets the capacity: the most connections that are open or
+// being connected at one moment. The default is the number of connections
+// given, at least 1.
+func WithMaxCapacity(max int) Option {
+	return func(c *config) { c.capacity.give(max) }
+}
+
+// WithConnector says how to connect: for healing, for scaling, and for the
+// minimum. Without one a lost connection is dropped and not replaced.
+func WithConnector(connect Connect) Option {
+	return func(c *config) { c.connect, c.connectSet = connect, true }
+}
+
+// WithAutoScaling adds a connection, up to the capacity, whenever a Reader or
+// Writer has been waited for longer than timeout. It needs a connector and a
+// capacity above the connections that there are at the start. Off by default.
+func WithAutoScaling(timeout time.Duration) Option {
+	return func(c *config) { c.autoScaling.give(timeout) }
+}
+
+// WithMinConnections makes New open connections until there are n, or fail;
+// later on n are kept, and scaling down never goes below. The default is the
+// number of connections given. It needs a connector if n is above that.
+func WithMinConnections(n int) Option {
+	return func(c *config) { c.minimum.give(n) }
+}
+
+// WithIdleTimeout closes surplus connections, those above the minimum that no
+// wait needed for d. The default is 5 minutes with auto-scaling; without it
+// nothing is surplus.
+func WithIdleTimeout(d time.Duration) Option {
+	return func(c *config) { c.idleTimeout.give(d) }
+}
+
+// WithMaxLifetime replaces a connection that is older than d, less a jitter of
+// up to 10 %, between leases. Off by default. It needs a connector.
+func WithMaxLifetime(d time.Duration) Option {
+	return func(c *config) { c.maxLifetime.give(d) }
+}
+
+// WithConnectTimeout bounds one call of the connector: its context ends after
+// d. The default is 10 seconds.
+func WithConnectTimeout(d time.Duration) Option {
+	return func(c *config) { c.connectTimeout.give(d) }
+}
+
+// WithBackoff sets the pause before the next connect after so many failures in
+// a row, counted from 1. A pause below zero counts as none. The default starts
+// below 100 ms, goes on with 250 ms × 1.6 each ± 20 %, and stops at 30 s.
+func WithBackoff(backoff func(failures int) time.Duration) Option {
+	return func(c *config) { c.backoff, c.backoffSet = backoff, true }
+}
+
+// WithLeakDetection reports leases that are held for longer than threshold, with
+// the stack that took them, to the logger. It costs a clock reading and a
+// stack for every lease. Off by default.
+func WithLeakDetection(threshold time.Duration) Option {
+	return func(c *config) { c.leakThreshold.give(threshold) }
+}
+
+// WithLogger logs losses, heals, scaling and suspected leaks. By default
+// nothing is logged.
+func WithLogger(logger *slog.Logger) Option {
+	return func(c *config) { c.logger, c.loggerSet = logger, true }
+}
+
+// configure applies the options and fills in the defaults. Its error joins all
+// that is wrong, so that one run is enough to mend it.
+func configure(opts []Option) (*config, error) {
+	c := &config{}
+	var errs []error
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("plex: New: option %d of %d is nil; leave it out or give an option", i+1, len(opts)))
+			continue
+		}
+		opt(c)
+	}
+	if errs = append(errs, c.validate()...); len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+
+	given := len(c.connections)
+	c.capacity.give(c.capacity.or(max(given, 1)))
+	c.minimum.give(c.minimum.or(given))
+	c.connectTimeout.give(c.connectTimeout.or(defaultConnectTimeout))
+	if c.autoScaling.set && !c.idleTimeout.set {
+		c.idleTimeout.give(defaultIdleTimeout)
+	}
+	return c, nil
+}
+
+// validate returns all that is wrong with the values and their combination.
+func (c *config) validate() (errs []error) {
+	wrong := func(option, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("plex: %s: %w", option, fmt.Errorf(format, args...)))
+	}
+
+	given := len(c.connections)
+	seen := make(map[any]int, given)
+	for i, nc := range c.connections {
+		if isNil(nc) {
+			wrong("WithConnections", "connection %d of %d is nil; give only open connections: %w", i+1, given, ErrNilConnection)
+			continue
+		}
+		key, ok := identity(nc)
+		if !ok {
+			continue
+		}
+		if first, twice := seen[key]; twice {
+			wrong("WithConnections", "connection %d of %d is the same as connection %d; give each one once: %w", i+1, given, first, ErrKnownConnection)
+			continue
+		}
+		seen[key] = i + 1
+	}
+
+	capacity, goodCapacity := c.capacity.or(max(given, 1)), true
+	if c.capacity.set {
+		switch {
+		case capacity < 1:
+			wrong("WithMaxCapacity", "the capacity is %d; it must be at least 1", capacity)
+			goodCapacity = false
+		case capacity > maxCapacity:
+			wrong("WithMaxCapacity", "the capacity is %d; it must be at most %d", capacity, maxCapacity)
+		case capacity < given:
+			wrong("WithMaxCapacity", "the capacity is %d, but WithConnections gives %d connections; it must be at least %d", capacity, given, given)
+		}
+	}
+
+	if c.connectSet && c.connect == nil {
+		wrong("WithConnector", "the connector is nil; give a Connect function, or Dial, DialContext or DialFunc, which return nil for a nil dialer")
+	}
+	needsConnector := func(option string) {
+		if !c.connectSet {
+			wrong(option, "there is no connector to connect with; add WithConnector")
+		}
+	}
+
+	if c.minimum.set {
+		minimum := c.minimum.value
+		if minimum < 0 {
+			wrong("WithMinConnections", "the minimum is %d; it must be at least 0", minimum)
+		}
+		if goodCapacity && minimum > capacity {
+			wrong("WithMinConnections", "the minimum is %d, but the capacity is %d; raise WithMaxCapacity to at least %d", minimum, capacity, minimum)
+		}
+		if minimum > given {
+			needsConnector("WithMinConnections")
+		}
+	}
+
+	for _, d := range []struct {
+		option string
+		setting[time.Duration]
+	}{
+		{"WithAutoScaling", c.autoScaling},
+		{"WithIdleTimeout", c.idleTimeout},
+		{"WithMaxLifetime", c.maxLifetime},
+		{"WithConnectTimeout", c.connectTimeout},
+		{"WithLeakDetection", c.leakThreshold},
+	} {
+		if d.set && d.value <= 0 {
+			wrong(d.option, "the duration is %v; it must be above zero", d.value)
+		}
+	}
+	if c.maxLifetime.set {
+		needsConnector("WithMaxLifetime")
+	}
+	if c.autoScaling.set {
+		needsConnector("WithAutoScaling")
+		if start := max(given, c.minimum.or(0)); goodCapacity && capacity <= start {
+			wrong("WithAutoScaling", "the capacity is %d and %d connections are there from the start, so there is no room to grow; raise WithMaxCapacity above %d", capacity, start, start)
+		}
+	}
+
+	if c.backoffSet && c.backoff == nil {
+		wrong("WithBackoff", "the function is nil; leave the option out for the default backoff")
+	}
+	if c.loggerSet && c.logger == nil {
+		wrong("WithLogger", "the logger is nil; leave the option out for silence")
+	}
+	return errs
+}
+
+// isNil reports whether v is nil or an interface around a nil pointer, map,
+// function, channel or slice, on which a call would most likely panic.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch rv := reflect.ValueOf(v); rv.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice:
+		return rv.IsNil()
+	default:
+		return false
+	}
+}
+
+// identity returns nc as a map key. A connection of a type that cannot be
+// compared has no identity that could be checked.
+func identity(nc net.Conn) (any, bool) {
+	if !reflect.ValueOf(nc).Comparable() {
+		return nil, false
+	}
+	return nc, true
+}

@@ -1,0 +1,285 @@
+package plex
+
+// A queue holds the idle halves of one kind and, by the channel's own order,
+// the callers that wait for one. Acquiring is here; the way back is
+// half.release.
+//
+// What the channel gives for free is what makes pools hard: a caller that
+// waits is handed a half by the very send that frees it, first come first
+// served; a caller that gives up while it is being served either has the half
+// or has never had it; and no wake-up is lost, since nobody checks before
+// waiting.
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// queue is one of the multiplexer's two channels and its figures.
+type queue struct {
+	// idle holds each idle half once. It never blocks a sender, see
+	// newQueue. A nil in it is a token that says: look at the state of the
+	// multiplexer (see Multiplexer.wakeLocked).
+	idle chan *half
+	name string // "reader" or "writer"
+
+	_ [104]byte // what follows changes with every wait; idle and name never do
+
+	waiting atomic.Int64 // callers that wait now
+	// stale counts the halves in idle that have been retired since they were
+	// put there. Whoever takes one out drops it.
+	stale atomic.Int64
+
+	waited   atomic.Uint64
+	timedOut atomic.Uint64
+	canceled atomic.Uint64
+	waitTime atomic.Int64 // nanoseconds that waits have taken, all added up
+
+	token bool // whether the nil is in idle or in a caller's hands; guarded by Multiplexer.mu
+}
+
+// init makes room for all that can be in the channel at one moment: the halves
+// of every open connection, those of as many remains, those of as many retired
+// connections before admission sweeps them out (see sweepLocked), and the
+// token.
+func (q *queue) init(name string, capacity int) {
+	q.name = name
+	q.idle = make(chan *half, 3*capacity+1)
+}
+
+// put makes h available. A send cannot block: there is room for everything
+// that can be idle, and h is in the channel only once, because only the end of
+// a lease or its admission puts it there.
+func (q *queue) put(h *half) { q.idle <- h }
+
+// sweepLocked drops retired halves if there are as many as connections. It
+// turns the channel once, holding one half at a time, so that no caller finds
+// it empty who would have found a half before, unless that was the only one.
+func (q *queue) sweepLocked(capacity int) {
+	if q.stale.Load() < int64(capacity) {
+		return
+	}
+	for range len(q.idle) {
+		select {
+		case h := <-q.idle:
+			if h != nil && h.state.Load()&gone != 0 {
+				q.stale.Add(-1)
+				continue
+			}
+			q.idle <- h
+		default:
+			return
+		}
+	}
+}
+
+// take returns an idle half, leased, if there is one. The second result is
+// true if it came upon the token, which is then in the caller's hands.
+func (q *queue) take() (h *half, lease uint64, token bool) {
+	for {
+		select {
+		case h := <-q.idle:
+			if h == nil {
+				return nil, 0, true
+			}
+			if lease, ok := h.lease(); ok {
+				return h, lease, false
+			}
+		default:
+			return nil, 0, false
+		}
+	}
+}
+
+// acquire leases a half of q. The common case is one receive from a channel
+// and one atomic operation.
+func (m *Multiplexer) acquire(ctx context.Context, timeout time.Duration, q *queue) (*half, uint64, error) {
+	if ctx.Err() == nil {
+		select {
+		case h := <-q.idle:
+			if h != nil {
+				if lease, ok := h.lease(); ok {
+					return h, lease, nil
+				}
+			} else if err := m.tokenTaken(q); err != nil {
+				return nil, 0, m.acquireFailed(q, 0, err)
+			}
+		default:
+		}
+	}
+	return m.acquireSlow(ctx, timeout, q)
+}
+
+func (m *Multiplexer) acquireSlow(ctx context.Context, timeout time.Duration, q *queue) (*half, uint64, error) {
+	if err := ctx.Err(); err != nil {
+		q.canceled.Add(1)
+		return nil, 0, m.acquireFailed(q, 0, contextError(ctx))
+	}
+	h, lease, err := m.tryTake(q)
+	if h == nil && err == nil && q.waiting.Load() == 0 {
+		// Nobody queues, so those who hold the halves have just been running:
+		// let them, it costs less than being put to sleep and woken. A caller
+		// that comes back here with a half has overtaken no waiter, for while
+		// one waits the channel is empty.
+		runtime.Gosched()
+		h, lease, err = m.tryTake(q)
+	}
+	switch {
+	case err != nil:
+		return nil, 0, m.acquireFailed(q, 0, err)
+	case h != nil:
+		return h, lease, nil
+	case timeout < 0:
+		// A sweep may have had the only idle half in its hands.
+		m.mu.Lock()
+		h, lease, token := q.take()
+		if token {
+			err = m.tokenTakenLocked(q)
+		}
+		m.mu.Unlock()
+		if h != nil {
+			return h, lease, nil
+		}
+		if err == nil {
+			err = ErrTimeout
+			q.timedOut.Add(1)
+		}
+		return nil, 0, m.acquireFailed(q, 0, err)
+	}
+	return m.wait(ctx, timeout, q)
+}
+
+// tryTake is take with the token seen to.
+func (m *Multiplexer) tryTake(q *queue) (*half, uint64, error) {
+	for {
+		h, lease, token := q.take()
+		if !token {
+			return h, lease, nil
+		}
+		if err := m.tokenTaken(q); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// wait blocks until the queue hands over a half, the caller's time is up, or
+// there is nothing left to wait for.
+func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue) (*half, uint64, error) {
+	q.waiting.Add(1)
+	q.waited.Add(1)
+	start := time.Now()
+
+	var expired <-chan time.Time // nil, which never comes, without a timeout
+	if timeout > 0 {
+		timer := m.timer(timeout)
+		defer m.putTimer(timer)
+		expired = timer.C
+	}
+
+	var (
+		leased *half
+		lease  uint64
+		err    error
+	)
+	for leased == nil && err == nil {
+		var h *half
+		// The bare receive is half the price of the select and needs no way
+		// out: the token is its way out.
+		if done := ctx.Done(); done == nil && expired == nil {
+			h = <-q.idle
+		} else {
+			select {
+			case h = <-q.idle:
+			case <-done:
+				q.canceled.Add(1)
+				err = contextError(ctx)
+				continue
+			case <-expired:
+				q.timedOut.Add(1)
+				err = ErrTimeout
+				continue
+			}
+		}
+		if h == nil {
+			err = m.tokenTaken(q)
+		} else if id, ok := h.lease(); ok {
+			leased, lease = h, id
+		}
+		// A half that died between its release and this moment sends its
+		// waiter to the end of the queue. That takes a fault within the
+		// microseconds of a hand-over, so it can delay a waiter but not
+		// starve it.
+	}
+
+	waited := time.Since(start)
+	q.waitTime.Add(int64(waited))
+	q.waiting.Add(-1)
+	if err != nil {
+		return nil, 0, m.acquireFailed(q, waited, err)
+	}
+	return leased, lease, nil
+}
+
+// timer returns a running timer. Timers are pooled for each multiplexer, not
+// for all, since a timer must not cross the bubbles of testing/synctest.
+func (m *Multiplexer) timer(d time.Duration) *time.Timer {
+	if t, ok := m.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}
+
+// putTimer stops t and keeps it. Since Go 1.23 nothing stale is left in its
+// channel.
+func (m *Multiplexer) putTimer(t *time.Timer) {
+	t.Stop()
+	m.timers.Put(t)
+}
+
+// wakeLocked puts the token into both queues, unless it is on its way there
+// already. Each waiter that takes it out looks at the multiplexer's state, and
+// if there is nothing to wait for puts it back for the next and fails; so one
+// token wakes all waiters, and those still to come.
+func (m *Multiplexer) wakeLocked() {
+	for _, q := range []*queue{&m.readers, &m.writers} {
+		if !q.token {
+			q.token = true
+			q.put(nil)
+		}
+	}
+}
+
+// tokenTaken is called with the token in hand. It puts the token back and
+// says why there is nothing to wait for, or drops it.
+func (m *Multiplexer) tokenTaken(q *queue) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tokenTakenLocked(q)
+}
+
+func (m *Multiplexer) tokenTakenLocked(q *queue) error {
+	err := m.hopelessLocked()
+	if err == nil {
+		q.token = false
+		return nil
+	}
+	q.put(nil)
+	if err != ErrClosed && len(q.idle) > 1 {
+		return nil // what a lost connection left to be read goes first; the token is behind it now
+	}
+	return err
+}
+
+// hopelessLocked says why no caller should wait, nil if one may.
+func (m *Multiplexer) hopelessLocked() error {
+	switch {
+	case m.refusing:
+		return ErrClosed
+	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0:
+		return ErrNoConnections
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+package plex
+
+// Streams of what is to be sent. The goroutine takes what is in the channel
+// until it is empty for a moment, and writes it. When the stream ends before
+// the sender has closed the channel, the goroutine gives the half back and
+// goes on emptying the channel: a sender must not hang because a connection
+// died meanwhile. What it so drops is counted.
+
+import (
+	"runtime"
+	"time"
+)
+
+// senderGrace is how long the sender of an abandoned channel may be silent
+// before nobody empties it any more.
+const senderGrace = 100 * time.Millisecond
+
+// gatherer makes few writes of many small pieces. It belongs to the stream's
+// goroutine.
+type gatherer struct {
+	h      *half
+	buf    []byte // not written yet
+	wrote  bool   // a write has been made since the caller last looked
+	err    error  // why nothing can be written any more
+	unsent int64  // bytes that were not written because of err
+}
+
+func (g *gatherer) addByte(b byte) {
+	if g.buf = append(g.buf, b); len(g.buf) == cap(g.buf) {
+		g.flush()
+	}
+}
+
+func (g *gatherer) addChunk(p []byte) {
+	switch {
+	case g.h.conn.datagram:
+		g.write(p)
+	case len(g.buf)+len(p) <= cap(g.buf):
+		g.buf = append(g.buf, p...)
+	default:
+		g.flush()
+		if len(p) >= cap(g.buf) {
+			g.write(p)
+		} else {
+			g.buf = append(g.buf, p...)
+		}
+	}
+}
+
+func (g *gatherer) flush() {
+	if len(g.buf) > 0 {
+		g.write(g.buf)
+		g.buf = g.buf[:0]
+	}
+}
+
+func (g *gatherer) write(p []byte) {
+	n := 0
+	if g.err == nil {
+		n, g.err = g.h.write(p)
+		g.wrote = true
+	}
+	g.unsent += int64(len(p) - n)
+}
+
+// sendBytes and sendChunks run a write stream.
+func (s *stream) sendBytes(ch <-chan byte) {
+	buf := byteBuffers.Get().(*[byteBuffer]byte)
+	defer byteBuffers.Put(buf)
+	g := &gatherer{h: s.h, buf: buf[:0]}
+	sendFrom(s, ch, g, g.addByte, func(byte) int { return 1 })
+}
+
+func (s *stream) sendChunks(ch <-chan []byte, size int) {
+	g := &gatherer{h: s.h}
+	if !s.h.conn.datagram {
+		g.buf = make([]byte, 0, size)
+	}
+	sendFrom(s, ch, g, g.addChunk, func(p []byte) int { return len(p) })
+}
+
+// sendFrom is the life of a write stream: write until the end, give the half
+// back, and empty the channel.
+func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T), size func(T) int) {
+	open := writeFrom(s, ch, g, add)
+	s.h.endStream(s, g.err)
+	s.unsent.Add(g.unsent)
+
+	// Drop what still comes, and count it for the lease's Close.
+	for open && s.reason != ErrLeaseClosed {
+		select {
+		case v, ok := <-ch:
+			if open = ok; ok {
+				s.unsent.Add(int64(size(v)))
+			}
+			continue
+		case <-s.abandoned:
+			open = takeNow(ch, func(v T) { s.unsent.Add(int64(size(v))) })
+		}
+		break
+	}
+	close(s.counted)
+
+	// What comes now comes after the lease's end. Nobody counts it, but a
+	// sender that has not noticed yet is helped to its own end.
+	if !open {
+		return
+	}
+	ticker := time.NewTicker(senderGrace)
+	defer ticker.Stop()
+	for silent := false; ; {
+		select {
+		case _, ok := <-ch:
+			if !ok {
+				return
+			}
+			silent = false
+		case <-ticker.C:
+			if silent {
+				return
+			}
+			silent = true
+		}
+	}
+}
+
+// writeFrom writes what comes from ch until it is closed, a write fails, or
+// the stream is halted. It reports whether the sender has yet to close ch.
+func writeFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T)) (open bool) {
+	for g.err == nil {
+		select {
+		case v, ok := <-ch:
+			if !ok {
+				return false
+			}
+			add(v)
+			open = gather(ch, g, add)
+			g.flush()
+			if !open {
+				return false
+			}
+		case <-s.halted:
+			if s.reason != ErrLeaseClosed {
+				g.err = s.reason
+				return true
+			}
+			// The lease's Close flushes what had been accepted when it
+			// began, and no more, or an eager sender would keep it for ever.
+			open = takeNow(ch, add)
+			g.flush()
+			return open
+		}
+	}
+	return true
+}
+
+// gather adds what the channel holds, until it is empty for a moment, closed,
+// or a write was made. Only a closed channel makes it report false.
+func gather[T any](ch <-chan T, g *gatherer, add func(T)) (open bool) {
+	yielded := false
+	for g.wrote = false; !g.wrote; {
+		select {
+		case v, ok := <-ch:
+			if !ok {
+				return false
+			}
+			add(v)
+			continue
+		default:
+		}
+		// Before a write is made of what may be a single byte, give a
+		// running sender the chance to send its next.
+		if yielded {
+			break
+		}
+		yielded = true
+		runtime.Gosched()
+	}
+	return true
+}
+
+// takeNow adds what the channel holds at this moment.
+func takeNow[T any](ch <-chan T, add func(T)) (open bool) {
+	for range len(ch) {
+		v, ok := <-ch
+		if !ok {
+			return false
+		}
+		add(v)
+	}
+	select {
+	case v, ok := <-ch:
+		if !ok {
+			return false
+		}
+		add(v)
+	default:
+	}
+	return true
+}
+
+// abandonLocked tells a write stream that its consumer has no more to do with
+// it; h.mu is held.
+func (s *stream) abandonLocked() {
+	select {
+	case <-s.abandoned:
+	default:
+		close(s.abandoned)
+	}
+}
+
+// finishSending waits until what the lease's write streams have accepted is
+// written or counted as not written, and returns the latter.
+func (h *half) finishSending(id uint64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sent
+	if s == nil {
+		return nil
+	}
+	s.abandonLocked()
+	h.mu.Unlock()
+	<-s.counted
+	h.mu.Lock()
+	err := h.unsentLocked()
+	if err != nil {
+		h.result = result{id, err}
+	}
+	return err
+}
+
+// retireSent makes room for another write stream on the lease: it keeps the
+// account of the last one. The caller is busy.
+func (h *half) retireSent() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sent
+	if s == nil {
+		return
+	}
+	s.abandonLocked()
+	h.mu.Unlock()
+	<-s.counted
+	h.mu.Lock()
+	if n := s.unsent.Load(); n > 0 {
+		if h.unsent == 0 {
+			h.unsentErr = s.err
+		}
+		h.unsent += n
+	}
+	h.sent = nil
+}
+
+// unsentLocked says what the lease's write streams could not write.
+func (h *half) unsentLocked() error {
+	n, err := h.unsent, h.unsentErr
+	if h.sent != nil {
+		if m := h.sent.unsent.Load(); m > 0 {
+			n += m
+			if err == nil {
+				err = h.sent.err
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return &UnsentError{Unsent: n, Err: err}
+}

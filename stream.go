@@ -1,0 +1,172 @@
+package plex
+
+// What read and write streams share: their start and stop. A stream is one
+// goroutine that holds its half busy. It is started by Recv and its likes and
+// ends by itself when the data ends or fails, or when it is halted: by its ctx,
+// by the end of its lease, or by the multiplexer's Close.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+)
+
+const (
+	defaultChunk = 64 << 10 // bytes of a chunk, or of gathered chunks, if the caller says 0
+	byteBuffer   = 64 << 10 // bytes read or gathered at a time by a stream of bytes; any datagram fits
+	chunkQueue   = 4        // chunks that a chunk channel holds
+)
+
+type stream struct {
+	h     *half
+	lease uint64
+
+	halted chan struct{} // closed by haltLocked
+	reason error         // why it was halted; written before halted is closed
+
+	// Write streams only.
+	counted   chan struct{} // closed when unsent and err are final for the lease's Close
+	abandoned chan struct{} // closed when the consumer has nothing more to do with it
+	unsent    atomic.Int64  // bytes that were sent and not written, once err is set
+	err       error         // why the stream ended; guarded by h.mu
+}
+
+// haltLocked stops s for a reason; h.mu is held. The first reason counts.
+func (s *stream) haltLocked(reason error) {
+	if s.reason != nil {
+		return
+	}
+	s.reason = reason
+	close(s.halted)
+}
+
+// isHalted reports whether s shall end.
+func (s *stream) isHalted() bool {
+	select {
+	case <-s.halted:
+		return true
+	default:
+		return false
+	}
+}
+
+// startStream makes the caller's lease busy with a stream, which runs as a
+// goroutine of the multiplexer. It calls open before run, when nothing is wrong
+// with the arguments.
+func (h *half) startStream(ctx context.Context, id uint64, call string, size int, open func(), run func(*stream)) error {
+	switch {
+	case ctx == nil:
+		return errNilContext(call)
+	case size < 0:
+		return fmt.Errorf("plex: %s: the size is %d; it must not be negative", call, size)
+	case h == nil:
+		return ErrLeaseClosed
+	}
+	if ctx.Err() != nil {
+		return contextError(ctx)
+	}
+	if err := h.enter(id); err != nil {
+		return err
+	}
+	if h.reclaim != nil {
+		h.takeBack()
+	}
+	if cause := h.conn.failure(); cause != nil && len(h.back) == 0 {
+		h.leave(id)
+		return cause
+	}
+
+	s := &stream{h: h, lease: id, halted: make(chan struct{})}
+	if h.writes() {
+		h.retireSent()
+		s.counted, s.abandoned = make(chan struct{}), make(chan struct{})
+	}
+	h.mu.Lock()
+	if !h.live(id) {
+		h.mu.Unlock()
+		h.leave(id)
+		return ErrLeaseClosed
+	}
+	h.state.Or(streaming)
+	h.stream, h.result = s, result{}
+	if h.writes() {
+		h.sent = s
+		h.state.Or(watched)
+	}
+	h.mu.Unlock()
+
+	open()
+	unwatch := func() bool { return true }
+	if ctx.Done() != nil {
+		// Once for a stream, not for each Read. There is no need to wait for
+		// it at the end: under mu it sees that s is over.
+		unwatch = context.AfterFunc(ctx, func() { h.interruptStream(s, contextError(ctx)) })
+	}
+	if !h.conn.m.spawn(func() {
+		run(s)
+		unwatch()
+	}) {
+		unwatch()
+		h.endStream(s, ErrClosed)
+		if h.writes() {
+			close(s.counted)
+		}
+		return ErrClosed
+	}
+	return nil
+}
+
+// interruptStream halts s and interrupts its blocked Read or Write.
+func (h *half) interruptStream(s *stream, reason error) {
+	h.mu.Lock()
+	stuck := false
+	if h.stream == s && s.reason == nil {
+		s.haltLocked(reason)
+		stuck = !h.interruptLocked()
+	}
+	h.mu.Unlock()
+	if stuck {
+		h.conn.fail(errUninterruptible)
+	}
+}
+
+// haltStreams ends what streams h has, for the multiplexer's Close.
+func (h *half) haltStreams(reason error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stream != nil {
+		h.stream.haltLocked(reason)
+	}
+	if h.sent != nil {
+		h.sent.abandonLocked()
+	}
+}
+
+// endStream gives the half back to its lease, in order: err is there before
+// anyone can know of the end, the deadline is again the consumer's, and then
+// the half is no longer busy.
+func (h *half) endStream(s *stream, err error) {
+	if s.isHalted() {
+		// An interrupt shows as a missed deadline. Close interrupts a Read, but
+		// lets a Write go on, so there a deadline is the consumer's.
+		flushing := h.writes() && s.reason == ErrLeaseClosed
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && !flushing {
+			err = s.reason
+		}
+		if err == ErrLeaseClosed {
+			err = nil // the consumer's own Close is a clean end
+		}
+	}
+	h.mu.Lock()
+	h.stream = nil
+	h.result = result{s.lease, err}
+	s.err = err
+	resumed := h.resumeLocked()
+	h.mu.Unlock()
+	if resumed != nil {
+		h.conn.fail(fmt.Errorf("plex: setting the deadline after a stream: %w", resumed))
+	}
+	h.leave(s.lease)
+}
