@@ -18,7 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,18 +38,30 @@ type conn struct {
 	udp      bool // and some errors are about one datagram, not the connection
 	tls      bool // a write that times out breaks the write side for good
 
+	watchKey uint64 // the watcher's number for it, set before it is watched
+
 	// cause is the first fatal error; nil while there is none.
 	cause atomic.Pointer[error]
+	// saidBye is set before plex closes the write side; after that the kernel
+	// forgets whether the peer's end was clean.
+	saidBye atomic.Bool
 
 	// Guarded by m.mu.
 	owned      bool // plex has to close it; not so a connection of the caller's before its admission
 	admitted   bool
 	counted    bool // it takes a slot of the capacity
-	lost       bool // counted as lost
+	lost       bool // its loss, or its retirement, is accounted for
+	aged       bool // it is in Multiplexer.aging
 	atEnd      bool // io.EOF has been read: the read half needs the transport no more
 	shutting   bool // the closing of the transport has begun
 	shut       bool // and is done
+	dialed     bool // the connector brought it
+	proved     bool // it has delivered something
+	finSeen    bool // the watcher has seen the peer's end
+	remains    bool // it is in Multiplexer.remains
+	expired    bool // older than the maximal lifetime; it goes when both halves are idle
 	admittedAt time.Time
+	expiresAt  time.Time // zero without a maximal lifetime
 
 	w half
 }
@@ -153,7 +167,11 @@ func (m *Multiplexer) admit(c *conn) error {
 	}
 
 	m.mu.Lock()
-	if cause := c.failure(); cause != nil {
+	cause := c.failure()
+	if cause == nil && c.r.ended {
+		cause = errPeerClosed
+	}
+	if cause != nil {
 		m.mu.Unlock()
 		return cause
 	}
@@ -166,6 +184,10 @@ func (m *Multiplexer) admit(c *conn) error {
 		m.transports++
 	}
 	c.admitted, c.counted, c.admittedAt = true, true, time.Now()
+	if d := m.cfg.maxLifetime; d.set {
+		c.expiresAt = c.admittedAt.Add(jitteredLifetime(d.value, rand.Float64()))
+	}
+	m.target = max(m.target, m.open+m.connecting)
 	m.connecting--
 	m.open++
 	m.admitted++
@@ -173,10 +195,12 @@ func (m *Multiplexer) admit(c *conn) error {
 	if m.addr.Load() == nil && c.remote != nil {
 		m.addr.Store(&c.remote)
 	}
-	m.readers.sweepLocked(m.capacity)
-	m.writers.sweepLocked(m.capacity)
+	m.readers.sweep(m.capacity)
+	m.writers.sweep(m.capacity)
 	m.mu.Unlock()
 
+	m.kick()
+	m.watch(c)
 	c.r.release(firstLease)
 	c.w.release(firstLease)
 	return nil
@@ -197,7 +221,7 @@ func (c *conn) fail(cause error) {
 		return
 	}
 	c.m.mu.Lock()
-	c.loseLocked(cause)
+	lost := c.loseLocked(cause)
 	shut := c.beginShutLocked()
 	c.m.mu.Unlock()
 	c.retire()
@@ -205,6 +229,9 @@ func (c *conn) fail(cause error) {
 	c.w.failed()
 	if shut {
 		c.shutTransport()
+	}
+	if lost {
+		c.m.logLost(c, cause)
 	}
 }
 
@@ -214,13 +241,16 @@ func (c *conn) fail(cause error) {
 // lease ends and nothing is left to be delivered.
 func (c *conn) peerClosed() {
 	c.m.mu.Lock()
-	c.loseLocked(io.EOF)
+	lost := c.loseLocked(io.EOF)
 	c.atEnd = true
 	shut := c.uselessLocked() && c.beginShutLocked()
 	c.m.mu.Unlock()
 	c.w.retire()
 	if shut {
 		c.shutTransport()
+	}
+	if lost {
+		c.m.logLost(c, io.EOF)
 	}
 }
 
@@ -236,10 +266,14 @@ func (m *Multiplexer) settle(h *half) {
 	m.mu.Lock()
 	h.settled = true
 	shut := c.uselessLocked() && c.beginShutLocked()
+	halfShut := h == &c.w && c.finSeen && !c.shutting
 	m.forgetLocked(c)
 	m.mu.Unlock()
-	if shut {
+	switch {
+	case shut:
 		c.shutTransport()
+	case halfShut:
+		m.spawn(c.shutWriteSide)
 	}
 }
 
@@ -248,16 +282,19 @@ func (c *conn) uselessLocked() bool {
 	return c.w.settled && (c.r.settled || c.atEnd)
 }
 
-// loseLocked counts a connection that has failed.
-func (c *conn) loseLocked(cause error) {
+// loseLocked counts a connection that has failed, once, and hands it to the
+// healer. It reports whether it did.
+func (c *conn) loseLocked(cause error) bool {
 	if !c.admitted || c.lost || cause == ErrClosed {
-		return
+		return false
 	}
 	c.lost = true
 	c.m.stats.Lost++
 	if cause == ErrKilled {
 		c.m.stats.Killed++
 	}
+	c.m.lostLocked(c)
+	return true
 }
 
 // beginShutLocked reports true to the one caller that has to close the
@@ -275,14 +312,14 @@ func (c *conn) beginShutLocked() bool {
 // should have to wait. The slot is free only when the transport is closed, so
 // the peer never sees more connections than the capacity.
 func (c *conn) shutTransport() {
-	if _, ok := c.nc.(*tls.Conn); ok {
-		c.m.spawn(c.shutNow)
+	if _, ok := c.nc.(*tls.Conn); ok && c.m.spawn(c.shutNow) {
 		return
 	}
-	c.shutNow()
+	c.shutNow() // also when Close waits for it, which closes side by side
 }
 
 func (c *conn) shutNow() {
+	c.m.unwatchConn(c)
 	_ = c.nc.Close() // a connection that is thrown away has no more to say
 	m := c.m
 	m.mu.Lock()
@@ -292,15 +329,39 @@ func (c *conn) shutNow() {
 	if c.key != nil {
 		delete(m.known, c.key)
 	}
-	if c.counted {
-		c.counted = false
-		m.open--
-	}
+	m.uncountLocked(c)
 	m.forgetLocked(c)
+	m.changed.Broadcast()
+}
+
+// shutWriteSide says good-bye to a peer that has said so, after the last
+// write lease. The connection is kept for what is still to be read, but no longer
+// counts: the peer has closed it.
+func (c *conn) shutWriteSide() {
+	c.saidBye.Store(true)
+	if cw, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		_ = cw.CloseWrite() // if it fails, the peer learns of it by the close
+	}
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.uncountLocked(c)
+}
+
+// uncountLocked frees c's slot.
+func (m *Multiplexer) uncountLocked(c *conn) {
+	if !c.counted {
+		return
+	}
+	c.counted = false
+	m.open--
+	if c.aged {
+		m.aging--
+	}
+	m.short.Store(m.cfg.connect != nil)
 	if m.hopelessLocked() == ErrNoConnections {
 		m.wakeLocked()
 	}
-	m.changed.Broadcast()
+	m.kick()
 }
 
 // forgetLocked drops c from the books when nothing of it is left.
@@ -335,4 +396,27 @@ func transportKind(nc net.Conn) (datagram, udp bool) {
 	network := local.Network()
 	udp = strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 	return udp || network == "unixgram" || network == "unixpacket", udp
+}
+
+// keepRemains remembers a connection that is over but for what is left to be
+// read, and gives up the oldest of those that nobody has come to read if there
+// are more than the capacity.
+func (c *conn) keepRemains() {
+	m := c.m
+	m.mu.Lock()
+	if !c.remains && !c.r.settled {
+		c.remains = true
+		m.remains = append(m.remains, c)
+	}
+	m.remains = slices.DeleteFunc(m.remains, func(c *conn) bool { return c.r.settled })
+	var victim *conn
+	if len(m.remains) > m.capacity {
+		victim = m.remains[0]
+		m.remains = m.remains[1:]
+		victim.remains = false // if it is being read, it comes here again
+	}
+	m.mu.Unlock()
+	if victim != nil && victim.r.hold() {
+		victim.r.letGo(true)
+	}
 }

@@ -256,6 +256,7 @@ func (m *Multiplexer) connect(addr net.Addr) error {
 	h := &handle{m: m, addr: addr}
 	c, err := h.finish(m.callConnect(ctx, h))
 	if err == nil {
+		c.dialed = true // c is not admitted yet, so nobody else looks
 		if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {
 			err = m.admit(c)
 		}
@@ -304,12 +305,10 @@ func (m *Multiplexer) callConnect(ctx context.Context, h *handle) error {
 	return <-result
 }
 
-// startConnect runs connect in a goroutine. Close waits for it only as long as
+// startConnectLocked runs connect in a goroutine. Close waits for it only as long as
 // it may reasonably take to notice the end of its ctx, since it may be stuck in
 // the user's function.
-func (m *Multiplexer) startConnect(addr net.Addr, done func(error)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (m *Multiplexer) startConnectLocked(addr net.Addr, done func(error)) {
 	m.connects++
 	go func() {
 		defer func() {
@@ -330,9 +329,11 @@ func (m *Multiplexer) connectAll(ctx context.Context, n int) error {
 		return nil
 	}
 	results := make(chan error, n)
+	m.mu.Lock()
 	for range n {
-		m.startConnect(m.Addr(), func(err error) { results <- err })
+		m.startConnectLocked(m.Addr(), func(err error) { results <- err })
 	}
+	m.mu.Unlock()
 	late := time.NewTimer(m.cfg.connectTimeout.value + connectGrace)
 	defer late.Stop()
 	for range n {

@@ -4,6 +4,7 @@ package plex
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -63,3 +64,7 @@ func passingDatagram(err error) bool {
 // errReset stands for the reset that the kernel has told the other half about,
 // or nobody yet.
 var errReset error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+
+// errPeerClosed is the cause of a loss that the watcher has seen: the peer has
+// closed an idle connection.
+var errPeerClosed = fmt.Errorf("plex: the peer closed the connection: %w", io.EOF)

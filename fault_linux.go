@@ -20,38 +20,18 @@ const tcpClose = 7
 // wasReset reports whether an io.EOF from nc is really the second half of a
 // reset, whose error the kernel tells only once.
 func wasReset(nc net.Conn) bool {
-	sc, ok := socketOf(nc)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := socketOf(nc)
+	if raw == nil {
 		return false
 	}
 	reset := false
-	err = raw.Control(func(fd uintptr) {
+	err := raw.Control(func(fd uintptr) {
 		// The state is the first byte of struct tcp_info; the kernel fills
-		// as much of it as is asked for.
+		// as much of it as is asked for. On what is not TCP this fails.
 		info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
 		var b [4]byte
 		binary.NativeEndian.PutUint32(b[:], uint32(info))
 		reset = err == nil && b[0] == tcpClose
 	})
 	return err == nil && reset
-}
-
-// socketOf returns the TCP connection beneath nc, through TLS or other types
-// that tell what they wrap.
-func socketOf(nc net.Conn) (*net.TCPConn, bool) {
-	for range 8 { // a guard against one that says it wraps itself
-		switch c := nc.(type) {
-		case *net.TCPConn:
-			return c, c != nil
-		case interface{ NetConn() net.Conn }:
-			nc = c.NetConn()
-		default:
-			return nil, false
-		}
-	}
-	return nil, false
 }

@@ -37,6 +37,10 @@ const (
 	torn                  // the lease's last write was cut short
 	watched               // there is a Done channel, or a stream's result, to see to
 	gone                  // it is never leased again
+	held                  // idle, and taken out of service for a moment, see hold
+	dropped               // whoever took it from the queue meanwhile has dropped it
+	ending                // (read halves) the peer's end has been seen, by the watcher or by a Read
+	expiring              // its connection is too old
 	leaseOne              // the number of a lease counts in these
 
 	flags = leaseOne - 1
@@ -45,6 +49,10 @@ const (
 // interruptGrace is how long a blocked operation may take to notice a deadline
 // in the past. A transport that takes longer ignores deadlines and is closed.
 const interruptGrace = time.Second
+
+// refusedGrace is the same for a transport that refuses deadlines, where only
+// an operation that does not block in the transport can take notice.
+const refusedGrace = 10 * time.Millisecond
 
 // longAgo is a deadline that interrupts.
 var longAgo = time.Unix(1, 0)
@@ -62,11 +70,13 @@ type half struct {
 	back    [][]byte        // read from the transport and not delivered
 	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
 	ended   bool            // the transport has said io.EOF
+	proved  bool            // the connection has delivered something
 
 	mu          sync.Mutex
 	out         chan struct{} // closed when the present operation leaves; nil if nobody waits
 	done        chan struct{} // the lease's Done; nil unless asked for
 	until       time.Time     // the deadline that the consumer has set
+	killed      bool          // the lease has been killed
 	interrupted bool          // a past deadline is set, and until is to be set again
 	forcer      *time.Timer   // closes the connection if the interrupt does not help
 	stream      *stream       // the stream that is running
@@ -74,6 +84,8 @@ type half struct {
 	sent        *stream       // the lease's last write stream, running or not
 	unsent      int64         // by the lease's write streams before sent
 	unsentErr   error
+
+	origin *origin // of the present lease, with leak detection
 
 	settled bool // gone and out of every consumer's hands; guarded by Multiplexer.mu
 }
@@ -94,29 +106,81 @@ func (h *half) writes() bool { return h == &h.conn.w }
 
 // lease begins a lease of a half that has just come out of the queue, where
 // it was idle; nobody else can lease it, so adding to the word is enough. It
-// reports false for one that is gone, which is then dropped.
+// reports false for one that is gone or held, which the caller then drops.
 func (h *half) lease() (id uint64, ok bool) {
 	w := h.state.Add(leaseOne | leased)
-	if w&gone == 0 {
+	if w&(gone|held) == 0 {
 		return w &^ flags, true
 	}
-	h.state.Add(^uint64(leaseOne | leased - 1))
-	h.queue.stale.Add(-1)
-	return 0, false
+	for {
+		before := w - (leaseOne | leased)
+		switch {
+		case w&held != 0: // whoever holds it puts it back, see letGo
+			ok = h.state.CompareAndSwap(w, before|dropped)
+		case w&gone != 0:
+			if ok = h.state.CompareAndSwap(w, before); ok {
+				h.queue.stale.Add(-1)
+			}
+		default: // it was let go at this moment
+			return w &^ flags, true
+		}
+		if ok {
+			return 0, false
+		}
+		w = h.state.Load()
+	}
 }
 
 // retire marks h so that it is never leased again. If nobody has it, it
 // is settled here, and its entry in the queue is stale; otherwise the end of
-// the lease settles it. The word decides which: exactly one of the two sees
-// both gone and not leased first.
+// the lease, or of the hold, settles it. The word decides which: exactly one of
+// them sees it both gone and in nobody's hands first.
 func (h *half) retire() {
 	w := h.state.Or(gone)
-	if w&gone != 0 {
-		return
-	}
-	if w&leased == 0 {
+	if w&(gone|held|leased) == 0 {
 		h.queue.stale.Add(1)
 		h.conn.m.settle(h)
+	}
+}
+
+// hold takes an idle half out of service without taking it out of the queue,
+// and reports whether it was idle. Until letGo the holder owns what the holder
+// of busy owns. A caller that comes upon it in the queue drops it, and says so
+// in the word.
+func (h *half) hold() bool {
+	for {
+		w := h.state.Load()
+		if w&(leased|gone|held) != 0 {
+			return false
+		}
+		if h.state.CompareAndSwap(w, w|held) {
+			return true
+		}
+	}
+}
+
+// letGo ends a hold: the half is idle again, or retired if the holder, or
+// anyone meanwhile, says so.
+func (h *half) letGo(retire bool) {
+	for {
+		w := h.state.Load()
+		next := w &^ (held | dropped)
+		if retire {
+			next |= gone
+		}
+		if !h.state.CompareAndSwap(w, next) {
+			continue
+		}
+		switch {
+		case next&gone == 0 && w&dropped != 0:
+			h.queue.put(h)
+		case next&gone != 0:
+			if w&dropped == 0 {
+				h.queue.stale.Add(1)
+			}
+			h.conn.m.settle(h)
+		}
+		return
 	}
 }
 
@@ -225,10 +289,11 @@ func (h *half) kill(id uint64) error {
 	h.mu.Lock()
 	began := h.beginEndLocked(id)
 	w := h.state.Load()
-	if !began && (w&^flags != id || w&leased == 0) {
+	if !began && (w&^flags != id || w&leased == 0 || h.killed) {
 		h.mu.Unlock()
 		return ErrLeaseClosed
 	}
+	h.killed = true
 	if s := h.stream; s != nil {
 		s.haltLocked(ErrKilled)
 	}
@@ -258,33 +323,34 @@ func (h *half) evict() {
 	for {
 		h.mu.Lock()
 		out := h.awaitLocked()
-		var stuck bool
-		if out != nil && !h.interrupted {
-			stuck = !h.interruptLocked()
+		if out != nil {
+			h.interruptLocked()
 		}
 		h.mu.Unlock()
 		if out == nil {
 			return
-		}
-		if stuck {
-			h.conn.fail(errUninterruptible)
 		}
 		<-out
 	}
 }
 
 // interruptLocked makes the transport's blocked operation return by a deadline
-// in the past, which loses nothing. Should the transport take no notice, its
-// connection is closed after a while. It reports false if the transport refuses
-// deadlines; then the caller has to close the connection, without mu.
-func (h *half) interruptLocked() bool {
-	h.interrupted = true
-	h.state.Or(deadline)
-	if h.setDeadline(longAgo) != nil {
-		return false
+// in the past, which loses nothing. Should the transport refuse deadlines, or
+// take no notice of them, its connection is closed after a while, as the only
+// other way.
+func (h *half) interruptLocked() {
+	if h.forcer != nil {
+		return // it is interrupted
+	}
+	grace := interruptGrace
+	h.state.Or(deadline) // first, for who is interrupted looks at it
+	if h.setDeadline(longAgo) == nil {
+		h.interrupted = true
+	} else {
+		grace = refusedGrace // who does not block in the transport is out by then
 	}
 	var forcer *time.Timer
-	forcer = time.AfterFunc(interruptGrace, func() {
+	forcer = time.AfterFunc(grace, func() {
 		h.mu.Lock()
 		mine := h.forcer == forcer
 		h.mu.Unlock()
@@ -293,28 +359,33 @@ func (h *half) interruptLocked() bool {
 		}
 	})
 	h.forcer = forcer
-	return true
 }
 
 // resumeLocked takes an interrupt back: the deadline is again the consumer's.
 func (h *half) resumeLocked() error {
-	if !h.interrupted {
-		return nil
-	}
-	h.interrupted = false
 	if h.forcer != nil {
 		h.forcer.Stop()
 		h.forcer = nil
 	}
+	if !h.interrupted {
+		return nil
+	}
+	h.interrupted = false
 	return h.setDeadline(h.until)
 }
 
-// setDeadline sets the deadline of this direction of the transport.
+// setDeadline sets the deadline of this direction of the transport. One that
+// has come to its end may be closed, while what it has delivered is still being
+// read from memory, where nothing blocks.
 func (h *half) setDeadline(t time.Time) error {
 	if h.writes() {
 		return h.nc.SetWriteDeadline(t)
 	}
-	return h.nc.SetReadDeadline(t)
+	err := h.nc.SetReadDeadline(t)
+	if err != nil && h.state.Load()&ending != 0 && h.conn.failure() == nil {
+		err = nil
+	}
+	return err
 }
 
 // consumerDeadline is Reader.SetReadDeadline and Writer.SetWriteDeadline. It
@@ -363,7 +434,7 @@ func (h *half) clear() {
 			err = nil // it refuses deadlines altogether, so none is set
 		}
 	}
-	h.interrupted, h.until = false, time.Time{}
+	h.interrupted, h.killed, h.until = false, false, time.Time{}
 	h.sent, h.unsent, h.unsentErr = nil, 0, nil
 	if h.done != nil {
 		close(h.done)
@@ -381,25 +452,32 @@ func (h *half) clear() {
 // release is the one way back, for a lease that ends and for a new
 // connection's halves: the half becomes idle, or is settled if it is gone.
 func (h *half) release(id uint64) {
-	if h.idle(id) {
-		h.queue.put(h)
-	} else {
-		h.conn.m.settle(h)
-	}
-}
-
-// idle ends the lease in the word, and reports whether the half may be leased
-// again. retire either comes before and is seen here, or comes after and sees
-// the half idle.
-func (h *half) idle(id uint64) bool {
 	if h.ended && len(h.back) == 0 {
 		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
 	}
+	inspect := !h.ended // before the half is someone else's
+	// retire either comes before the swap and is seen here, or comes after it
+	// and sees the half idle.
+	var w uint64
 	for {
-		w := h.state.Load()
-		if h.state.CompareAndSwap(w, id|w&(backlog|gone)) {
-			return w&gone == 0
+		w = h.state.Load()
+		if h.state.CompareAndSwap(w, id|w&(backlog|gone|ending|expiring)) {
+			break
 		}
+	}
+	if w&gone != 0 {
+		h.conn.m.settle(h)
+		return
+	}
+	if w&ending != 0 {
+		h.conn.keepRemains()
+	}
+	h.queue.put(h)
+	if w&ending != 0 && inspect {
+		h.conn.m.spawn(h.conn.inspect)
+	}
+	if w&expiring != 0 {
+		h.conn.m.expire(h.conn)
 	}
 }
 
@@ -452,7 +530,7 @@ func (h *half) err(id uint64) error {
 			return err
 		}
 	}
-	if h.result.lease == id {
+	if h.result.lease == id && h.result.err != nil {
 		return h.result.err
 	}
 	if h.live(id) {
@@ -477,6 +555,10 @@ func (h *half) read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := h.nc.Read(p)
+	if n > 0 && !h.proved {
+		h.proved = true
+		h.conn.prove()
+	}
 	if err != nil {
 		err = h.failedOperation(err)
 	}
@@ -511,27 +593,39 @@ func (h *half) failedOperation(err error) error {
 	switch judge(err, operation{write: h.writes(), udp: c.udp, tls: c.tls, deadline: w&deadline != 0}) {
 	case passing:
 		if cause := c.failure(); cause != nil {
-			return cause
+			return h.told(cause)
 		}
-		if w&closing != 0 && w&streaming == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			return ErrLeaseClosed
-		}
-		return err
+		return h.told(err)
 	case peerClosed:
 		// The kernel tells a reset to one half only; the other is told of
 		// a clean end. So an end is believed only of a connection that has
 		// not failed.
-		if c.failure() == nil && wasReset(c.nc) {
+		if c.failure() == nil && !c.saidBye.Load() && wasReset(c.nc) {
 			c.fail(errReset)
 		}
 		if cause := c.failure(); cause != nil {
 			return cause
 		}
 		h.ended = true
+		h.state.Or(ending)
 		c.peerClosed()
 		return err
 	default:
 		c.fail(err)
-		return c.failure()
+		return h.told(c.failure())
 	}
+}
+
+// told is what a Read or Write returns for err: to one that the end of its own
+// lease has interrupted, that is all there is to say.
+func (h *half) told(err error) error {
+	if w := h.state.Load(); w&closing != 0 && w&streaming == 0 && isInterrupt(err) {
+		return ErrLeaseClosed
+	}
+	return err
+}
+
+// isInterrupt reports whether err can be the consequence of interruptLocked.
+func isInterrupt(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || err == errUninterruptible
 }

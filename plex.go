@@ -57,6 +57,7 @@ type Multiplexer struct {
 	unwatch  func() bool // stops watching the ctx given to New
 	timers   sync.Pool   // *time.Timer, for waits
 	addr     atomic.Pointer[net.Addr]
+	short    atomic.Bool // connections are missing, so that a waiter should wake the supervisor
 
 	// mu guards what follows and the fields that say so. It is held for
 	// bookkeeping only: never while a transport or a callback is called.
@@ -76,6 +77,15 @@ type Multiplexer struct {
 	connects   int              // calls of the connector that have not returned
 	stats      Stats            // the counters; gauges are computed
 	lastErr    error            // of the latest connect
+	aging      int              // connections retired for their age and not yet closed
+	inspecting int              // calls of conn.inspect under way
+	remains    []*conn          // at their end, with something left to be read; oldest first
+	watcher    *watcher         // nil before the first connection that it can watch
+	healing                     // see healer.go
+	scaling                     // see autoscaler.go
+
+	wake    chan struct{} // for the supervisor, holds one
+	closing chan struct{} // closed when closed is set
 }
 
 // New makes a multiplexer. It checks all options before it does anything, then
@@ -103,6 +113,8 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 		known:    make(map[any]struct{}),
 	}
 	m.changed.L = &m.mu
+	m.wake, m.closing = make(chan struct{}, 1), make(chan struct{})
+	m.initHealing()
 	m.readers.init("reader", m.capacity)
 	m.writers.init("writer", m.capacity)
 	// Connects outlive New and serve everyone, so they are bound to the
@@ -116,6 +128,9 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.mu.Lock()
 	m.unwatch = context.AfterFunc(ctx, func() { _ = m.Close() })
 	m.mu.Unlock()
+	if m.needsSupervisor() {
+		m.spawn(m.supervise)
+	}
 	return m, nil
 }
 
@@ -172,6 +187,9 @@ func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader
 		return Reader{}, errNilContext("Reader")
 	}
 	h, lease, err := m.acquire(ctx, timeout, &m.readers)
+	if err == nil && m.cfg.leakThreshold.set {
+		h.remember(lease)
+	}
 	return Reader{h, lease}, err
 }
 
@@ -182,6 +200,9 @@ func (m *Multiplexer) Writer(ctx context.Context, timeout time.Duration) (Writer
 		return Writer{}, errNilContext("Writer")
 	}
 	h, lease, err := m.acquire(ctx, timeout, &m.writers)
+	if err == nil && m.cfg.leakThreshold.set {
+		h.remember(lease)
+	}
 	return Writer{h, lease}, err
 }
 
@@ -252,6 +273,7 @@ func (m *Multiplexer) unreserve() {
 	if m.hopelessLocked() == ErrNoConnections {
 		m.wakeLocked()
 	}
+	m.kick()
 }
 
 // Addr returns the remote address of the first connection that was admitted,
@@ -271,7 +293,10 @@ func (m *Multiplexer) Addr() net.Addr {
 func (m *Multiplexer) Close() error {
 	m.mu.Lock()
 	m.refuseLocked()
-	m.closed = true
+	if !m.closed {
+		m.closed = true
+		close(m.closing)
+	}
 	unwatch := m.unwatch
 	victims := make([]*conn, 0, len(m.conns))
 	for c := range m.conns {
@@ -295,6 +320,7 @@ func (m *Multiplexer) Close() error {
 	}
 	wg.Wait()
 
+	m.stopWatcher()
 	late := time.AfterFunc(connectGrace, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -24,41 +24,56 @@ type queue struct {
 	// multiplexer (see Multiplexer.wakeLocked).
 	idle chan *half
 	name string // "reader" or "writer"
-
-	_ [104]byte // what follows changes with every wait; idle and name never do
-
-	waiting atomic.Int64 // callers that wait now
+	// low is the fewest halves that were idle since the auto-scaler looked
+	// last: those that nobody has needed. It is 0, and stays so, if nobody
+	// wants to know.
+	low atomic.Int64
 	// stale counts the halves in idle that have been retired since they were
 	// put there. Whoever takes one out drops it.
 	stale atomic.Int64
+
+	_ [88]byte // what follows changes with every wait; what is above hardly does
+
+	waiting atomic.Int64 // callers that wait now
 
 	waited   atomic.Uint64
 	timedOut atomic.Uint64
 	canceled atomic.Uint64
 	waitTime atomic.Int64 // nanoseconds that waits have taken, all added up
 
-	token bool // whether the nil is in idle or in a caller's hands; guarded by Multiplexer.mu
+	// Guarded by Multiplexer.mu.
+	token    bool // the nil is in idle or in a caller's hands
+	overdue  int  // callers that have waited for longer than the auto-scaler allows
+	requests int  // those of them for whom no connect has been started
 }
 
-// init makes room for all that can be in the channel at one moment: the halves
-// of every open connection, those of as many remains, those of as many retired
-// connections before admission sweeps them out (see sweepLocked), and the
-// token.
+// init makes room for all that can be of use in the channel at one moment, the
+// halves of every open connection, those of as many remains, and the token; and
+// for as many again that are of none, see sweep.
 func (q *queue) init(name string, capacity int) {
 	q.name = name
-	q.idle = make(chan *half, 3*capacity+1)
+	q.idle = make(chan *half, 4*capacity+8)
 }
 
-// put makes h available. A send cannot block: there is room for everything
-// that can be idle, and h is in the channel only once, because only the end of
-// a lease or its admission puts it there.
-func (q *queue) put(h *half) { q.idle <- h }
+// put makes h available. It does not block: h is in the channel only once, as
+// only the end of a lease, of a hold, or its admission puts it there, and what
+// takes up the room for halves that can be leased are halves that cannot.
+func (q *queue) put(h *half) {
+	for {
+		select {
+		case q.idle <- h:
+			return
+		default:
+			q.sweep(1)
+		}
+	}
+}
 
-// sweepLocked drops retired halves if there are as many as connections. It
-// turns the channel once, holding one half at a time, so that no caller finds
-// it empty who would have found a half before, unless that was the only one.
-func (q *queue) sweepLocked(capacity int) {
-	if q.stale.Load() < int64(capacity) {
+// sweep drops retired halves if there are at least so many. It turns the
+// channel once, holding one half at a time, so that no caller finds it empty
+// who would have found a half before, unless that was the only one.
+func (q *queue) sweep(least int) {
+	if q.stale.Load() < int64(least) {
 		return
 	}
 	for range len(q.idle) {
@@ -68,7 +83,7 @@ func (q *queue) sweepLocked(capacity int) {
 				q.stale.Add(-1)
 				continue
 			}
-			q.idle <- h
+			q.put(h)
 		default:
 			return
 		}
@@ -85,10 +100,23 @@ func (q *queue) take() (h *half, lease uint64, token bool) {
 				return nil, 0, true
 			}
 			if lease, ok := h.lease(); ok {
+				q.noteLow()
 				return h, lease, false
 			}
 		default:
 			return nil, 0, false
+		}
+	}
+}
+
+// noteLow keeps low up to date. Halves that are not idle, only not yet swept
+// out, do not count.
+func (q *queue) noteLow() {
+	idle := max(0, int64(len(q.idle))-q.stale.Load())
+	for {
+		low := q.low.Load()
+		if idle >= low || q.low.CompareAndSwap(low, idle) {
+			return
 		}
 	}
 }
@@ -101,6 +129,9 @@ func (m *Multiplexer) acquire(ctx context.Context, timeout time.Duration, q *que
 		case h := <-q.idle:
 			if h != nil {
 				if lease, ok := h.lease(); ok {
+					if q.low.Load() > 0 {
+						q.noteLow()
+					}
 					return h, lease, nil
 				}
 			} else if err := m.tokenTaken(q); err != nil {
@@ -169,19 +200,37 @@ func (m *Multiplexer) tryTake(q *queue) (*half, uint64, error) {
 func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue) (*half, uint64, error) {
 	q.waiting.Add(1)
 	q.waited.Add(1)
+	if q.low.Load() > 0 {
+		q.low.Store(0) // somebody needs all that there is
+	}
 	start := time.Now()
+	if m.short.Load() {
+		m.kick() // a wait is a reason to connect, or to do so sooner
+	}
 
-	var expired <-chan time.Time // nil, which never comes, without a timeout
-	if timeout > 0 {
-		timer := m.timer(timeout)
+	// One timer serves both ends of patience: the auto-scaler's, which makes
+	// the wait overdue and goes on, and the caller's.
+	patience := m.cfg.autoScaling.or(0)
+	if timeout > 0 && patience >= timeout {
+		patience = 0
+	}
+	var expired <-chan time.Time // nil, which never comes, without either
+	var timer *time.Timer
+	if patience > 0 || timeout > 0 {
+		first := patience
+		if first == 0 {
+			first = timeout
+		}
+		timer = m.timer(first)
 		defer m.putTimer(timer)
 		expired = timer.C
 	}
 
 	var (
-		leased *half
-		lease  uint64
-		err    error
+		leased  *half
+		lease   uint64
+		err     error
+		overdue bool
 	)
 	for leased == nil && err == nil {
 		var h *half
@@ -197,6 +246,14 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 				err = contextError(ctx)
 				continue
 			case <-expired:
+				if patience > 0 && !overdue {
+					overdue = true
+					m.waitOverdue(q)
+					if timeout > 0 {
+						timer.Reset(timeout - patience)
+					}
+					continue
+				}
 				q.timedOut.Add(1)
 				err = ErrTimeout
 				continue
@@ -216,6 +273,9 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 	waited := time.Since(start)
 	q.waitTime.Add(int64(waited))
 	q.waiting.Add(-1)
+	if overdue {
+		m.waitOverdueEnded(q)
+	}
 	if err != nil {
 		return nil, 0, m.acquireFailed(q, waited, err)
 	}
@@ -278,7 +338,7 @@ func (m *Multiplexer) hopelessLocked() error {
 	switch {
 	case m.refusing:
 		return ErrClosed
-	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0:
+	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0 && m.inspecting == 0:
 		return ErrNoConnections
 	}
 	return nil

@@ -15,6 +15,10 @@ import (
 // before nobody empties it any more.
 const senderGrace = 100 * time.Millisecond
 
+// senderTicks is for how many times senderGrace the multiplexer's Close lets a
+// sender go on that is never silent.
+const senderTicks = 50
+
 // gatherer makes few writes of many small pieces. It belongs to the stream's
 // goroutine.
 type gatherer struct {
@@ -86,41 +90,57 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T), size func
 	s.h.endStream(s, g.err)
 	s.unsent.Add(g.unsent)
 
-	// Drop what still comes, and count it for the lease's Close.
-	for open && s.reason != ErrLeaseClosed {
+	// What still comes is dropped, and counted until the lease is over; unless
+	// its Close has had all written that it had to, then it is over now. From
+	// then on, and when the multiplexer closes, a sender that is silent is left
+	// to itself.
+	var (
+		lease   = s.abandoned        // closed when the lease is over; nil after that
+		closing = s.h.conn.m.closing // closed when the multiplexer closes; nil after that
+		clock   *time.Ticker
+		tick    <-chan time.Time
+		silent  bool
+		ticks   int
+	)
+	hurry := func() {
+		if clock == nil {
+			clock = time.NewTicker(senderGrace)
+			tick = clock.C
+		}
+	}
+	leaseOver := func() {
+		close(s.counted)
+		lease = nil
+		hurry()
+	}
+	if flushed := g.err == nil && s.isHalted() && s.reason == ErrLeaseClosed; flushed {
+		leaseOver()
+	}
+	count := func(v T) { s.unsent.Add(int64(size(v))) }
+	for open {
 		select {
 		case v, ok := <-ch:
-			if open = ok; ok {
-				s.unsent.Add(int64(size(v)))
+			open, silent = ok, false
+			if ok && lease != nil {
+				count(v)
 			}
-			continue
-		case <-s.abandoned:
-			open = takeNow(ch, func(v T) { s.unsent.Add(int64(size(v))) })
-		}
-		break
-	}
-	close(s.counted)
-
-	// What comes now comes after the lease's end. Nobody counts it, but a
-	// sender that has not noticed yet is helped to its own end.
-	if !open {
-		return
-	}
-	ticker := time.NewTicker(senderGrace)
-	defer ticker.Stop()
-	for silent := false; ; {
-		select {
-		case _, ok := <-ch:
-			if !ok {
-				return
-			}
-			silent = false
-		case <-ticker.C:
-			if silent {
-				return
-			}
+		case <-lease:
+			open = takeNow(ch, count)
+			leaseOver()
+		case <-closing:
+			closing = nil
+			hurry()
+		case <-tick:
+			ticks++
+			open = !silent && (closing != nil || ticks < senderTicks)
 			silent = true
 		}
+	}
+	if lease != nil {
+		close(s.counted)
+	}
+	if clock != nil {
+		clock.Stop()
 	}
 }
 

@@ -18,18 +18,19 @@ type Stats struct {
 	Waiting       int // callers blocked in Reader or Writer
 
 	// Counters.
-	Acquired      uint64 // leases
-	Waited        uint64 // acquires that had to wait, whatever came of it
-	TimedOut      uint64 // acquires that failed by their timeout
-	Canceled      uint64 // acquires that failed by their ctx
-	Connected     uint64 // connects that brought a connection
-	ConnectFailed uint64 // connects that failed
-	Lost          uint64 // connections that failed or were killed
-	Healed        uint64 // lost connections replaced
-	ScaledUp      uint64 // connections added because callers waited
-	ScaledDown    uint64 // connections closed because nobody needed them
-	Expired       uint64 // connections replaced because of their age
-	Killed        uint64 // connections killed by consumers; they count as lost, too
+	Acquired       uint64 // leases
+	Waited         uint64 // acquires that had to wait, whatever came of it
+	TimedOut       uint64 // acquires that failed by their timeout
+	Canceled       uint64 // acquires that failed by their ctx
+	Connected      uint64 // connects that brought a connection
+	ConnectFailed  uint64 // connects that failed
+	Lost           uint64 // connections that failed or were killed
+	Healed         uint64 // lost connections replaced
+	ScaledUp       uint64 // connections added because callers waited
+	ScaledDown     uint64 // connections closed because nobody needed them
+	Expired        uint64 // connections replaced because of their age
+	Killed         uint64 // connections killed by consumers; they count as lost, too
+	SuspectedLeaks uint64 // leases that were held for longer than WithLeakDetection allows
 
 	WaitDuration     time.Duration // time that acquires have waited, all added up
 	LastConnectError error         // of the latest connect; nil if it succeeded

@@ -7,9 +7,7 @@ package plex
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 )
 
@@ -121,14 +119,10 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 // interruptStream halts s and interrupts its blocked Read or Write.
 func (h *half) interruptStream(s *stream, reason error) {
 	h.mu.Lock()
-	stuck := false
+	defer h.mu.Unlock()
 	if h.stream == s && s.reason == nil {
 		s.haltLocked(reason)
-		stuck = !h.interruptLocked()
-	}
-	h.mu.Unlock()
-	if stuck {
-		h.conn.fail(errUninterruptible)
+		h.interruptLocked()
 	}
 }
 
@@ -138,9 +132,6 @@ func (h *half) haltStreams(reason error) {
 	defer h.mu.Unlock()
 	if h.stream != nil {
 		h.stream.haltLocked(reason)
-	}
-	if h.sent != nil {
-		h.sent.abandonLocked()
 	}
 }
 
@@ -152,7 +143,7 @@ func (h *half) endStream(s *stream, err error) {
 		// An interrupt shows as a missed deadline. Close interrupts a Read, but
 		// lets a Write go on, so there a deadline is the consumer's.
 		flushing := h.writes() && s.reason == ErrLeaseClosed
-		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && !flushing {
+		if err == nil || isInterrupt(err) && !flushing {
 			err = s.reason
 		}
 		if err == ErrLeaseClosed {

@@ -1,0 +1,87 @@
+package plex
+
+// Leak detection: with WithLeakDetection each lease remembers when it began and
+// who took it, and the supervisor looks for those that are held for too long.
+
+import (
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// origin is where and when a lease began; guarded by half.mu.
+type origin struct {
+	lease    uint64
+	at       time.Time
+	stack    [24]uintptr
+	depth    int
+	reported bool
+}
+
+// leak is a lease that is suspected.
+type leak struct {
+	kind  string
+	addr  string
+	held  time.Duration
+	stack string
+}
+
+// remember notes the caller of Reader or Writer.
+func (h *half) remember(lease uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.origin == nil {
+		h.origin = new(origin)
+	}
+	h.origin.lease, h.origin.at, h.origin.reported = lease, time.Now(), false
+	h.origin.depth = runtime.Callers(3, h.origin.stack[:])
+}
+
+// leaksLocked returns the leases that have become suspicious.
+func (m *Multiplexer) leaksLocked(now time.Time, next *time.Time) []leak {
+	d := m.cfg.leakThreshold
+	if !d.set {
+		return nil
+	}
+	var leaks []leak
+	sooner(next, now.Add(max(d.value/2, time.Millisecond)))
+	for c := range m.conns {
+		for _, h := range []*half{&c.r, &c.w} {
+			if l, ok := h.suspect(now, d.value); ok {
+				leaks = append(leaks, l)
+				m.stats.SuspectedLeaks++
+			}
+		}
+	}
+	return leaks
+}
+
+// suspect reports once about a lease that is older than the threshold.
+func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := h.origin
+	if o == nil || o.reported || !h.live(o.lease) || now.Sub(o.at) < threshold {
+		return leak{}, false
+	}
+	o.reported = true
+	l := leak{kind: h.queue.name, held: now.Sub(o.at), stack: o.text()}
+	if h.conn.remote != nil {
+		l.addr = h.conn.remote.String()
+	}
+	return l, true
+}
+
+// text is the stack in the form of a panic's.
+func (o *origin) text() string {
+	var b strings.Builder
+	frames := runtime.CallersFrames(o.stack[:o.depth])
+	for {
+		f, more := frames.Next()
+		b.WriteString(f.Function + "\n\t" + f.File + ":" + strconv.Itoa(f.Line) + "\n")
+		if !more {
+			return b.String()
+		}
+	}
+}

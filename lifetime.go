@@ -1,0 +1,57 @@
+package plex
+
+// The maximal lifetime: a connection that is too old is replaced when both its
+// halves are idle, one connection at a time, so that a pool whose connections
+// were made together does not lose them together.
+
+import "time"
+
+// jitteredLifetime is d less up to a tenth of it; chance is from 0 to 1.
+func jitteredLifetime(d time.Duration, chance float64) time.Duration {
+	return d - time.Duration(0.1*chance*float64(d))
+}
+
+// expiredLocked marks connections that have become too old, so that the end of
+// a lease tries to expire them too, and returns those to try now.
+func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
+	if !m.cfg.maxLifetime.set {
+		return nil
+	}
+	var old []*conn
+	for c := range m.conns {
+		switch {
+		case !c.counted || c.lost:
+		case c.expired:
+			old = append(old, c)
+		case now.Before(c.expiresAt):
+			sooner(next, c.expiresAt)
+		default:
+			c.expired = true
+			c.r.state.Or(expiring)
+			c.w.state.Or(expiring)
+			old = append(old, c)
+		}
+	}
+	return old
+}
+
+// expire retires a connection that is too old if both its halves are idle and
+// no other is missing: the pool lacks at most one connection for its age. What
+// cannot be retired now is tried again when one of its leases ends, or the pool
+// is whole again.
+func (m *Multiplexer) expire(c *conn) {
+	if !c.holdBoth() {
+		return
+	}
+	m.mu.Lock()
+	retire := !m.refusing && !c.lost && c.counted && m.open-m.aging >= m.target
+	if retire {
+		c.lost, c.aged = true, true
+		m.aging++
+		m.stats.Expired++
+		m.losses = append(m.losses, loss{addr: c.remote, at: time.Now(), expired: true})
+	}
+	m.mu.Unlock()
+	c.r.letGo(retire)
+	c.w.letGo(retire) // which closes it, frees its slot, and so has it replaced
+}

@@ -1,0 +1,104 @@
+package plex
+
+// The sweeper looks at idle connections from time to time, where no descriptor
+// can be watched. It reads from each for a moment, which finds an end or an
+// error; what else it finds goes to the next lease.
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	sweepInterval = time.Second
+	sweepGlance   = time.Millisecond // how long a connection is looked at
+)
+
+type sweeper struct {
+	m    *Multiplexer
+	once sync.Once // starts run
+	done chan struct{}
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+func newSweeper(m *Multiplexer) *sweeper {
+	return &sweeper{m: m, done: make(chan struct{}), conns: make(map[*conn]struct{})}
+}
+
+// sweeps reports whether c can be swept: a type that is known to heed a
+// deadline.
+func sweeps(c *conn) bool {
+	switch c.nc.(type) {
+	case *net.TCPConn, *net.UnixConn, *tls.Conn:
+		return !c.datagram
+	}
+	return false
+}
+
+func (s *sweeper) add(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+}
+
+func (s *sweeper) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func (s *sweeper) stop() { close(s.done) }
+
+func (s *sweeper) run() {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.done:
+			return
+		}
+		s.mu.Lock()
+		conns := make([]*conn, 0, len(s.conns))
+		for c := range s.conns {
+			conns = append(conns, c)
+		}
+		s.mu.Unlock()
+		for _, c := range conns {
+			c.glance()
+		}
+	}
+}
+
+// glance reads from an idle connection for a moment.
+func (c *conn) glance() {
+	h := &c.r
+	if h.state.Load()&backlog != 0 || !h.hold() {
+		return // there is something to be read, or somebody reads
+	}
+	buf := make([]byte, 512)
+	err := h.nc.SetReadDeadline(time.Now().Add(sweepGlance))
+	if err == nil {
+		var n int
+		if n, err = h.nc.Read(buf); n > 0 {
+			h.back = append(h.back, buf[:n])
+			h.noteBacklog()
+		}
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		err = h.nc.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+	}
+	if h.ended {
+		c.keepRemains()
+	}
+	h.letGo(h.ended && len(h.back) == 0)
+}

@@ -1,0 +1,166 @@
+package plex
+
+// What happens when the peer's end of an idle connection is seen by the
+// watcher (watch_linux.go, watch_other.go) before anyone uses the connection.
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	// inspectLimit is how much of what the peer has sent before its end is
+	// kept in memory; more stays with the system, and with it the transport.
+	inspectLimit = 64 << 10
+
+	// inspectTime bounds the reading of what should be there already.
+	inspectTime = time.Second
+
+	// resetGrace is how long a read lease of a connection that was reset has
+	// for reading what had arrived.
+	resetGrace = time.Second
+)
+
+// socketOf returns the socket beneath nc, through TLS and other types that tell
+// what they wrap; nil if there is none.
+func socketOf(nc net.Conn) syscall.RawConn {
+	for range 8 { // a guard against one that says it wraps itself
+		switch c := nc.(type) {
+		case syscall.Conn:
+			raw, err := c.SyscallConn()
+			if err != nil {
+				return nil
+			}
+			return raw
+		case interface{ NetConn() net.Conn }:
+			nc = c.NetConn()
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// noticed is called by the watcher when the peer has closed the connection, or
+// reset it.
+func (c *conn) noticed(reset bool) {
+	c.r.state.Or(ending) // before looking for a lease, so that its end looks again
+	if !reset {
+		c.m.mu.Lock()
+		c.finSeen = true
+		lost := c.loseLocked(errPeerClosed)
+		c.m.mu.Unlock()
+		if lost {
+			c.m.logLost(c, errPeerClosed)
+		}
+	}
+	c.w.retire()
+	c.inspect()
+	if reset && c.failure() == nil {
+		// A consumer has the read half and may still read what had arrived;
+		// then it finds the error. One that does not read must not keep the
+		// slot.
+		time.AfterFunc(resetGrace, func() { c.fail(errReset) })
+	}
+}
+
+// inspect reads what is left in an idle read half, to see whether there is
+// anything but the end: bytes for the next lease, or nothing to lease at
+// all. If the half is leased, its consumer comes to the end by itself, or the end
+// of its lease comes here.
+func (c *conn) inspect() {
+	m := c.m
+	m.mu.Lock()
+	m.inspecting++ // nobody shall be told meanwhile that there is nothing left
+	m.mu.Unlock()
+	if c.r.hold() {
+		c.readRemains()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inspecting--
+	if m.hopelessLocked() == ErrNoConnections {
+		m.wakeLocked()
+	}
+}
+
+// readRemains is what inspect does with a half that it holds.
+func (c *conn) readRemains() {
+	h := &c.r
+	if h.ended {
+		h.letGo(len(h.back) == 0)
+		return
+	}
+	// What is there is there at once; the deadline is for a transport that
+	// thinks otherwise.
+	_ = h.nc.SetReadDeadline(time.Now().Add(inspectTime))
+	var err error
+	for size := 0; err == nil && size < inspectLimit; {
+		var n int
+		buf := make([]byte, 4<<10)
+		if n, err = h.nc.Read(buf); n > 0 {
+			h.back = append(h.back, buf[:n])
+			size += n
+		}
+	}
+	h.noteBacklog()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	if err == nil {
+		err = h.nc.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+	}
+	c.keepRemains()
+	h.letGo(h.ended && len(h.back) == 0)
+}
+
+// watch begins to watch a connection that has just been admitted.
+func (m *Multiplexer) watch(c *conn) {
+	if !watches(c) {
+		return
+	}
+	m.mu.Lock()
+	w := m.watcher
+	if w == nil && !m.closed {
+		var err error
+		if w, err = newWatcher(m); err != nil {
+			m.mu.Unlock()
+			m.log("plex: idle connections are not watched", "cause", err)
+			return
+		}
+		m.watcher = w
+	}
+	m.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.once.Do(func() { m.spawn(w.run) })
+	w.add(c)
+}
+
+// unwatchConn ends the watching of c.
+func (m *Multiplexer) unwatchConn(c *conn) {
+	m.mu.Lock()
+	w := m.watcher
+	m.mu.Unlock()
+	if w != nil && watches(c) {
+		w.remove(c)
+	}
+}
+
+// stopWatcher ends the watcher's goroutine.
+func (m *Multiplexer) stopWatcher() {
+	m.mu.Lock()
+	w := m.watcher
+	m.watcher = nil
+	m.mu.Unlock()
+	if w != nil {
+		w.stop()
+	}
+}
