@@ -112,6 +112,12 @@ func (h *half) lease() (id uint64, ok bool) {
 	if w&(gone|held) == 0 {
 		return w &^ flags, true
 	}
+	return h.leaseUnusual(w)
+}
+
+// leaseUnusual takes back what lease has added to the word, unless the hold
+// that was in the way has ended.
+func (h *half) leaseUnusual(w uint64) (id uint64, ok bool) {
 	for {
 		before := w - (leaseOne | leased)
 		switch {
@@ -271,6 +277,12 @@ func (h *half) close(id uint64) error {
 		h.queue.put(h)
 		return nil
 	}
+	return h.closeUnusual(id)
+}
+
+// closeUnusual ends a lease that is in use, or has left something behind, or
+// is not the caller's any more.
+func (h *half) closeUnusual(id uint64) error {
 	h.mu.Lock()
 	if !h.beginEndLocked(id) {
 		h.mu.Unlock()

@@ -50,6 +50,7 @@ type Multiplexer struct {
 	readers queue
 	writers queue
 	cfg     *config
+	tracks  bool // leases are remembered, for leak detection
 
 	capacity int
 	ctx      context.Context // ends when no connect shall go on
@@ -109,6 +110,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m := &Multiplexer{
 		cfg:      cfg,
 		capacity: cfg.capacity.value,
+		tracks:   cfg.leakThreshold.set,
 		conns:    make(map[*conn]struct{}),
 		known:    make(map[any]struct{}),
 	}
@@ -187,7 +189,7 @@ func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader
 		return Reader{}, errNilContext("Reader")
 	}
 	h, lease, err := m.acquire(ctx, timeout, &m.readers)
-	if err == nil && m.cfg.leakThreshold.set {
+	if err == nil && m.tracks {
 		h.remember(lease)
 	}
 	return Reader{h, lease}, err
@@ -200,7 +202,7 @@ func (m *Multiplexer) Writer(ctx context.Context, timeout time.Duration) (Writer
 		return Writer{}, errNilContext("Writer")
 	}
 	h, lease, err := m.acquire(ctx, timeout, &m.writers)
-	if err == nil && m.cfg.leakThreshold.set {
+	if err == nil && m.tracks {
 		h.remember(lease)
 	}
 	return Writer{h, lease}, err

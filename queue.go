@@ -59,12 +59,22 @@ func (q *queue) init(name string, capacity int) {
 // only the end of a lease, of a hold, or its admission puts it there, and what
 // takes up the room for halves that can be leased are halves that cannot.
 func (q *queue) put(h *half) {
+	select {
+	case q.idle <- h:
+	default:
+		q.makeRoom(h)
+	}
+}
+
+// makeRoom is put when the channel is full.
+func (q *queue) makeRoom(h *half) {
 	for {
+		q.sweep(1)
 		select {
 		case q.idle <- h:
 			return
 		default:
-			q.sweep(1)
+			runtime.Gosched()
 		}
 	}
 }

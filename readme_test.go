@@ -1,0 +1,118 @@
+package plex_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+// The functions up to Example are the README's snippet, word for word. TestReadmeSnippets holds the two together, so
+// what the README shows has compiled and run.
+
+func connectTo(ctx context.Context, address string) (*plex.Multiplexer, error) {
+	return plex.New(ctx,
+		plex.WithConnector(plex.Dial("tcp", address)),
+		plex.WithMinConnections(2), // open when New returns
+		plex.WithMaxCapacity(8),    // never more than these
+	)
+}
+
+// publish writes one message. Any number of goroutines may call it.
+func publish(ctx context.Context, mux *plex.Multiplexer, message string) error {
+	w, err := mux.Writer(ctx, time.Second) // wait a second at most for an idle write half
+	if err != nil {
+		return err
+	}
+
+	_, err = w.Write([]byte(message))
+
+	return errors.Join(err, w.Close()) // Close puts the half back for the next caller
+}
+
+// subscribe passes on the lines of one connection for as long as it lives. Run one per connection.
+func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {
+	r, err := mux.Reader(ctx, 0) // no limit but ctx's
+	if err != nil {
+		return err
+	}
+
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		handle(lines.Text())
+	}
+
+	return errors.Join(lines.Err(), r.Kill()) // not Close: the scanner reads ahead, the next lease would miss that
+}
+
+func Example() {
+	address, stop := exampleService(exampleEcho)
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	mux, err := connectTo(ctx, address)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	received, ended := make(chan string), make(chan error)
+	for range mux.Stats().Open {
+		go func() {
+			ended <- subscribe(ctx, mux, func(line string) { received <- line })
+		}()
+	}
+
+	for i := range 4 {
+		if err := publish(ctx, mux, fmt.Sprintf("message %d\n", i)); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	for range 4 {
+		fmt.Println(<-received)
+	}
+
+	open := mux.Stats().Open
+	if err := mux.Close(); err != nil {
+		fmt.Println(err)
+	}
+	for range open {
+		if err := <-ended; !errors.Is(err, plex.ErrClosed) {
+			fmt.Println(err)
+		}
+	}
+
+	// Unordered output:
+	// message 0
+	// message 1
+	// message 2
+	// message 3
+}
+
+func TestReadmeSnippets(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	source, err := os.ReadFile("readme_test.go")
+	require.NoError(t, err)
+
+	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, snippets, "README.md shows no code")
+
+	for _, snippet := range snippets {
+		// No require.Contains here: it would print the whole file.
+		if !strings.Contains(string(source), "\n"+snippet[1]) {
+			t.Errorf("a snippet of README.md is not in readme_test.go word for word:\n%s", snippet[1])
+		}
+	}
+}

@@ -1,0 +1,418 @@
+package plex_test
+
+// Helpers of transports_test.go: pairs of real connections, and the byte oracle.
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+// patience bounds everything in these tests that has to happen soon. It is never waited out when all is well.
+const patience = 20 * time.Second
+
+// transport is one kind of connection with the traits that the tests have to know.
+type transport struct {
+	name string
+	// open returns both ends of a new connection. What they need beside them is gone when the test ends.
+	open func(t *testing.T) (client, server net.Conn)
+	// halfCloses is set where one side can end its stream and go on reading.
+	halfCloses bool
+	// resets is set where SetLinger(0) and Close reset the connection.
+	resets bool
+	// deadlines is set where a deadline interrupts a blocked Read without harm.
+	deadlines bool
+	// writeTimeouts is set where a connection survives a Write that a deadline cut before the first byte.
+	writeTimeouts bool
+}
+
+// streams are all the transports that carry a stream of bytes.
+func streams() []transport {
+	return []transport{
+		{name: "tcp", open: tcpPair, halfCloses: true, resets: true, deadlines: true, writeTimeouts: true},
+		{name: "tls", open: tlsPair, halfCloses: true, deadlines: true},
+		{name: "unix", open: unixPair, halfCloses: true, deadlines: true, writeTimeouts: true},
+		{name: "pipe", open: pipePair, deadlines: true, writeTimeouts: true},
+		{name: "no deadlines", open: stubbornPair, halfCloses: true, resets: true},
+	}
+}
+
+// forEachTransport runs f, with a ledger, for every transport that f is for.
+func forEachTransport(t *testing.T, fits func(transport) bool, f func(t *testing.T, books *ledger, tr transport)) {
+	for _, tr := range streams() {
+		if fits(tr) {
+			t.Run(tr.name, func(t *testing.T) { f(t, newLedger(t), tr) })
+		}
+	}
+}
+
+func anyTransport(transport) bool { return true }
+
+func listenerPair(t *testing.T, l net.Listener, dial func() (net.Conn, error)) (client, server net.Conn) {
+	t.Helper()
+	client, err := dial()
+	require.NoError(t, err)
+	server, err = l.Accept()
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return client, server
+}
+
+func tcpPair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return listenerPair(t, l, func() (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) })
+}
+
+// unixPair binds the client too, so that its LocalAddr tells the connections apart.
+func unixPair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "plex")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	require.NoError(t, err)
+	return listenerPair(t, l, func() (net.Conn, error) {
+		return net.DialUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "c")}, l.Addr().(*net.UnixAddr))
+	})
+}
+
+// counted is a net.Conn that counts how often it is closed. Nothing else of what it wraps can be seen through it.
+type counted struct {
+	net.Conn
+	closes atomic.Int64
+}
+
+func (c *counted) Close() error {
+	c.closes.Add(1)
+	return c.Conn.Close()
+}
+
+func (c *counted) closeCount() int { return int(c.closes.Load()) }
+
+// numbered is one end of a net.Pipe with a LocalAddr of its own.
+type numbered struct {
+	counted
+	addr fakeAddr
+}
+
+func (c *numbered) LocalAddr() net.Addr { return c.addr }
+
+func pipePair(*testing.T) (client, server net.Conn) {
+	client, server = net.Pipe()
+	c := &numbered{addr: fakeAddr(fmt.Sprintf("pipe-%d", fakeNumber.Add(1)))}
+	c.Conn = client
+	return c, server
+}
+
+// stubborn is a net.Conn that refuses deadlines, as the channels of SSH do.
+type stubborn struct{ counted }
+
+func (*stubborn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
+func (*stubborn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (*stubborn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
+
+func stubbornPair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	client, server = tcpPair(t)
+	c := &stubborn{}
+	c.Conn = client
+	return c, server
+}
+
+// tlsPair has done the handshake.
+func tlsPair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	c, s := tlsEnds(t)
+	var wg sync.WaitGroup
+	wg.Go(func() { assert.NoError(t, s.Handshake()) })
+	require.NoError(t, c.Handshake())
+	wg.Wait()
+	return c, s
+}
+
+// tlsEnds has not done the handshake.
+func tlsEnds(t *testing.T) (client, server *tls.Conn) {
+	t.Helper()
+	c, s := tcpPair(t)
+	serverConfig, clientConfig := tlsConfigs(t)
+	return tls.Client(c, clientConfig), tls.Server(s, serverConfig)
+}
+
+var certificate = sync.OnceValues(func() (cert tls.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return cert, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "plex"},
+		DNSNames:              []string{"plex.test"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return cert, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
+})
+
+func tlsConfigs(t *testing.T) (server, client *tls.Config) {
+	t.Helper()
+	cert, err := certificate()
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	roots.AddCert(cert.Leaf)
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, &tls.Config{RootCAs: roots, ServerName: "plex.test"}
+}
+
+// udpPair is a connected client and an unconnected server.
+func udpPair(t *testing.T) (client *net.UDPConn, server *net.UDPConn) {
+	t.Helper()
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	conn, err := net.Dial("udp", server.LocalAddr().String())
+	require.NoError(t, err)
+	return conn.(*net.UDPConn), server
+}
+
+// The byte oracle: every 8 bytes of a stream are a word that carries the stream's number and the word's place in it.
+
+func oracle(p []byte, stream int, offset int64) {
+	var word [8]byte
+	for i := range p {
+		at := offset + int64(i)
+		if i == 0 || at%8 == 0 {
+			binary.BigEndian.PutUint64(word[:], uint64(stream)<<48|uint64(at/8))
+		}
+		p[i] = word[at%8]
+	}
+}
+
+// checkOracle returns an error that says where p departs from the stream.
+func checkOracle(p []byte, stream int, offset int64) error {
+	want := make([]byte, len(p))
+	oracle(want, stream, offset)
+	for i := range p {
+		if p[i] == want[i] {
+			continue
+		}
+		// Show whole words where there are some.
+		start := i - int((offset+int64(i))%8)
+		start = max(start, 0)
+		end := min(start+24, len(p))
+		return fmt.Errorf("stream %d at offset %d (%d bytes in): got % x, want % x", stream, offset+int64(i), i, p[start:end], want[start:end])
+	}
+	return nil
+}
+
+// link is a connection with both ends, and what leases have done with it.
+type link struct {
+	client, server net.Conn
+	down, up       int // the numbers of its streams: from server to client, and to the server
+
+	// The number of the latest read lease, and how much write leases have written. They have no lock on purpose: the
+	// race detector shall see it when two leases of a half overlap, or when one does not happen before the next.
+	lease   int
+	written int64
+
+	mu       sync.Mutex
+	received []delivery
+}
+
+// delivery is what a read lease got, in order. Leases have ended when the next one begins, but what they got may be
+// handed in late.
+type delivery struct {
+	lease int
+	data  []byte
+}
+
+// begin numbers a read lease that was just acquired.
+func (l *link) begin() (lease int) {
+	l.lease++
+	return l.lease
+}
+
+// deliver notes what a read lease got. One lease calls it in order.
+func (l *link) deliver(lease int, data []byte) {
+	if len(data) > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.received = append(l.received, delivery{lease, bytes.Clone(data)})
+	}
+}
+
+// checkReceived checks that the leases got the stream's first bytes, in order, without a gap and none twice, and
+// returns their number.
+func (l *link) checkReceived() (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.SortStableFunc(l.received, func(a, b delivery) int { return a.lease - b.lease })
+	var offset int64
+	for i, d := range l.received {
+		if err := checkOracle(d.data, l.down, offset); err != nil {
+			return offset, fmt.Errorf("lease %d, piece %d of %d: %w", d.lease, i+1, len(l.received), err)
+		}
+		offset += int64(len(d.data))
+	}
+	return offset, nil
+}
+
+// links are the connections of one multiplexer.
+type links []*link
+
+// openLinks opens n connections and has the books watch those that count.
+func openLinks(t *testing.T, books *ledger, tr transport, n int) links {
+	t.Helper()
+	ls := make(links, n)
+	for i := range ls {
+		client, server := tr.open(t)
+		if c, ok := client.(closeCounter); ok {
+			books.watch(c)
+		}
+		ls[i] = &link{client: client, server: server, down: 1 + i, up: 101 + i}
+		t.Cleanup(func() { server.Close() }) // the end that plex does not own; closed twice is fine
+	}
+	return ls
+}
+
+func (ls links) clients() []net.Conn {
+	conns := make([]net.Conn, len(ls))
+	for i, l := range ls {
+		conns[i] = l.client
+	}
+	return conns
+}
+
+// of returns the link that a lease with this LocalAddr is on.
+func (ls links) of(local net.Addr) *link {
+	return ls[slices.IndexFunc(ls, func(l *link) bool { return l.client.LocalAddr().String() == local.String() })]
+}
+
+// openOne is a multiplexer over one connection.
+func openOne(t *testing.T, books *ledger, tr transport) (*plex.Multiplexer, *link) {
+	t.Helper()
+	ls := openLinks(t, books, tr, 1)
+	return books.mux(plex.WithConnections(ls.clients()...)), ls[0]
+}
+
+func leaseReader(t *testing.T, m *plex.Multiplexer) plex.Reader {
+	t.Helper()
+	r, err := m.Reader(soon(t), 0)
+	require.NoError(t, err)
+	return r
+}
+
+func leaseWriter(t *testing.T, m *plex.Multiplexer) plex.Writer {
+	t.Helper()
+	w, err := m.Writer(soon(t), 0)
+	require.NoError(t, err)
+	return w
+}
+
+// soon returns a context that outlives a test in which all is well.
+func soon(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// finish runs f and fails the test when it does not return soon.
+func finish(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		buf := make([]byte, 1<<20)
+		t.Fatalf("%s takes longer than %v:\n%s", what, patience, buf[:runtime.Stack(buf, true)])
+	}
+}
+
+// writeOracle writes n bytes of stream in pieces of up to size bytes.
+func writeOracle(w io.Writer, stream int, offset, n int64, size int) error {
+	buf := make([]byte, size)
+	for n > 0 {
+		p := buf[:min(int64(size), n)]
+		oracle(p, stream, offset)
+		m, err := w.Write(p)
+		if err != nil {
+			return fmt.Errorf("stream %d at offset %d: %w", stream, offset+int64(m), err)
+		}
+		offset, n = offset+int64(m), n-int64(m)
+	}
+	return nil
+}
+
+// readOracle reads stream until its end, or until n bytes where n is not negative, and returns how many bytes came.
+func readOracle(r io.Reader, stream int, n int64) (int64, error) {
+	buf := make([]byte, 32<<10)
+	var offset int64
+	for n < 0 || offset < n {
+		p := buf
+		if n >= 0 {
+			p = buf[:min(int64(len(buf)), n-offset)]
+		}
+		m, err := r.Read(p)
+		if wrong := checkOracle(p[:m], stream, offset); wrong != nil {
+			return offset, wrong
+		}
+		offset += int64(m)
+		if err != nil {
+			return offset, err
+		}
+	}
+	return offset, nil
+}
+
+// blockedIn says whether a goroutine waits for I/O, or for the other end of a pipe, beneath the function.
+func blockedIn(function string) bool {
+	buf := make([]byte, 1<<20)
+	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		state, frames, _ := strings.Cut(stack, "\n")
+		if strings.Contains(frames, function) && (strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")) {
+			return true
+		}
+	}
+	return false
+}
+
+// echo sends back what comes over conn until its end. It hides conn's type from io.Copy, which would splice: the pipes
+// that the net package keeps for that are descriptors which only the garbage collector closes.
+func echo(conn net.Conn) {
+	_, _ = io.Copy(struct{ io.Writer }{conn}, struct{ io.Reader }{conn})
+}
