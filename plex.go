@@ -22,9 +22,17 @@
 // [Connect] function of [WithConnector]. From then on they are plex's to close.
 // One that fails, by an error, by the peer's close, by a write that was cut
 // short, or because a consumer kills it, is taken out: both halves report the
-// first error that it had, and it is closed. Deadlines that a consumer
-// sets, contexts that it cancels, and leases that it closes while they are
-// in use say nothing about the connection.
+// first error that it had, and it is closed. What the peer had sent before it
+// closed is still delivered. Deadlines that a consumer sets, contexts that it
+// cancels, and leases that it closes while they are in use say nothing about
+// the connection.
+//
+// With a connector, a lost connection is replaced: at once, or under a backoff
+// that probes a dead service by one connect at a time. Idle connections are
+// watched, so that a dead one is replaced before anyone acquires it. With
+// [WithAutoScaling] callers that wait for too long add connections, and those
+// that nobody needs any more are closed; with [WithMaxLifetime] old ones are
+// replaced. A connect serves everyone: no caller's context ends it.
 //
 // # What plex does not do
 //
