@@ -426,7 +426,7 @@ func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 		m := l.mux(plex.WithConnections(given...))
 
 		canceled, cancel := context.WithCancelCause(context.Background())
-		cancel(errRefused)
+		cancel(errDialRefused)
 
 		late, cancelLate := context.WithDeadline(context.Background(), time.Now().Add(-1))
 		defer cancelLate()
@@ -434,7 +434,7 @@ func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 		for _, timeout := range []time.Duration{-1, 0, time.Second} {
 			_, err := s.acquire(m, canceled, timeout)
 			require.ErrorIs(l, err, context.Canceled)
-			require.ErrorIs(l, err, errRefused, "the cause is told too")
+			require.ErrorIs(l, err, errDialRefused, "the cause is told too")
 
 			_, err = s.acquire(m, late, timeout)
 			require.ErrorIs(l, err, context.DeadlineExceeded)
@@ -1247,7 +1247,7 @@ func TestEveryFailedAcquireIsAnAcquireErrorAndANetError(t *testing.T) {
 }
 
 func TestAcquireErrorReadsLikeADiagnosis(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: fakeAddr("10.0.0.7:5432"), Err: os.NewSyscallError("connect", errRefused)}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: fakeAddr("10.0.0.7:5432"), Err: os.NewSyscallError("connect", errDialRefused)}
 
 	for want, e := range map[string]plex.AcquireError{
 		"plex: no reader after 2.005s: timed out (capacity 8, open 1, leased 1, connecting 2, waiting 17); " +
@@ -1268,7 +1268,7 @@ func TestAcquireErrorReadsLikeADiagnosis(t *testing.T) {
 		if e.Connect != nil {
 			var opError *net.OpError
 
-			assert.ErrorIs(t, &e, errRefused, "the last connect error is in the chain")
+			assert.ErrorIs(t, &e, errDialRefused, "the last connect error is in the chain")
 			assert.ErrorAs(t, &e, &opError)
 		}
 	}
@@ -1295,6 +1295,6 @@ func TestTheErrorsForWhatIsClosedMatchNetErrClosedAndNotEachOther(t *testing.T) 
 		}
 	}
 
-	assert.ErrorIs(t, &plex.UnsentError{Unsent: 7, Err: errRefused}, errRefused)
-	assert.Contains(t, (&plex.UnsentError{Unsent: 7, Err: errRefused}).Error(), "7 bytes")
+	assert.ErrorIs(t, &plex.UnsentError{Unsent: 7, Err: errDialRefused}, errDialRefused)
+	assert.Contains(t, (&plex.UnsentError{Unsent: 7, Err: errDialRefused}).Error(), "7 bytes")
 }

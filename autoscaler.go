@@ -19,40 +19,80 @@ type scaling struct {
 	tickAt time.Time // the end of the present part
 }
 
-// waitOverdue is called by a waiter that has waited for longer than the
-// auto-scaler allows: it asks for a connection. Whether this waiter
-// gets it or an earlier one does, who has asked as well, is the queue's to say.
-func (m *Multiplexer) waitOverdue(q *queue) {
+// patience is what makes a waiter overdue when it has waited for too long. It
+// does so from a timer's goroutine, because a waiter that left its select to do
+// so would lose its place in the queue. Patiences are reused.
+//
+// Overdue waiters are all that the supervisor needs to know: as many connects
+// are to be under way as there are overdue waiters, so nothing is asked for or
+// withdrawn. What a new connection serves is counted, because its waiter is
+// overdue until it has woken up.
+type patience struct {
+	m     *Multiplexer
+	timer *time.Timer
+
+	// Guarded by m.mu.
+	q       *queue // nil when nobody waits
+	overdue bool
+}
+
+// patient starts the clock of a caller that begins to wait.
+func (m *Multiplexer) patient(q *queue) *patience {
+	p, ok := m.patiences.Get().(*patience)
+	if !ok {
+		p = &patience{m: m}
+	}
 	m.mu.Lock()
-	q.overdue++
-	q.requests++
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	p.q = q
+	if p.timer == nil {
+		p.timer = time.AfterFunc(m.cfg.autoScaling.value, p.lost)
+	} else {
+		p.timer.Reset(m.cfg.autoScaling.value)
+	}
+	return p
+}
+
+// lost is called by the timer, and again each time that the wait has taken as
+// long once more: then what was counted as serving someone has not served this
+// waiter.
+func (p *patience) lost() {
+	m := p.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p.q == nil {
+		return
+	}
+	if p.overdue {
+		p.q.served = 0
+	} else {
+		p.overdue = true
+		p.q.overdue++
+	}
+	p.timer.Reset(m.cfg.autoScaling.value)
 	m.kick()
 }
 
-// waitOverdueEnded is called by such a waiter when it waits no more, however
-// that came. What it has asked for is not needed any more, unless it is on its
-// way already; then whoever is next has it.
-func (m *Multiplexer) waitOverdueEnded(q *queue) {
+// end is called when the wait has ended, however that came.
+func (p *patience) end() {
+	m := p.m
 	m.mu.Lock()
-	q.overdue--
-	q.requests = min(q.requests, q.overdue)
+	if p.overdue {
+		p.overdue = false
+		p.q.overdue--
+		p.q.served = min(max(0, p.q.served-1), p.q.overdue)
+	}
+	p.q = nil
+	stopped := p.timer.Stop()
 	m.mu.Unlock()
+	if stopped { // else lost may be about to run, for this wait and not for another
+		m.patiences.Put(p)
+	}
 }
 
-// renewRequestsLocked is called when a connect that waiters had asked for has
-// failed: they ask again.
-func (m *Multiplexer) renewRequestsLocked() {
-	growing := 0
-	for a := range m.attempts {
-		if a.grows {
-			growing++
-		}
-	}
-	for _, q := range []*queue{&m.readers, &m.writers} {
-		q.requests = max(q.requests, q.overdue-growing)
-	}
-}
+// serveLocked counts that a connection has come: the first waiter is served, and
+// the first is overdue if any is.
+func (q *queue) serveLocked() { q.served = min(q.served+1, q.overdue) }
 
 // surplusLocked returns the connections that nobody has needed over the idle
 // timeout, oldest first. That a connection is idle says little, as
@@ -64,7 +104,7 @@ func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) []*conn {
 	if !d.set {
 		return nil
 	}
-	if m.open <= m.cfg.minimum.value {
+	if m.open-m.leaving <= m.cfg.minimum.value {
 		m.lows, m.tickAt = nil, time.Time{}
 		m.readers.low.Store(0)
 		m.writers.low.Store(0)
@@ -80,7 +120,7 @@ func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) []*conn {
 			m.lows = m.lows[1:]
 		}
 		if len(m.lows) == idleSlots {
-			if n := min(slices.Min(m.lows), m.open-m.cfg.minimum.value); n > 0 {
+			if n := min(slices.Min(m.lows), m.open-m.leaving-m.cfg.minimum.value); n > 0 {
 				surplus = m.oldestIdleLocked(n)
 				for i := range m.lows {
 					m.lows[i] -= len(surplus)
@@ -122,25 +162,26 @@ func (m *Multiplexer) scaleDown(c *conn) {
 	}
 	m.mu.Lock()
 	// Losses may have come in between.
-	surplus := m.open > m.cfg.minimum.value && !m.refusing && !c.lost
-	from := m.open
+	from := m.open - m.leaving
+	surplus := from > m.cfg.minimum.value && !m.refusing && !c.lost
 	if surplus {
-		c.lost = true
-		m.target = max(m.cfg.minimum.value, min(m.target, m.open)-1)
+		c.lost, c.leaving = true, true
+		m.leaving++
+		m.target = max(m.cfg.minimum.value, min(m.target, from)-1)
 		m.stats.ScaledDown++
 	}
 	m.mu.Unlock()
-	c.r.letGo(surplus)
-	c.w.letGo(surplus)
+	c.letGo(surplus)
 	if surplus {
 		m.logScaled("not needed", from, from-1)
 	}
 }
 
 // holdBoth takes an idle connection out of service, and reports whether it was
-// idle.
+// idle. As long as anybody waits it is not: a half may be on its way to a waiter,
+// who would lose its place in the queue.
 func (c *conn) holdBoth() bool {
-	if !c.r.hold() {
+	if c.m.readers.waiting.Load()+c.m.writers.waiting.Load() > 0 || !c.r.hold() {
 		return false
 	}
 	if !c.w.hold() {
@@ -148,4 +189,20 @@ func (c *conn) holdBoth() bool {
 		return false
 	}
 	return true
+}
+
+// letGo ends the hold of both halves. To retire them closes the transport,
+// which may take long, and frees the slot.
+func (c *conn) letGo(retire bool) {
+	both := func() {
+		c.r.letGo(retire)
+		c.w.letGo(retire)
+	}
+	if !retire || !c.m.spawn(both) {
+		both()
+	}
+	// The watcher may have come when the read half was held.
+	if !retire && c.r.state.Load()&ending != 0 {
+		c.m.spawn(c.inspect)
+	}
 }

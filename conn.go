@@ -49,18 +49,20 @@ type conn struct {
 	// Guarded by m.mu.
 	owned      bool // plex has to close it; not so a connection of the caller's before its admission
 	admitted   bool
-	counted    bool // it takes a slot of the capacity
-	lost       bool // its loss, or its retirement, is accounted for
-	aged       bool // it is in Multiplexer.aging
-	atEnd      bool // io.EOF has been read: the read half needs the transport no more
-	shutting   bool // the closing of the transport has begun
-	shut       bool // and is done
-	dialed     bool // the connector brought it
-	proved     bool // it has delivered something
-	finSeen    bool // the watcher has seen the peer's end
-	remains    bool // it is in Multiplexer.remains
-	expired    bool // older than the maximal lifetime; it goes when both halves are idle
+	counted    bool     // it takes a slot of the capacity
+	lost       bool     // its loss, or its retirement, is accounted for
+	leaving    bool     // it is counted in Multiplexer.leaving
+	atEnd      bool     // io.EOF has been read: the read half needs the transport no more
+	shutting   bool     // the closing of the transport has begun
+	shut       bool     // and is done
+	dialed     bool     // the connector brought it
+	attempt    *attempt // the supervisor's that did; nil after the admission
+	proved     bool     // it has delivered something
+	finSeen    bool     // the watcher has seen the peer's end
+	expired    bool     // older than the maximal lifetime; it goes when both halves are idle
 	admittedAt time.Time
+	lostAt     time.Time
+	replace    *loss     // what its slot is to be filled for, once it is free
 	expiresAt  time.Time // zero without a maximal lifetime
 
 	w half
@@ -187,22 +189,36 @@ func (m *Multiplexer) admit(c *conn) error {
 	if d := m.cfg.maxLifetime; d.set {
 		c.expiresAt = c.admittedAt.Add(jitteredLifetime(d.value, rand.Float64()))
 	}
-	m.target = max(m.target, m.open+m.connecting)
 	m.connecting--
 	m.open++
 	m.admitted++
 	m.alive++
+	a, from := c.attempt, m.open-1
+	c.attempt = nil
+	if c.dialed {
+		m.stats.Connected++
+		m.lastErr = nil
+	}
+	if a != nil {
+		m.attemptSucceededLocked(a, c.admittedAt)
+	}
 	if m.addr.Load() == nil && c.remote != nil {
 		m.addr.Store(&c.remote)
 	}
 	m.readers.sweep(m.capacity)
 	m.writers.sweep(m.capacity)
+	// What a handshake has read proves nothing: a service that is overloaded
+	// can say so and hang up.
+	c.r.proved, c.proved = false, false
 	m.mu.Unlock()
 
 	m.kick()
 	m.watch(c)
 	c.r.release(firstLease)
 	c.w.release(firstLease)
+	if a != nil {
+		m.logConnected(a, c.admittedAt.Sub(a.loss.at), from)
+	}
 	return nil
 }
 
@@ -225,11 +241,11 @@ func (c *conn) fail(cause error) {
 	shut := c.beginShutLocked()
 	c.m.mu.Unlock()
 	c.retire()
-	c.r.failed()
-	c.w.failed()
 	if shut {
 		c.shutTransport()
 	}
+	c.r.failed()
+	c.w.failed()
 	if lost {
 		c.m.logLost(c, cause)
 	}
@@ -288,7 +304,7 @@ func (c *conn) loseLocked(cause error) bool {
 	if !c.admitted || c.lost || cause == ErrClosed {
 		return false
 	}
-	c.lost = true
+	c.lost, c.lostAt = true, time.Now()
 	c.m.stats.Lost++
 	if cause == ErrKilled {
 		c.m.stats.Killed++
@@ -311,16 +327,58 @@ func (c *conn) beginShutLocked() bool {
 // take seconds to say good-bye behind a full send buffer, for which nobody
 // should have to wait. The slot is free only when the transport is closed, so
 // the peer never sees more connections than the capacity.
+//
+// After a failure the end of a TCP connection may queue behind what the peer has
+// not taken, for minutes if it has stopped reading; then for so long the peer
+// would have one connection more. It gets a while to take it, and is reset.
 func (c *conn) shutTransport() {
-	if _, ok := c.nc.(*tls.Conn); ok && c.m.spawn(c.shutNow) {
+	_, isTLS := c.nc.(*tls.Conn)
+	cause := c.failure()
+	stuck := cause != nil && cause != ErrClosed && unsent(c.nc) > 0
+	if (isTLS || stuck) && c.m.spawn(func() {
+		if stuck {
+			c.linger()
+		}
+		c.shutNow()
+	}) {
 		return
 	}
 	c.shutNow() // also when Close waits for it, which closes side by side
 }
 
+const (
+	lingerTime = time.Second           // for the peer to take what has been sent
+	lingerLook = 10 * time.Millisecond // how often to look whether it has
+)
+
+// linger ends both directions, which wakes whoever is blocked in them, and
+// waits until the peer has taken what was sent or its time is up. Then the close
+// will be a reset.
+func (c *conn) linger() {
+	shutDown(c.nc)
+	ticker := time.NewTicker(lingerLook)
+	defer ticker.Stop()
+	for end := time.Now().Add(lingerTime); unsent(c.nc) > 0; {
+		select {
+		case now := <-ticker.C:
+			if now.After(end) {
+				resetOnClose(c.nc)
+				return
+			}
+		case <-c.m.closing: // nothing comes after it
+			return
+		}
+	}
+}
+
 func (c *conn) shutNow() {
-	c.m.unwatchConn(c)
-	_ = c.nc.Close() // a connection that is thrown away has no more to say
+	m := c.m
+	m.unwatchConn(c)
+	defer c.wasShut() // also if the transport panics
+	_ = c.nc.Close()  // a connection that is thrown away has no more to say
+}
+
+func (c *conn) wasShut() {
 	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -354,8 +412,11 @@ func (m *Multiplexer) uncountLocked(c *conn) {
 	}
 	c.counted = false
 	m.open--
-	if c.aged {
-		m.aging--
+	if c.replace != nil {
+		m.losses = append(m.losses, *c.replace)
+	}
+	if c.leaving {
+		m.leaving--
 	}
 	m.short.Store(m.cfg.connect != nil)
 	if m.hopelessLocked() == ErrNoConnections {
@@ -399,24 +460,33 @@ func transportKind(nc net.Conn) (datagram, udp bool) {
 }
 
 // keepRemains remembers a connection that is over but for what is left to be
-// read, and gives up the oldest of those that nobody has come to read if there
-// are more than the capacity.
-func (c *conn) keepRemains() {
+// read; its read half is held. If there are more of them than the capacity, the
+// one that ended first, and that nobody has come to read, is given up; it
+// reports true if that is c itself.
+func (c *conn) keepRemains() (giveUp bool) {
 	m := c.m
 	m.mu.Lock()
-	if !c.remains && !c.r.settled {
-		c.remains = true
-		m.remains = append(m.remains, c)
-	}
-	m.remains = slices.DeleteFunc(m.remains, func(c *conn) bool { return c.r.settled })
+	m.remains = slices.DeleteFunc(m.remains, func(r *conn) bool { return r == c || r.r.settled })
+	m.remains = append(m.remains, c)
 	var victim *conn
+	slow := false
 	if len(m.remains) > m.capacity {
-		victim = m.remains[0]
-		m.remains = m.remains[1:]
-		victim.remains = false // if it is being read, it comes here again
+		victim = slices.MinFunc(m.remains, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
+		m.remains = slices.DeleteFunc(m.remains, func(r *conn) bool { return r == victim })
+		slow = !victim.shut
 	}
 	m.mu.Unlock()
-	if victim != nil && victim.r.hold() {
-		victim.r.letGo(true)
+	switch {
+	case victim == nil:
+		return false
+	case victim == c:
+		return true
+	case !victim.r.hold():
+		return false // it is being read; when that ends, it comes here again
 	}
+	drop := func() { victim.r.letGo(true) }
+	if !slow || !m.spawn(drop) { // its transport may take long to close
+		drop()
+	}
+	return false
 }

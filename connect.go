@@ -138,20 +138,17 @@ func (h *handle) take(transport net.Conn) (*conn, error) {
 	case h.returned:
 		err = fmt.Errorf("Connect has returned: %w", net.ErrClosed)
 	case h.c != nil:
-		if h.m.knows(transport) {
-			return nil, ErrAttached
-		}
 		err = ErrAttached
 	default:
 		c, claimErr := h.m.claim(transport, true)
 		if claimErr == nil {
 			return c, nil
 		}
-		if err = claimErr; errors.Is(err, ErrKnownConnection) {
-			return nil, err
-		}
+		err = claimErr
 	}
-	_ = transport.Close() // err says why nobody wants it
+	if !h.m.knows(transport) {
+		_ = transport.Close() // err says why nobody wants it
+	}
 	return nil, err
 }
 
@@ -249,14 +246,15 @@ func (h *handle) RemoteAddr() net.Addr {
 
 // connect calls the connector once, in a slot that the caller has reserved, and
 // admits what it brings. It returns when the connector does, however long that
-// takes, and then the slot is taken or free.
-func (m *Multiplexer) connect(addr net.Addr) error {
+// takes, and then the slot is taken or free. The attempt is the supervisor's,
+// nil for another caller.
+func (m *Multiplexer) connect(addr net.Addr, a *attempt) error {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.connectTimeout.value)
 	defer cancel()
 	h := &handle{m: m, addr: addr}
 	c, err := h.finish(m.callConnect(ctx, h))
 	if err == nil {
-		c.dialed = true // c is not admitted yet, so nobody else looks
+		c.dialed, c.attempt = true, a // c is not admitted yet, so nobody else looks
 		if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {
 			err = m.admit(c)
 		}
@@ -264,24 +262,30 @@ func (m *Multiplexer) connect(addr net.Addr) error {
 			c.fail(err)
 		}
 	}
-
-	m.mu.Lock()
-	if err != nil && c != nil {
-		for !c.shut { // a slot is not free as long as the peer has a connection in it
-			m.changed.Wait()
-		}
-	}
-	m.lastErr = err
 	if err != nil {
-		m.stats.ConnectFailed++
-	} else {
-		m.stats.Connected++
-	}
-	m.mu.Unlock()
-	if err != nil {
-		m.unreserve()
+		m.connectFailed(c, a, err)
 	}
 	return err
+}
+
+// connectFailed frees the slot of a connect that has failed.
+func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
+	m.mu.Lock()
+	for c != nil && !c.shut { // a slot is not free as long as the peer has a connection in it
+		m.changed.Wait()
+	}
+	m.lastErr = err
+	m.stats.ConnectFailed++
+	m.unreserveLocked()
+	refusing := m.refusing
+	if a != nil {
+		m.attemptFailedLocked(a, time.Now())
+	}
+	m.mu.Unlock()
+	m.kick()
+	if a != nil && !refusing {
+		m.logConnectFailed(a, err)
+	}
 }
 
 // callConnect calls the user's function, which may do as it likes: panic, or
@@ -305,22 +309,6 @@ func (m *Multiplexer) callConnect(ctx context.Context, h *handle) error {
 	return <-result
 }
 
-// startConnectLocked runs connect in a goroutine. Close waits for it only as long as
-// it may reasonably take to notice the end of its ctx, since it may be stuck in
-// the user's function.
-func (m *Multiplexer) startConnectLocked(addr net.Addr, done func(error)) {
-	m.connects++
-	go func() {
-		defer func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.connects--
-			m.changed.Broadcast()
-		}()
-		done(m.connect(addr))
-	}()
-}
-
 // connectAll makes n connects, in slots that are reserved, and waits for them.
 // It returns the first error at once; the caller closes the multiplexer then,
 // and with it what the others bring.
@@ -331,7 +319,7 @@ func (m *Multiplexer) connectAll(ctx context.Context, n int) error {
 	results := make(chan error, n)
 	m.mu.Lock()
 	for range n {
-		m.startConnectLocked(m.Addr(), func(err error) { results <- err })
+		m.spawnOutsideLocked(func() { results <- m.connect(m.Addr(), nil) })
 	}
 	m.mu.Unlock()
 	late := time.NewTimer(m.cfg.connectTimeout.value + connectGrace)

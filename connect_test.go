@@ -726,14 +726,22 @@ func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 		})
 	})
 	t.Run("and again once it is gone", func(t *testing.T) {
-		// A connection's identity ends with it; here the Connect that brought it failed.
+		// A connection's identity ends with it.
 		bubble(t, func(t *testing.T, l *ledger) {
 			c, peer := newPair()
-			unclosable := &reusable{fakeConn: c}
-			_, err := l.open(1, attaching(unclosable, func(context.Context, net.Conn) error { return errLogin }))
+			conn := &reusable{fakeConn: c}
+			m := l.mux()
+			for range 3 {
+				rest, err := m.Add(t.Context(), conn)
+				require.NoError(t, err)
+				require.Empty(t, rest)
+				requireExchange(t, m, peer)
+				require.NoError(t, readerOf(t, m).Kill())
+				require.Zero(t, m.Stats().Open)
+			}
+			_, err := l.open(1, attaching(conn, func(context.Context, net.Conn) error { return errLogin }))
 			require.ErrorIs(t, err, errLogin)
-			m := l.mustOpen(1, attaching(unclosable, nil))
-			requireExchange(t, m, peer)
+			requireExchange(t, l.mustOpen(1, attaching(conn, nil)), peer)
 		})
 	})
 }
@@ -778,6 +786,32 @@ func TestConnectAttachesAnotherPoolsHandle(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAttachToTheHandleOfAConnectThatFailed: its slot is another connect's by then.
+func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		given, _ := l.pair()
+		healed, peer := l.pair()
+		late, _ := l.pair()
+		var stale net.Conn
+		m := l.mux(plex.WithConnections(given), plex.WithConnector(func(_ context.Context, handle net.Conn) error {
+			if stale == nil {
+				stale = handle
+				return errLogin
+			}
+			assert.ErrorIs(t, plex.Attach(stale, late), net.ErrClosed)
+			assert.Equal(t, 1, late.closeCount())
+			return plex.Attach(handle, healed)
+		}))
+		require.NoError(t, readerOf(t, m).Kill())
+		eventually(t, func() bool { return m.Stats().Open == 1 }, "the second connect")
+		requireExchange(t, m, peer)
+		stats := m.Stats()
+		assert.EqualValues(t, 1, stats.ConnectFailed)
+		assert.EqualValues(t, 1, stats.Connected)
+		assert.Zero(t, stats.Connecting)
+	})
 }
 
 func TestAttachOutsideOfAConnect(t *testing.T) {
@@ -953,8 +987,10 @@ func TestConnectTransportThatCannotBeInterrupted(t *testing.T) {
 						return nil
 					})
 					if busy {
+						start := time.Now()
 						assert.Error(t, refused(t, l, connect))
 						assert.Error(t, <-left)
+						assert.LessOrEqual(t, time.Since(start), time.Second, "no need to wait for the connect timeout")
 						return
 					}
 					m := l.mustOpen(1, connect)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"syscall"
+	"unsafe"
 )
 
 // datagramErrnos pass: the peer's port is closed for now, the datagram is too
@@ -20,18 +21,53 @@ const tcpClose = 7
 // wasReset reports whether an io.EOF from nc is really the second half of a
 // reset, whose error the kernel tells only once.
 func wasReset(nc net.Conn) bool {
-	raw := socketOf(nc)
-	if raw == nil {
-		return false
-	}
 	reset := false
-	err := raw.Control(func(fd uintptr) {
+	control(nc, func(fd int) {
 		// The state is the first byte of struct tcp_info; the kernel fills
 		// as much of it as is asked for. On what is not TCP this fails.
-		info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+		info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
 		var b [4]byte
 		binary.NativeEndian.PutUint32(b[:], uint32(info))
 		reset = err == nil && b[0] == tcpClose
 	})
-	return err == nil && reset
+	return reset
+}
+
+// unsent returns how many bytes a TCP connection has been given to send that the
+// peer has not acknowledged.
+func unsent(nc net.Conn) int {
+	var queued int32
+	control(nc, func(fd int) {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&queued)))
+		if errno != 0 || !isTCP(fd) {
+			queued = 0
+		}
+	})
+	return int(queued)
+}
+
+func isTCP(fd int) bool {
+	_, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	return err == nil
+}
+
+// shutDown ends both directions of a connection, but does not close it. That it
+// may be at its end already is no error.
+func shutDown(nc net.Conn) {
+	control(nc, func(fd int) { _ = syscall.Shutdown(fd, syscall.SHUT_RDWR) })
+}
+
+// resetOnClose makes the coming Close of a TCP connection a reset. If that
+// cannot be had, it is an ordinary close.
+func resetOnClose(nc net.Conn) {
+	control(nc, func(fd int) {
+		_ = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	})
+}
+
+// control calls f with the descriptor of nc, if it has one and is open.
+func control(nc net.Conn, f func(fd int)) {
+	if raw := socketOf(nc); raw != nil {
+		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
 }

@@ -78,12 +78,15 @@ type half struct {
 	until       time.Time     // the deadline that the consumer has set
 	killed      bool          // the lease has been killed
 	interrupted bool          // a past deadline is set, and until is to be set again
-	forcer      *time.Timer   // closes the connection if the interrupt does not help
 	stream      *stream       // the stream that is running
 	result      result        // of the last stream that did not end well
 	sent        *stream       // the lease's last write stream, running or not
 	unsent      int64         // by the lease's write streams before sent
 	unsentErr   error
+
+	// forcer closes the connection if an interrupt does not help; nil if none
+	// is under way. It is written under mu.
+	forcer atomic.Pointer[forcer]
 
 	origin *origin // of the present lease, with leak detection
 
@@ -115,26 +118,30 @@ func (h *half) lease() (id uint64, ok bool) {
 	return h.leaseUnusual(w)
 }
 
-// leaseUnusual takes back what lease has added to the word, unless the hold
-// that was in the way has ended.
+// leaseUnusual is lease for a half that is held or gone. Which of the two it
+// was first decides whose it is: one that was gone when it was idle is given up.
+// One that was held is the holder's as long as it is held, which puts it back,
+// see letGo; but if the hold has ended meanwhile, it is the caller's, and if
+// it is gone by then, the end of this lease settles it.
 func (h *half) leaseUnusual(w uint64) (id uint64, ok bool) {
-	for {
-		before := w - (leaseOne | leased)
-		switch {
-		case w&held != 0: // whoever holds it puts it back, see letGo
-			ok = h.state.CompareAndSwap(w, before|dropped)
-		case w&gone != 0:
-			if ok = h.state.CompareAndSwap(w, before); ok {
-				h.queue.stale.Add(-1)
-			}
-		default: // it was let go at this moment
-			return w &^ flags, true
-		}
-		if ok {
+	const added = leaseOne | leased
+	wasHeld := w&held != 0
+	for w&held != 0 {
+		if h.state.CompareAndSwap(w, w-added|dropped) {
 			return 0, false
 		}
 		w = h.state.Load()
 	}
+	switch {
+	case w&gone == 0:
+		return w &^ flags, true
+	case wasHeld:
+		h.release(w &^ flags)
+	default:
+		h.state.Add(^uint64(added - 1))
+		h.queue.stale.Add(-1)
+	}
+	return 0, false
 }
 
 // retire marks h so that it is never leased again. If nobody has it, it
@@ -178,6 +185,7 @@ func (h *half) letGo(retire bool) {
 			continue
 		}
 		switch {
+		case w&leased != 0: // whoever has come upon it meanwhile has it, see leaseUnusual
 		case next&gone == 0 && w&dropped != 0:
 			h.queue.put(h)
 		case next&gone != 0:
@@ -199,7 +207,7 @@ func (h *half) enter(id uint64) error {
 	for {
 		w := h.state.Load()
 		switch {
-		case w&^flags != id || w&leased == 0 || w&closing != 0:
+		case !usable(w, id):
 			return ErrLeaseClosed
 		case w&streaming != 0:
 			return ErrStreaming
@@ -251,25 +259,31 @@ func (h *half) awaitLocked() <-chan struct{} {
 	}
 }
 
-// live reports whether lease id has not begun to end.
-func (h *half) live(id uint64) bool {
-	w := h.state.Load()
-	return w&^flags == id && w&leased != 0 && w&closing == 0
+// usable reports whether a word says that lease id goes on: it is the present
+// one and has not begun to end.
+func usable(w, id uint64) bool {
+	return w&(^uint64(flags)|leased|closing) == id|leased
 }
 
-// beginEndLocked marks the lease as ending; from now on nothing new starts. It
-// reports false if the lease has ended or is ending.
-func (h *half) beginEndLocked(id uint64) bool {
+// live reports whether lease id goes on.
+func (h *half) live(id uint64) bool { return usable(h.state.Load(), id) }
+
+// mark sets a flag if lease id goes on, and reports whether it does.
+func (h *half) mark(id, flag uint64) bool {
 	for {
 		w := h.state.Load()
-		if w&^flags != id || w&leased == 0 || w&closing != 0 {
+		if !usable(w, id) {
 			return false
 		}
-		if h.state.CompareAndSwap(w, w|closing) {
+		if h.state.CompareAndSwap(w, w|flag) {
 			return true
 		}
 	}
 }
+
+// beginEndLocked marks the lease as ending; from now on nothing new starts. It
+// reports false if the lease has ended or is ending.
+func (h *half) beginEndLocked(id uint64) bool { return h.mark(id, closing) }
 
 // close ends a lease, the common case in one swap.
 func (h *half) close(id uint64) error {
@@ -351,34 +365,38 @@ func (h *half) evict() {
 // take no notice of them, its connection is closed after a while, as the only
 // other way.
 func (h *half) interruptLocked() {
-	if h.forcer != nil {
+	if h.forcer.Load() != nil {
 		return // it is interrupted
 	}
-	grace := interruptGrace
+	// The forcer does not need mu, in case setting the deadline blocks, as it
+	// does with a transport that has one mutex for everything.
+	f := &forcer{}
+	h.forcer.Store(f)
+	f.timer = time.AfterFunc(interruptGrace, func() {
+		if h.forcer.Load() == f {
+			h.conn.fail(errUninterruptible)
+		}
+	})
 	h.state.Or(deadline) // first, for who is interrupted looks at it
 	if h.setDeadline(longAgo) == nil {
 		h.interrupted = true
 	} else {
-		grace = refusedGrace // who does not block in the transport is out by then
+		f.timer.Reset(refusedGrace) // who does not block in the transport is out by then
 	}
-	var forcer *time.Timer
-	forcer = time.AfterFunc(grace, func() {
-		h.mu.Lock()
-		mine := h.forcer == forcer
-		h.mu.Unlock()
-		if mine {
-			h.conn.fail(errUninterruptible)
-		}
-	})
-	h.forcer = forcer
+}
+
+type forcer struct{ timer *time.Timer }
+
+// calmLocked stops the forcer.
+func (h *half) calmLocked() {
+	if f := h.forcer.Swap(nil); f != nil {
+		f.timer.Stop()
+	}
 }
 
 // resumeLocked takes an interrupt back: the deadline is again the consumer's.
 func (h *half) resumeLocked() error {
-	if h.forcer != nil {
-		h.forcer.Stop()
-		h.forcer = nil
-	}
+	h.calmLocked()
 	if !h.interrupted {
 		return nil
 	}
@@ -407,14 +425,8 @@ func (h *half) setDeadline(t time.Time) error {
 func (h *half) consumerDeadline(id uint64, t time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for {
-		w := h.state.Load()
-		if w&^flags != id || w&leased == 0 || w&closing != 0 {
-			return ErrLeaseClosed
-		}
-		if h.state.CompareAndSwap(w, w|deadline) {
-			break
-		}
+	if !h.mark(id, deadline) {
+		return ErrLeaseClosed
 	}
 	if h.interrupted {
 		h.until = t // set by resumeLocked
@@ -435,10 +447,7 @@ func (h *half) consumerDeadline(id uint64, t time.Time) error {
 func (h *half) clear() {
 	var err error
 	h.mu.Lock()
-	if h.forcer != nil {
-		h.forcer.Stop()
-		h.forcer = nil
-	}
+	h.calmLocked()
 	w := h.state.Load()
 	if w&deadline != 0 && w&gone == 0 {
 		err = h.setDeadline(time.Time{})
@@ -463,33 +472,41 @@ func (h *half) clear() {
 
 // release is the one way back, for a lease that ends and for a new
 // connection's halves: the half becomes idle, or is settled if it is gone.
+// Between the two is a half that has to be looked at first, because the peer's
+// end has been seen or the connection is too old. It becomes held, not idle,
+// so that no waiter is given what may be taken from it again.
 func (h *half) release(id uint64) {
+	c := h.conn
 	if h.ended && len(h.back) == 0 {
 		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
 	}
-	inspect := !h.ended // before the half is someone else's
+	look := h.state.Load()&(ending|expiring) != 0
+	if look {
+		c.m.beginLook()
+	}
 	// retire either comes before the swap and is seen here, or comes after it
-	// and sees the half idle.
-	var w uint64
+	// and sees the half idle or held.
+	var w, next uint64
 	for {
 		w = h.state.Load()
-		if h.state.CompareAndSwap(w, id|w&(backlog|gone|ending|expiring)) {
+		next = id | w&(backlog|gone|ending|expiring)
+		if look && w&gone == 0 {
+			next |= held | dropped // dropped, since it is not in the queue
+		}
+		if h.state.CompareAndSwap(w, next) {
 			break
 		}
 	}
-	if w&gone != 0 {
-		h.conn.m.settle(h)
-		return
+	switch {
+	case next&gone != 0:
+		c.m.settle(h)
+	case next&held != 0:
+		c.look(h)
+	default:
+		h.queue.put(h)
 	}
-	if w&ending != 0 {
-		h.conn.keepRemains()
-	}
-	h.queue.put(h)
-	if w&ending != 0 && inspect {
-		h.conn.m.spawn(h.conn.inspect)
-	}
-	if w&expiring != 0 {
-		h.conn.m.expire(h.conn)
+	if look {
+		c.m.endLook()
 	}
 }
 
@@ -497,14 +514,8 @@ func (h *half) release(id uint64) {
 func (h *half) doneChannel(id uint64) <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for {
-		w := h.state.Load()
-		if w&^flags != id || w&leased == 0 || w&closing != 0 {
-			return closedChannel
-		}
-		if h.state.CompareAndSwap(w, w|watched) {
-			break
-		}
+	if !h.mark(id, watched) {
+		return closedChannel
 	}
 	// fail stores the cause before it comes by mu to close done, so either it
 	// is seen here or done is seen there.
@@ -612,7 +623,7 @@ func (h *half) failedOperation(err error) error {
 		// The kernel tells a reset to one half only; the other is told of
 		// a clean end. So an end is believed only of a connection that has
 		// not failed.
-		if c.failure() == nil && !c.saidBye.Load() && wasReset(c.nc) {
+		if c.failure() == nil && wasReset(c.nc) && !c.saidBye.Load() {
 			c.fail(errReset)
 		}
 		if cause := c.failure(); cause != nil {

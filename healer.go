@@ -96,7 +96,9 @@ func (m *Multiplexer) supervise() {
 			m.mu.Unlock()
 			pause := m.backoff(failures) // the user's function, so not under mu
 			m.mu.Lock()
-			m.pause, m.retryAt, m.unpaused = pause, m.badAt.Add(pause), m.failures != failures
+			if m.failures == failures { // else there is another to be worked out, or none at all
+				m.pause, m.retryAt, m.unpaused = pause, m.badAt.Add(pause), false
+			}
 		}
 		now := time.Now()
 		next := now.Add(time.Hour)
@@ -133,7 +135,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 	if m.cfg.connect == nil || m.refusing {
 		return
 	}
-	active := 0
+	active, hung := 0, 0
 	for a := range m.attempts {
 		switch {
 		case !a.slow && now.Sub(a.started) >= connectPatience:
@@ -153,13 +155,17 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 				sooner(next, a.started.Add(timeout))
 			}
 		}
+		if a.overdue {
+			hung++
+		}
 	}
 
 	waiting := int(m.readers.waiting.Load() + m.writers.waiting.Load())
 	d := decide(demand{
 		target: m.target, open: m.open, connecting: m.connecting, capacity: m.capacity,
-		active: active, window: m.window, failures: m.failures,
-		requests: max(m.readers.requests, m.writers.requests), waiting: waiting,
+		active: active, hung: hung, window: m.window, failures: m.failures,
+		waiting: waiting,
+		overdue: max(m.readers.overdue-m.readers.served, m.writers.overdue-m.writers.served),
 	})
 	if d.heal+d.grow > 0 {
 		retryAt := m.retryAt
@@ -174,13 +180,14 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 			d = decision{}
 		}
 	}
+	if d.heal+d.grow > 0 {
+		sooner(next, now.Add(connectPatience))
+	}
 	for range d.heal {
 		m.attemptLocked(&attempt{loss: m.nextLossLocked(), started: now})
 	}
 	for range d.grow {
 		m.target++
-		m.readers.requests = max(0, m.readers.requests-1)
-		m.writers.requests = max(0, m.writers.requests-1)
 		m.attemptLocked(&attempt{loss: loss{addr: m.Addr(), at: now}, grows: true, started: now})
 	}
 
@@ -200,9 +207,10 @@ type demand struct {
 	target, open, connecting, capacity int
 
 	active   int // connects under way that the window is for and that have not taken too long
+	hung     int // connects under way that should have ended long ago
 	window   int // connects that may be under way
 	failures int // since the service was last known to be well
-	requests int // overdue waiters for whom no connect has been started
+	overdue  int // waiters of one kind that have waited for too long and are not served yet
 	waiting  int // all waiters
 }
 
@@ -214,14 +222,17 @@ func decide(d demand) decision {
 	slots := d.window - d.active
 	heal := max(0, min(d.target-d.open-d.connecting, room, slots))
 
-	want := d.requests
-	if d.waiting > 0 && d.open+d.connecting+heal == 0 {
+	coming := d.connecting - d.hung + heal
+	want := d.overdue - coming
+	if d.waiting > 0 && d.open+coming == 0 {
 		want = max(want, 1) // nothing is open or on its way
 	}
 	if d.failures > 0 {
 		want = min(want, slots-heal) // a dead service gets its probe, for whatever reason
 	}
-	return decision{heal: heal, grow: max(0, min(want, room-heal))}
+	// Growing goes beyond the target: what is to be healed serves waiters, too.
+	beyond := d.capacity - max(d.target, d.open+d.connecting+heal)
+	return decision{heal: heal, grow: max(0, min(want, room-heal, beyond))}
 }
 
 // nextLossLocked takes the loss to be replaced next. Losses may have been
@@ -240,40 +251,36 @@ func (m *Multiplexer) nextLossLocked() loss {
 func (m *Multiplexer) attemptLocked(a *attempt) {
 	m.attempts[a] = struct{}{}
 	m.connecting++
-	m.startConnectLocked(a.loss.addr, func(err error) { m.attempted(a, err) })
+	m.spawnOutsideLocked(func() { _ = m.connect(a.loss.addr, a) }) // what comes of it is in the books
 }
 
-// attempted is called with the outcome of an attempt.
-func (m *Multiplexer) attempted(a *attempt, err error) {
-	now := time.Now()
-	m.mu.Lock()
+// attemptSucceededLocked is called in the same moment as its connection is
+// admitted, before anyone can use it.
+func (m *Multiplexer) attemptSucceededLocked(a *attempt, now time.Time) {
 	delete(m.attempts, a)
-	from, to := m.open-1, m.open
-	if err != nil {
-		m.connectFailedLocked(a.started, now)
-		if a.grows {
-			m.target--
-			m.renewRequestsLocked()
-		} else {
-			a.loss.attempts++
-			m.losses = append([]loss{a.loss}, m.losses...)
-		}
-	} else {
-		m.window++
-		m.goodAt, m.retryAt = now, now // on with the ramp
-		switch {
-		case a.grows:
-			m.stats.ScaledUp++
-		case !a.loss.expired:
-			m.stats.Healed++
-		}
+	m.window++
+	m.goodAt, m.retryAt = now, now // on with the ramp
+	switch {
+	case a.grows:
+		m.stats.ScaledUp++
+	case !a.loss.expired:
+		m.stats.Healed++
 	}
-	refusing := m.refusing
-	m.mu.Unlock()
-	m.kick()
-	if !refusing {
-		m.logAttempt(a, err, now.Sub(a.loss.at), from, to)
+	m.readers.serveLocked()
+	m.writers.serveLocked()
+}
+
+// attemptFailedLocked is called in the same moment as its slot is freed.
+func (m *Multiplexer) attemptFailedLocked(a *attempt, now time.Time) {
+	delete(m.attempts, a)
+	m.connectFailedLocked(a.started, now)
+	if a.grows {
+		m.target = max(m.cfg.minimum.value, m.target-1, min(m.target, m.open+m.connecting))
+		return
 	}
+	again := a.loss
+	again.attempts++
+	m.losses = append([]loss{again}, m.losses...)
 }
 
 // connectFailedLocked makes the healer more careful: one connect at a time, and
@@ -304,9 +311,15 @@ func (m *Multiplexer) lostLocked(c *conn) {
 	if m.cfg.connect == nil {
 		return
 	}
-	now := time.Now()
-	m.losses = append(m.losses, loss{addr: c.remote, at: now})
-	if !c.dialed || c.proved || m.provedLocked(c.admittedAt, now) {
+	now := c.lostAt
+	c.replace = &loss{addr: c.remote, at: now}
+	if !c.dialed || c.proved {
+		return
+	}
+	if m.provedLocked(c.admittedAt, now) {
+		if c.admittedAt.After(m.badAt) {
+			m.wellLocked()
+		}
 		return
 	}
 	first := m.failures == 0
@@ -324,10 +337,15 @@ func (c *conn) prove() {
 	defer m.mu.Unlock()
 	c.proved = true
 	if m.failures > 0 && c.admittedAt.After(m.badAt) {
-		m.failures, m.unpaused, m.pause = 0, false, 0
-		m.window = max(m.window, healthyWindow)
+		m.wellLocked()
 		m.kick()
 	}
+}
+
+// wellLocked ends the backing off: the service is known to be well.
+func (m *Multiplexer) wellLocked() {
+	m.failures, m.unpaused, m.pause = 0, false, 0
+	m.window = max(m.window, healthyWindow)
 }
 
 // backoff is the pause after so many failures. A function of the user's that
@@ -361,8 +379,8 @@ func defaultBackoff(failures int, chance float64) time.Duration {
 	for i := 2; i < failures && pause < float64(most); i++ {
 		pause *= factor
 	}
-	pause *= 1 - jitter + 2*jitter*chance
-	return min(time.Duration(pause), most)
+	pause = min(pause, float64(most)/(1+jitter)) // so that the longest are spread as well
+	return time.Duration(pause * (1 - jitter + 2*jitter*chance))
 }
 
 // sooner makes *next t if that is earlier.

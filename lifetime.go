@@ -35,23 +35,26 @@ func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
 	return old
 }
 
-// expire retires a connection that is too old if both its halves are idle and
-// no other is missing: the pool lacks at most one connection for its age. What
-// cannot be retired now is tried again when one of its leases ends, or the pool
-// is whole again.
+// expire retires a connection that is too old, if it is idle.
 func (m *Multiplexer) expire(c *conn) {
-	if !c.holdBoth() {
-		return
+	if c.holdBoth() {
+		m.expireHeld(c)
 	}
+}
+
+// expireHeld retires a connection that is too old, with both halves held, if no
+// other is missing: the pool lacks at most one connection for its age. What
+// cannot be retired now is tried again when one of its leases ends, or the
+// pool is whole again.
+func (m *Multiplexer) expireHeld(c *conn) {
 	m.mu.Lock()
-	retire := !m.refusing && !c.lost && c.counted && m.open-m.aging >= m.target
+	retire := !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
 	if retire {
-		c.lost, c.aged = true, true
-		m.aging++
+		c.lost, c.leaving = true, true
+		m.leaving++
 		m.stats.Expired++
-		m.losses = append(m.losses, loss{addr: c.remote, at: time.Now(), expired: true})
+		c.replace = &loss{addr: c.remote, at: time.Now(), expired: true}
 	}
 	m.mu.Unlock()
-	c.r.letGo(retire)
-	c.w.letGo(retire) // which closes it, frees its slot, and so has it replaced
+	c.letGo(retire)
 }

@@ -411,7 +411,7 @@ func TestAMinimumThatTheGivenConnectionsMeetConnectsNothing(t *testing.T) {
 	})
 }
 
-var errRefused = errors.New("connection refused by the test")
+var errDialRefused = errors.New("connection refused by the test")
 
 func TestMinConnectionsAreAllOrNothing(t *testing.T) {
 	for _, tc := range []struct {
@@ -420,9 +420,9 @@ func TestMinConnectionsAreAllOrNothing(t *testing.T) {
 		want string
 		is   error
 	}{
-		{"one fails", func(k *connectCall) { k.fail(errRefused) }, errRefused.Error(), errRefused},
+		{"one fails", func(k *connectCall) { k.fail(errDialRefused) }, errDialRefused.Error(), errDialRefused},
 		{"one panics", func(k *connectCall) { k.panic("the test's own panic") }, "the test's own panic", nil},
-		{"one panics with an error", func(k *connectCall) { k.panic(errRefused) }, errRefused.Error(), nil},
+		{"one panics with an error", func(k *connectCall) { k.panic(errDialRefused) }, errDialRefused.Error(), nil},
 		{"one attaches nothing", func(k *connectCall) { k.fail(nil) }, "", plex.ErrNotAttached},
 	} {
 		for failing := range 3 {
@@ -651,10 +651,10 @@ func TestAHandshakeThatFailsHasItsTransportClosed(t *testing.T) {
 		l := newLedger(t)
 		dials := newConnector(l)
 		dials.auto = func(int) (*fakeConn, error) { c, _ := l.pair(); return c, nil }
-		dials.handshake = func(net.Conn) error { return errRefused }
+		dials.handshake = func(net.Conn) error { return errDialRefused }
 
 		_, err := plex.New(context.Background(), plex.WithMinConnections(1), plex.WithConnector(dials.connect))
-		require.ErrorIs(t, err, errRefused)
+		require.ErrorIs(t, err, errDialRefused)
 	})
 }
 

@@ -45,6 +45,7 @@ package plex
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -65,8 +66,10 @@ type Multiplexer struct {
 	cancel   context.CancelFunc
 	unwatch  func() bool // stops watching the ctx given to New
 	timers   sync.Pool   // *time.Timer, for waits
-	addr     atomic.Pointer[net.Addr]
-	short    atomic.Bool // connections are missing, so that a waiter should wake the supervisor
+
+	patiences sync.Pool // *patience, for waits with auto-scaling
+	addr      atomic.Pointer[net.Addr]
+	short     atomic.Bool // connections are missing, so that a waiter should wake the supervisor
 
 	// mu guards what follows and the fields that say so. It is held for
 	// bookkeeping only: never while a transport or a callback is called.
@@ -74,7 +77,7 @@ type Multiplexer struct {
 	changed    sync.Cond // signalled when something that Close or Shutdown wait for may have happened
 	refusing   bool      // no new leases, no new connections
 	closed     bool      // no new goroutines
-	overdue    bool      // Close has waited long enough for connects that ignore their ctx
+	overdue    bool      // Close has waited long enough for the user's functions
 	conns      map[*conn]struct{}
 	known      map[any]struct{} // identities of conns whose transport is open
 	open       int              // admitted connections whose transport is open
@@ -83,13 +86,16 @@ type Multiplexer struct {
 	alive      int              // admitted and not yet forgotten: open, or with a lease
 	transports int              // open and plex's to close
 	goroutines int              // started by spawn and not ended
-	connects   int              // calls of the connector that have not returned
+	outside    int              // goroutines that may be in the user's functions: connects, supervisor, log
 	stats      Stats            // the counters; gauges are computed
+	acquired   uint64           // the highest Stats.Acquired so far
 	lastErr    error            // of the latest connect
-	aging      int              // connections retired for their age and not yet closed
-	inspecting int              // calls of conn.inspect under way
+	leaving    int              // open, but retired: too old or not needed, and not yet closed
+	looking    int              // halves that plex holds to look at them
 	remains    []*conn          // at their end, with something left to be read; oldest first
 	watcher    *watcher         // nil before the first connection that it can watch
+	records    []slog.Record    // to be logged
+	logging    bool             // writeLog runs
 	healing                     // see healer.go
 	scaling                     // see autoscaler.go
 
@@ -139,7 +145,9 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.unwatch = context.AfterFunc(ctx, func() { _ = m.Close() })
 	m.mu.Unlock()
 	if m.needsSupervisor() {
-		m.spawn(m.supervise)
+		m.mu.Lock()
+		m.spawnOutsideLocked(m.supervise)
+		m.mu.Unlock()
 	}
 	return m, nil
 }
@@ -257,8 +265,12 @@ func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 	if err != nil {
 		m.unclaim(c)
 		m.unreserve()
+		return err
 	}
-	return err
+	m.mu.Lock()
+	m.target = min(m.capacity, max(m.target, m.open+len(m.attempts)))
+	m.mu.Unlock()
+	return nil
 }
 
 // reserve takes a slot of the capacity for a connection to come.
@@ -279,11 +291,15 @@ func (m *Multiplexer) reserve() error {
 func (m *Multiplexer) unreserve() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.unreserveLocked()
+	m.kick()
+}
+
+func (m *Multiplexer) unreserveLocked() {
 	m.connecting--
 	if m.hopelessLocked() == ErrNoConnections {
 		m.wakeLocked()
 	}
-	m.kick()
 }
 
 // Addr returns the remote address of the first connection that was admitted,
@@ -297,9 +313,10 @@ func (m *Multiplexer) Addr() net.Addr {
 
 // Close refuses new leases, wakes every waiter with [ErrClosed], closes every
 // connection, leased or not, and returns when all of plex's goroutines have
-// ended. A Connect that ignores the end of its ctx is not waited for; what it
-// brings later is closed. Close may be called twice, and from anywhere; it
-// returns nil.
+// ended. A Connect that ignores the end of its ctx is not waited for, and what
+// it brings later is closed; no more is a log handler or backoff function that
+// does not return. Close may be called twice, and from anywhere but the Close
+// of a transport; it returns nil.
 func (m *Multiplexer) Close() error {
 	m.mu.Lock()
 	m.refuseLocked()
@@ -340,7 +357,7 @@ func (m *Multiplexer) Close() error {
 	defer late.Stop()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.transports > 0 || m.goroutines > 0 || m.connects > 0 && !m.overdue {
+	for m.transports > 0 || m.goroutines > 0 || m.outside > 0 && !m.overdue {
 		m.changed.Wait()
 	}
 	return nil
@@ -364,7 +381,7 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 	for _, c := range victims {
-		c.retire()
+		m.spawn(c.retire) // its transport may take long to close
 	}
 
 	stop := context.AfterFunc(ctx, func() {
@@ -412,4 +429,21 @@ func (m *Multiplexer) spawn(f func()) bool {
 		f()
 	}()
 	return true
+}
+
+// spawnOutsideLocked runs f, which may call the user's functions, in a
+// goroutine. Close waits for it only as long as it may reasonably take to notice
+// the end, since the user's function may be stuck, or be the one that called
+// Close.
+func (m *Multiplexer) spawnOutsideLocked(f func()) {
+	m.outside++
+	go func() {
+		defer func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.outside--
+			m.changed.Broadcast()
+		}()
+		f()
+	}()
 }

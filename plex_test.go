@@ -879,7 +879,7 @@ func TestCloseReturnsNilThoughTransportsFailToClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		conns, _ := l.pairs(3)
-		conns[1].(*fakeConn).closeErr = errRefused
+		conns[1].(*fakeConn).closeErr = errDialRefused
 		m := l.mux(plex.WithConnections(conns...))
 
 		// Whether the error of one transport is told is not laid down; that all are closed is.

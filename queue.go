@@ -42,9 +42,9 @@ type queue struct {
 	waitTime atomic.Int64 // nanoseconds that waits have taken, all added up
 
 	// Guarded by Multiplexer.mu.
-	token    bool // the nil is in idle or in a caller's hands
-	overdue  int  // callers that have waited for longer than the auto-scaler allows
-	requests int  // those of them for whom no connect has been started
+	token   bool // the nil is in idle or in a caller's hands
+	overdue int  // callers that have waited for longer than the auto-scaler allows
+	served  int  // those of them that have got a new connection, as far as is known
 }
 
 // init makes room for all that can be of use in the channel at one moment, the
@@ -218,29 +218,20 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		m.kick() // a wait is a reason to connect, or to do so sooner
 	}
 
-	// One timer serves both ends of patience: the auto-scaler's, which makes
-	// the wait overdue and goes on, and the caller's.
-	patience := m.cfg.autoScaling.or(0)
-	if timeout > 0 && patience >= timeout {
-		patience = 0
+	if m.cfg.autoScaling.set {
+		defer m.patient(q).end()
 	}
-	var expired <-chan time.Time // nil, which never comes, without either
-	var timer *time.Timer
-	if patience > 0 || timeout > 0 {
-		first := patience
-		if first == 0 {
-			first = timeout
-		}
-		timer = m.timer(first)
+	var expired <-chan time.Time // nil, which never comes, without a timeout
+	if timeout > 0 {
+		timer := m.timer(timeout)
 		defer m.putTimer(timer)
 		expired = timer.C
 	}
 
 	var (
-		leased  *half
-		lease   uint64
-		err     error
-		overdue bool
+		leased *half
+		lease  uint64
+		err    error
 	)
 	for leased == nil && err == nil {
 		var h *half
@@ -256,14 +247,6 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 				err = contextError(ctx)
 				continue
 			case <-expired:
-				if patience > 0 && !overdue {
-					overdue = true
-					m.waitOverdue(q)
-					if timeout > 0 {
-						timer.Reset(timeout - patience)
-					}
-					continue
-				}
 				q.timedOut.Add(1)
 				err = ErrTimeout
 				continue
@@ -283,9 +266,6 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 	waited := time.Since(start)
 	q.waitTime.Add(int64(waited))
 	q.waiting.Add(-1)
-	if overdue {
-		m.waitOverdueEnded(q)
-	}
 	if err != nil {
 		return nil, 0, m.acquireFailed(q, waited, err)
 	}
@@ -348,7 +328,7 @@ func (m *Multiplexer) hopelessLocked() error {
 	switch {
 	case m.refusing:
 		return ErrClosed
-	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0 && m.inspecting == 0:
+	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0 && m.looking == 0:
 		return ErrNoConnections
 	}
 	return nil

@@ -35,9 +35,8 @@ func (r Reader) Read(p []byte) (int, error) {
 	if err := r.h.enter(r.id); err != nil {
 		return 0, err
 	}
-	n, err := r.h.read(p)
-	r.h.leave(r.id)
-	return n, err
+	defer r.h.leave(r.id) // also if the transport panics
+	return r.h.read(p)
 }
 
 // Recv streams what arrives, byte by byte, into a channel that holds buffer

@@ -192,6 +192,78 @@ func TestDataThatARreadGotWhileItWasInterruptedIsDelivered(t *testing.T) {
 	})
 }
 
+func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c, _ := l.pair()
+		leave := make(chan struct{})
+		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+			if err != nil {
+				<-leave
+			}
+		}}))
+		spied := spyOn(c)
+		r := readerOf(t, m)
+		read := reading(r, make([]byte, 4))
+
+		synctest.Wait()
+
+		closed := later(r.Close)
+
+		synctest.Wait()
+
+		calls := spied.calls()
+		stale := staleReaderCalls(r)
+		delete(stale, "Kill") // it may still make the end a harder one
+
+		for name, call := range stale {
+			got := later(call)
+
+			synctest.Wait()
+
+			select {
+			case err := <-got:
+				require.ErrorIs(t, err, plex.ErrLeaseClosed, name)
+			default:
+				require.Fail(t, name+" waits for the end of the lease")
+			}
+		}
+
+		require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+		close(leave)
+		require.NoError(t, <-closed)
+		<-read
+		requireKept(t, m, 1)
+	})
+}
+
+// Close closes a connection that does not let go within a while; that must not strike one that did.
+func TestInterruptedConnectionIsLeftAloneAfterwards(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, c, p := l.single()
+
+		p.allow(0)
+
+		r, w := readerOf(t, m), writerOf(t, m)
+		read, write := reading(r, make([]byte, 4)), writing(w, "x")
+
+		synctest.Wait()
+		requireClosed(t, r, w)
+		<-read
+		<-write
+
+		next := readerOf(t, m)
+		read = reading(next, make([]byte, 4))
+
+		time.Sleep(time.Hour)
+		requirePending(t, read, "the next lease's Read")
+		require.Zero(t, c.closeCount())
+		requireClosed(t, next)
+		<-read
+		time.Sleep(time.Hour)
+		requireKept(t, m, 1)
+	})
+}
+
 func TestReaderClosedByManyAtOnceClosesOnce(t *testing.T) {
 	l := newLedger(t)
 	m, _, _ := l.single()
@@ -553,6 +625,38 @@ func TestReadDeadlineEndsWithTheLease(t *testing.T) {
 	}
 }
 
+func TestDeadlinesWorkAfterALeaseThatWasInterrupted(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, _, p := l.single()
+
+		p.allow(0)
+
+		r, w := readerOf(t, m), writerOf(t, m)
+		read, write := reading(r, make([]byte, 1)), writing(w, "x")
+
+		synctest.Wait()
+		requireClosed(t, r, w)
+		<-read
+		<-write
+
+		r, w = readerOf(t, m), writerOf(t, m)
+		began := time.Now()
+
+		require.NoError(t, r.SetReadDeadline(began.Add(time.Second)))
+		require.NoError(t, w.SetWriteDeadline(began.Add(2*time.Second)))
+
+		_, err := r.Read(make([]byte, 1))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(began))
+
+		_, err = w.Write([]byte("x"))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, 2*time.Second, time.Since(began))
+		requireClosed(t, r, w)
+		requireKept(t, m, 1)
+	})
+}
+
 func TestReadDeadlineIsNoFaultOfTheConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
@@ -598,6 +702,11 @@ func TestReadDeadlineThatNobodySetIsAFault(t *testing.T) {
 		m, c, _ := l.single()
 		r := readerOf(t, m)
 
+		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Hour)), "another lease's")
+		requireClosed(t, r)
+
+		r = readerOf(t, m)
+
 		require.NoError(t, c.SetReadDeadline(past)) // behind plex's back
 
 		_, err := r.Read(make([]byte, 1))
@@ -640,7 +749,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T)
 
 				began := time.Now()
 				require.NoError(t, r.Close())
-				require.Error(t, (<-read).err)
+				require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
 				require.Equal(t, 1, c.closeCount())
 				requireLost(t, m, 1)
@@ -711,6 +820,40 @@ func TestReaderKillEndsBothHalves(t *testing.T) {
 func requireClosedOrKilled(t testing.TB, err error) {
 	t.Helper()
 	require.True(t, errors.Is(err, plex.ErrKilled) || errors.Is(err, plex.ErrLeaseClosed), "%v", err)
+}
+
+func TestKillMayJoinACloseButNotAKill(t *testing.T) {
+	for _, first := range []string{"Close", "Kill"} {
+		t.Run(first, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c, _ := l.pair()
+				leave := make(chan struct{})
+				m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+				r := readerOf(t, m)
+				read := reading(r, make([]byte, 4))
+
+				synctest.Wait()
+
+				ended := later(map[string]func() error{"Close": r.Close, "Kill": r.Kill}[first])
+
+				synctest.Wait()
+				requirePending(t, ended, first)
+
+				if first == "Close" {
+					require.NoError(t, r.Kill())
+				}
+
+				require.ErrorIs(t, r.Kill(), plex.ErrLeaseClosed)
+				require.ErrorIs(t, r.Close(), plex.ErrLeaseClosed)
+				close(leave)
+				require.NoError(t, <-ended)
+				<-read
+				require.Equal(t, 1, c.closeCount())
+				requireLost(t, m, 1)
+				require.EqualValues(t, 1, m.Stats().Killed)
+			})
+		})
+	}
 }
 
 func TestKillOfOneConnectionLeavesTheOthersAlone(t *testing.T) {
@@ -789,6 +932,102 @@ func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
 
 		requireClosed(t, w)
 		require.NoError(t, r.Close())
+		requireLost(t, m, 1)
+	})
+}
+
+// The writer is the first to be told of the reset, but the reader, told of an EOF, comes to plex only after it.
+func TestEOFOfAConnectionThatWasResetIsTheReset(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c, p := l.pair()
+		ask := newGate()
+		c.hooks.read = func([]byte) { ask.pass(time.Time{}) }
+		told := map[string]chan struct{}{"read": make(chan struct{}), "write": make(chan struct{})}
+		m := l.mux(plex.WithConnections(&lingering{c, func(op string, _ int, _ error) { <-told[op] }}))
+		r, w := readerOf(t, m), writerOf(t, m)
+
+		ask.arm()
+
+		read := reading(r, make([]byte, 4))
+
+		<-ask.entered
+		p.reset(syscall.ECONNRESET, false)
+
+		write := writing(w, "x")
+
+		synctest.Wait() // the Write has its ECONNRESET in hand
+		close(ask.leave)
+		synctest.Wait() // the Read has its EOF
+		close(told["write"])
+		require.ErrorIs(t, (<-write).err, syscall.ECONNRESET)
+		close(told["read"])
+		require.ErrorIs(t, (<-read).err, syscall.ECONNRESET)
+		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
+		requireClosed(t, r, w)
+		requireLost(t, m, 1)
+	})
+}
+
+func TestDeadlineOfAConnectionThatWasKilledIsTheKill(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c, _ := l.pair()
+		leave := make(chan struct{})
+		m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+		r, w := readerOf(t, m), writerOf(t, m)
+
+		require.NoError(t, r.SetReadDeadline(past))
+
+		read := reading(r, make([]byte, 4))
+
+		synctest.Wait()
+		require.NoError(t, w.Kill())
+		close(leave)
+		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
+		requireClosed(t, r)
+		requireLost(t, m, 1)
+	})
+}
+
+func TestConnectionAtItsEndThatFailsTooIsLostOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, c, p := l.single()
+		r, w := readerOf(t, m), writerOf(t, m)
+
+		require.NoError(t, p.Close())
+
+		_, err := r.Read(make([]byte, 4))
+		require.Equal(t, io.EOF, err)
+		_, err = w.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = w.Write([]byte("x"))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		require.NoError(t, w.Kill())
+
+		_, err = r.Read(make([]byte, 4))
+		require.ErrorIs(t, err, syscall.ECONNRESET, "both halves report it from now on")
+		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
+		requireClosed(t, r)
+		require.Equal(t, 1, c.closeCount())
+		requireLost(t, m, 1)
+	})
+}
+
+func TestErrOfAClosedLeaseIsNotThatOfTheNext(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, _, p := l.single()
+		r, w := readerOf(t, m), writerOf(t, m)
+
+		requireClosed(t, r, w)
+
+		next := readerOf(t, m)
+		p.reset(syscall.ECONNRESET, false)
+
+		_, err := next.Read(make([]byte, 4))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		require.ErrorIs(t, next.Err(), syscall.ECONNRESET)
+		require.NoError(t, r.Err())
+		require.NoError(t, w.Err())
+		requireClosed(t, next)
 		requireLost(t, m, 1)
 	})
 }

@@ -320,6 +320,123 @@ func TestConsumersDeadlineSurvivesTheEndOfAStream(t *testing.T) {
 	})
 }
 
+func TestDeadlineOfAnEarlierLeaseDoesNotComeBackAfterAStream(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, c, _ := l.single()
+		r := readerOf(t, m)
+
+		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Second)))
+		requireClosed(t, r)
+
+		r = readerOf(t, m)
+		ctx, cancel := context.WithCancel(t.Context())
+		in := receiving(t, ctx, r, k, 4)
+
+		synctest.Wait()
+		cancel()
+		require.Empty(t, in.rest())
+
+		left, _ := c.deadlinesLeft()
+		require.Zero(t, left)
+		requireClosed(t, r)
+		requireKept(t, m, 1)
+	})
+}
+
+// The interrupt, not yet noticed by the stream's Read, must not be undone; nor must the deadline be forgotten.
+func TestDeadlineSetWhileAStreamIsInterruptedHoldsAfterIt(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		for _, limit := range []time.Time{{}, time.Now().Add(time.Hour)} {
+			m, c, _ := l.single()
+			ask := newGate()
+			c.hooks.read = func([]byte) { ask.pass(time.Time{}) }
+			r := readerOf(t, m)
+			ctx, cancel := context.WithCancel(t.Context())
+
+			ask.arm()
+
+			in := receiving(t, ctx, r, k, 4)
+
+			<-ask.entered
+			cancel()
+			synctest.Wait()
+			require.NoError(t, r.SetReadDeadline(limit))
+			synctest.Wait()
+			close(ask.leave)
+			synctest.Wait()
+
+			_, came, open := in.poll()
+			require.False(t, came || open, "the stream goes on")
+			require.ErrorIs(t, r.Err(), context.Canceled)
+
+			left, _ := c.deadlinesLeft()
+			require.True(t, limit.Equal(left), "the deadline is %v, not %v", left, limit)
+
+			time.Sleep(time.Minute) // longer than plex has patience with a connection that ignores deadlines
+			requireClosed(t, r)
+			requireKept(t, m, 1)
+		}
+	})
+}
+
+func TestChannelIsClosedOnlyWhenTheStreamIsOver(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, c, _ := l.single()
+		resume := newGate()
+		c.hooks.setReadDeadline = func(deadline time.Time) {
+			if deadline.IsZero() {
+				resume.pass(deadline)
+			}
+		}
+		r := readerOf(t, m)
+		ctx, cancel := context.WithCancel(t.Context())
+		in := receiving(t, ctx, r, k, 4)
+
+		synctest.Wait()
+		resume.arm()
+		cancel()
+		<-resume.entered // the deadline of the interrupt is about to be taken back
+
+		_, _, open := in.poll()
+		require.True(t, open, "the channel is closed, and a Read would still find the stream")
+		close(resume.leave)
+		require.Empty(t, in.rest())
+		requireClosed(t, r)
+		requireKept(t, m, 1)
+	})
+}
+
+func TestStreamIsOverWhenItsChannelIsClosed(t *testing.T) {
+	for _, k := range []streamKind{perByte, inChunks} {
+		t.Run(string(k), func(t *testing.T) {
+			l := newLedger(t)
+			m, _, _ := l.single()
+			r := readerOf(t, m)
+
+			for i := range 2000 {
+				ctx, cancel := context.WithCancel(t.Context())
+				in := receiving(t, ctx, r, k, 4)
+
+				if i%2 == 0 {
+					runtime.Gosched()
+				}
+
+				cancel()
+				in.rest()
+				require.ErrorIs(t, r.Err(), context.Canceled)
+				require.NoError(t, r.SetReadDeadline(past))
+
+				_, err := r.Read(make([]byte, 1))
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded, "round %d", i)
+				require.NoError(t, r.SetReadDeadline(time.Time{}))
+			}
+
+			requireClosed(t, r)
+			requireKept(t, m, 1)
+		})
+	}
+}
+
 func TestDeadlineOfTheConsumerEndsAStreamAndIsNoFault(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 		m, _, p := l.single()
@@ -445,7 +562,7 @@ func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 				cancel()
 				require.Empty(t, in.rest())
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Error(t, r.Err())
+				require.ErrorIs(t, r.Err(), context.Canceled)
 				require.Equal(t, 1, c.closeCount())
 				requireClosed(t, r)
 				requireLost(t, m, 1)
@@ -1179,6 +1296,27 @@ func TestRefusedDatagramInAStreamIsNoFaultOfTheConnection(t *testing.T) {
 			require.Equal(t, "cd", readN(t, r, 2))
 		}
 
+		requireClosed(t, r)
+		requireKept(t, m, 1)
+	})
+}
+
+func TestCloseTakesBackWhatAStreamThatAnErrorEndedHasLeft(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		c := l.datagrams()
+		m := l.mux(plex.WithConnections(c))
+		r := readerOf(t, m)
+		in := receiving(t, t.Context(), r, k, 16)
+
+		c.deliver("ab")
+		synctest.Wait()
+		c.fail(syscall.ECONNREFUSED)
+		synctest.Wait()
+		requireClosed(t, r)
+		require.Empty(t, in.rest(), "a closed lease delivers nothing more")
+
+		r = readerOf(t, m)
+		require.Equal(t, "ab", readN(t, r, 2))
 		requireClosed(t, r)
 		requireKept(t, m, 1)
 	})

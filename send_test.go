@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -559,6 +560,131 @@ func TestUnsentBytesOfAnEarlierStreamAreStillToldByClose(t *testing.T) {
 		require.NoError(t, w.Err(), "the next lease has nothing to do with it")
 		requireClosed(t, w)
 		require.NoError(t, w.Err())
+	})
+}
+
+func TestWhatIsSentAfterTheContextsEndIsCounted(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		w := writerOf(t, m)
+		ctx, cancel := context.WithCancel(t.Context())
+		out := sending(t, ctx, w, k, 4)
+
+		out.send("ab")
+		synctest.Wait() // written, the stream waits for its sender
+		cancel()
+		synctest.Wait()
+		out.send("late and lost")
+		out.end()
+		requireUnsent(t, w.Close(), 13, context.Canceled)
+		require.Equal(t, "ab", p.unread())
+		requireKept(t, m, 1)
+	})
+}
+
+func TestNextStreamDoesNotWaitForTheSenderOfTheLast(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		w := writerOf(t, m)
+		ctx, cancel := context.WithCancel(t.Context())
+		abandoned := sending(t, ctx, w, k, 4)
+
+		cancel()
+		synctest.Wait()
+
+		out := sending(t, t.Context(), w, k, 4) // the other channel is still open
+		out.send("ab")
+		abandoned.send("lost")
+		out.end()
+		requireClosed(t, w)
+		require.Equal(t, "ab", p.unread())
+		requireKept(t, m, 1)
+		abandoned.end()
+	})
+}
+
+// An ended stream that still empties its channel has no say any more.
+func TestContextOfAnEndedStreamInterruptsNobody(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		for _, nextLease := range []bool{false, true} {
+			m, _, p := l.single()
+			w := writerOf(t, m)
+
+			p.allow(0)
+
+			ctx, cancel := context.WithCancel(t.Context())
+			out := sending(t, ctx, w, k, 4)
+
+			out.send("x")
+			require.NoError(t, w.SetWriteDeadline(past))
+			synctest.Wait()
+			require.ErrorIs(t, w.Err(), os.ErrDeadlineExceeded)
+			require.NoError(t, w.SetWriteDeadline(time.Time{}))
+
+			if nextLease {
+				requireUnsent(t, w.Close(), 1, os.ErrDeadlineExceeded)
+
+				w = writerOf(t, m)
+			}
+
+			write := writing(w, "data")
+
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+			requirePending(t, write, "the Write")
+			p.allow(-1)
+			require.Equal(t, outcome{4, nil}, <-write)
+
+			_ = w.Close()
+
+			requireKept(t, m, 1)
+			out.end()
+		}
+	})
+}
+
+// failsOnce is a connection that cuts one Write short, and would write again after it.
+type failsOnce struct {
+	*account
+	next atomic.Bool // it will be the next Write
+}
+
+func (c *failsOnce) Write(p []byte) (int, error) {
+	if c.next.CompareAndSwap(true, false) {
+		n, err := c.account.Write(p[:1])
+
+		return n, errors.Join(err, os.ErrDeadlineExceeded)
+	}
+
+	return c.account.Write(p)
+}
+
+func TestNothingIsWrittenBehindAWriteThatWasCutShort(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		booked, p := l.account()
+		c := &failsOnce{account: booked}
+		m := l.mux(plex.WithConnections(c))
+		w := writerOf(t, m)
+
+		require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Hour)))
+		p.allow(0)
+
+		out := sending(t, t.Context(), w, inChunks, 8)
+
+		out.send("x")
+		synctest.Wait() // blocked in its Write
+		out.send("abc")
+		out.send("longer than eight")
+		out.send("d")
+		c.next.Store(true)
+		p.allow(-1)
+		synctest.Wait()
+		out.end()
+		require.Equal(t, "xa", p.unread())
+		requireUnsent(t, w.Close(), 2+17+1, os.ErrDeadlineExceeded)
+		require.Equal(t, "xa", p.unread())
+		requireLost(t, m, 1)
 	})
 }
 

@@ -56,6 +56,10 @@ func (m *Multiplexer) statsLocked() Stats {
 		c.r.tally(&s.IdleReaders, &s.LeasedReaders)
 		c.w.tally(&s.IdleWriters, &s.LeasedWriters)
 	}
+	// A caller that comes upon a half which it cannot have is counted for a
+	// moment.
+	m.acquired = max(m.acquired, s.Acquired)
+	s.Acquired = m.acquired
 	for _, q := range []*queue{&m.readers, &m.writers} {
 		s.Waiting += int(q.waiting.Load())
 		s.Waited += q.waited.Load()

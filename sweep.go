@@ -97,8 +97,5 @@ func (c *conn) glance() {
 	if err != nil {
 		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
 	}
-	if h.ended {
-		c.keepRemains()
-	}
-	h.letGo(h.ended && len(h.back) == 0)
+	h.letGo(h.ended && (len(h.back) == 0 || c.keepRemains()))
 }

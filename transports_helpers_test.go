@@ -205,6 +205,25 @@ func udpPair(t *testing.T) (client *net.UDPConn, server *net.UDPConn) {
 	return conn.(*net.UDPConn), server
 }
 
+// udpPacketPair and unixgramPair are a connected client and an unconnected server.
+func udpPacketPair(t *testing.T) (client net.Conn, server net.PacketConn) {
+	t.Helper()
+	return udpPair(t)
+}
+
+func unixgramPair(t *testing.T) (client net.Conn, server net.PacketConn) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "plex")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
+	at := func(name string) *net.UnixAddr { return &net.UnixAddr{Net: "unixgram", Name: filepath.Join(dir, name)} }
+	server, err = net.ListenUnixgram("unixgram", at("server"))
+	require.NoError(t, err)
+	client, err = net.DialUnix("unixgram", at("client"), at("server"))
+	require.NoError(t, err)
+	return client, server
+}
+
 // The byte oracle: every 8 bytes of a stream are a word that carries the stream's number and the word's place in it.
 
 func oracle(p []byte, stream int, offset int64) {

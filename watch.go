@@ -67,40 +67,84 @@ func (c *conn) noticed(reset bool) {
 	}
 }
 
-// inspect reads what is left in an idle read half, to see whether there is
-// anything but the end: bytes for the next lease, or nothing to lease at
-// all. If the half is leased, its consumer comes to the end by itself, or the end
-// of its lease comes here.
+// inspect looks at an idle read half of a connection that is at its end. If the
+// half is leased, its consumer comes to the end by itself, or the end of its
+// lease comes to look.
 func (c *conn) inspect() {
-	m := c.m
-	m.mu.Lock()
-	m.inspecting++ // nobody shall be told meanwhile that there is nothing left
-	m.mu.Unlock()
+	c.m.beginLook()
+	defer c.m.endLook()
 	if c.r.hold() {
 		c.readRemains()
 	}
+}
+
+// look is for a half of c, held, whose lease has just ended and which cannot
+// simply go back.
+func (c *conn) look(h *half) {
+	m := c.m
+	if h == &c.r && h.state.Load()&ending != 0 {
+		m.beginLook()
+		read := func() {
+			defer m.endLook()
+			c.readRemains()
+		}
+		if h.ended || !m.spawn(read) {
+			read()
+		}
+		return
+	}
+	other := &c.w
+	if h == other {
+		other = &c.r
+	}
+	if other.hold() {
+		m.expireHeld(c)
+	} else {
+		h.letGo(false)
+	}
+}
+
+// beginLook and endLook are around the time that a half is held by plex: nobody
+// shall be told meanwhile that there is nothing left.
+func (m *Multiplexer) beginLook() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.inspecting--
+	m.looking++
+}
+
+func (m *Multiplexer) endLook() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looking--
 	if m.hopelessLocked() == ErrNoConnections {
 		m.wakeLocked()
 	}
 }
 
-// readRemains is what inspect does with a half that it holds.
+// readRemains reads what is left in a read half that is held, to see whether
+// there is anything but the end: bytes for the next lease, or nothing to lease
+// at all.
 func (c *conn) readRemains() {
 	h := &c.r
 	if h.ended {
-		h.letGo(len(h.back) == 0)
+		h.letGo(len(h.back) == 0 || c.keepRemains())
 		return
 	}
 	// What is there is there at once; the deadline is for a transport that
 	// thinks otherwise.
 	_ = h.nc.SetReadDeadline(time.Now().Add(inspectTime))
+	chunk := 4 << 10
+	if c.datagram {
+		chunk = byteBuffer // any datagram fits
+	}
+	size := 0
+	for _, p := range h.back {
+		size += len(p)
+	}
 	var err error
-	for size := 0; err == nil && size < inspectLimit; {
+	for err == nil && size < inspectLimit {
 		var n int
-		buf := make([]byte, 4<<10)
+		buf := make([]byte, chunk)
 		if n, err = h.nc.Read(buf); n > 0 {
 			h.back = append(h.back, buf[:n])
 			size += n
@@ -116,8 +160,7 @@ func (c *conn) readRemains() {
 	if err != nil {
 		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
 	}
-	c.keepRemains()
-	h.letGo(h.ended && len(h.back) == 0)
+	h.letGo(h.ended && len(h.back) == 0 || c.keepRemains())
 }
 
 // watch begins to watch a connection that has just been admitted.

@@ -35,9 +35,8 @@ func (w Writer) Write(p []byte) (int, error) {
 	if err := w.h.enter(w.id); err != nil {
 		return 0, err
 	}
-	n, err := w.h.write(p)
-	w.h.leave(w.id)
-	return n, err
+	defer w.h.leave(w.id) // also if the transport panics
+	return w.h.write(p)
 }
 
 // Send streams what is sent on the channel, which holds buffer bytes, to the

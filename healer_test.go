@@ -1,0 +1,1745 @@
+package plex_test
+
+// The healer: what is lost is replaced, once, at the right address and the right time, whatever the user's connector
+// does; and a dead service is probed and not stormed.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+// ---------------------------------------------------------------------------------------------------------------
+// Every loss
+
+func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T) {
+	refusedBy := func(t *testing.T, r plex.Reader, w plex.Writer, cause error) {
+		t.Helper()
+
+		for range 2 {
+			_, err := r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, cause)
+			_, err = w.Write([]byte("x"))
+			require.ErrorIs(t, err, cause)
+		}
+
+		require.ErrorIs(t, r.Err(), cause)
+		require.ErrorIs(t, w.Err(), cause)
+	}
+
+	for _, loss := range []struct {
+		name string
+		lose func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer)
+	}{
+		{"a read error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			p.reset(syscall.ECONNRESET, false)
+
+			_, err := r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			refusedBy(t, r, w, syscall.ECONNRESET)
+		}},
+		{"a write error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			p.reset(syscall.ECONNRESET, false)
+
+			_, err := w.Write([]byte("x"))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			refusedBy(t, r, w, syscall.ECONNRESET)
+		}},
+		{"the kernel's timeout", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			p.reset(syscall.ETIMEDOUT, false)
+
+			_, err := r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, syscall.ETIMEDOUT)
+			refusedBy(t, r, w, syscall.ETIMEDOUT)
+		}},
+		{"an error of a stream", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			chunks, err := r.RecvChunks(t.Context(), 0)
+			require.NoError(t, err)
+			p.reset(syscall.ECONNRESET, false)
+
+			_, open := <-chunks
+			require.False(t, open)
+			refusedBy(t, r, w, syscall.ECONNRESET)
+		}},
+		{"Kill of the reader", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+			require.NoError(t, r.Kill())
+
+			_, err := w.Write([]byte("x"))
+			require.ErrorIs(t, err, plex.ErrKilled)
+		}},
+		{"Kill of the writer", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+			require.NoError(t, w.Kill())
+
+			_, err := r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, plex.ErrKilled)
+		}},
+		{"Kill of both at once", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+			other := later(r.Kill)
+			require.NoError(t, w.Kill())
+			require.NoError(t, <-other)
+		}},
+		{"a partial write", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			p.allow(3)
+			require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Second)))
+
+			n, err := w.Write([]byte("abcdef"))
+			require.Error(t, err)
+			require.Equal(t, 3, n)
+			require.NoError(t, w.Close())
+
+			_, err = r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, plex.ErrPartialWrite)
+		}},
+		{"the peer's close", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+			p.send("rest")
+			p.closeWrite()
+			require.Equal(t, "rest", readN(t, r, 4))
+			requireClosed(t, w)
+
+			_, err := r.Read(make([]byte, 1))
+			require.Equal(t, io.EOF, err)
+		}},
+	} {
+		t.Run(loss.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newConnector(l)
+				conns, peers := l.pairs(3)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+				first, r, w := readerOf(t, m), readerOf(t, m), writerOf(t, m)
+				requireClosed(t, w)
+
+				w = writerOf(t, m)
+				require.Equal(t, conns[1].RemoteAddr(), r.RemoteAddr(), "not the one whose address Addr tells")
+				require.Equal(t, conns[1].RemoteAddr(), w.RemoteAddr())
+
+				loss.lose(t, r, w, peers[1])
+
+				call := c.unanswered(1)[0]
+				require.Equal(t, conns[1].RemoteAddr(), call.handle.RemoteAddr(), "the lost connection's address")
+				require.True(t, isClosed(peers[1].clientClosed()), "its transport is closed")
+
+				s := m.Stats()
+				require.Equal(t, []int{2, 1}, []int{s.Open, s.Connecting})
+				require.Equal(t, []uint64{1, 0}, []uint64{s.Lost, s.Healed})
+
+				_, _ = r.Close(), w.Close()
+
+				fresh, peer := l.pair()
+				call.succeed(fresh)
+
+				s = settled(m)
+				require.Equal(t, []int{3, 0, 2, 3}, []int{s.Open, s.Connecting, s.IdleReaders, s.IdleWriters})
+				require.Equal(t, []uint64{1, 1, 1, 0}, []uint64{s.Lost, s.Healed, s.Connected, s.ScaledUp})
+
+				requireClosed(t, readerOf(t, m), writerOf(t, m), writerOf(t, m))
+
+				r, w = readerOf(t, m), writerOf(t, m)
+				require.Equal(t, fresh.RemoteAddr(), r.RemoteAddr())
+				require.Equal(t, fresh.RemoteAddr(), w.RemoteAddr())
+				requireWorks(t, r, w, peer)
+				requireClosed(t, r, w, first)
+
+				time.Sleep(time.Hour)
+				require.Equal(t, 1, c.count(), "exactly one")
+			})
+		})
+	}
+}
+
+func TestAPeersCloseIsHealedWhenTheLiveWriteLeaseHasEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conn, peer := l.pair()
+		m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect))
+		r, w := readerOf(t, m), writerOf(t, m)
+
+		peer.closeWrite()
+
+		_, err := r.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err)
+		requireClosed(t, r)
+		require.EqualValues(t, 1, m.Stats().Lost)
+
+		time.Sleep(time.Minute)
+		require.Zero(t, c.count(), "its place is taken as long as the writer has it")
+
+		_, err = w.Write([]byte("last words"))
+		require.NoError(t, err)
+		requireClosed(t, w)
+		require.Equal(t, "last words", peer.readAll())
+
+		fresh, _ := l.pair()
+		c.unanswered(1)[0].succeed(fresh)
+		require.EqualValues(t, 1, settled(m).Healed)
+	})
+}
+
+func TestEachOfManyLossesIsReplacedOnceAtItsOwnAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 40
+
+		c := newConnector(l)
+		conns, _ := l.pairs(n)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, n)
+
+		told := map[string]int{}
+
+		for range n {
+			call := c.next()
+			told[call.handle.RemoteAddr().String()]++
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		for _, conn := range conns {
+			require.Equal(t, 1, told[conn.RemoteAddr().String()], conn.RemoteAddr())
+		}
+
+		time.Sleep(time.Hour)
+
+		s := m.Stats()
+		require.Equal(t, []int{n, 0}, []int{s.Open, s.Connecting})
+		require.Equal(t, []uint64{n, n, n}, []uint64{s.Lost, s.Healed, s.Connected})
+		require.Equal(t, n, c.count())
+	})
+}
+
+func TestAConnectionThatPlexConnectedIsHealedAsOneThatWasGiven(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(3)
+		require.Equal(t, 3, s.count())
+
+		r := readerOf(t, m)
+		s.auto = nil // the calls are the test's to answer from now on
+
+		require.NoError(t, r.Kill())
+
+		call := s.unanswered(1)[0]
+		require.Equal(t, r.RemoteAddr(), call.handle.RemoteAddr())
+
+		fresh, _ := l.pair()
+		call.succeed(fresh)
+		require.EqualValues(t, 1, settled(m).Healed)
+	})
+}
+
+func TestAHealedConnectionServesThoseWhoWait(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 2)
+
+		began := time.Now()
+		first, second := wantReader(t.Context(), m, 0), wantReader(t.Context(), m, 0)
+		writer := wantWriter(t.Context(), m, 0)
+		calls := c.unanswered(2)
+		a, peer := l.pair()
+		b, _ := l.pair()
+
+		time.Sleep(300 * time.Millisecond)
+		calls[1].succeed(a)
+
+		r, w := got(t, first), got(t, writer)
+		require.Equal(t, 300*time.Millisecond, r.at.Sub(began))
+		require.Equal(t, a.RemoteAddr(), r.lease().RemoteAddr())
+		requireWorks(t, r.r, w.w, peer)
+		requirePending(t, second, "the second wait")
+
+		time.Sleep(300 * time.Millisecond)
+		calls[0].succeed(b)
+
+		r2 := got(t, second)
+		require.Equal(t, b.RemoteAddr(), r2.lease().RemoteAddr())
+		requireClosed(t, r.lease(), w.lease(), r2.lease())
+	})
+}
+
+func TestWithoutAConnectorWhatIsLostIsDroppedAndTheLastLossIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithIdleTimeout(time.Hour))
+
+		killAll(t, m, 1)
+		requireReaderIdle(t, m)
+
+		last := readerOf(t, m)
+		waiting := wantReader(t.Context(), m, 0)
+		require.NoError(t, last.Kill())
+
+		a := <-waiting
+		require.ErrorIs(t, a.err, plex.ErrNoConnections)
+
+		_, err := m.Writer(t.Context(), 0)
+		require.ErrorIs(t, err, plex.ErrNoConnections)
+
+		s := m.Stats()
+		require.Equal(t, []uint64{2, 0, 0}, []uint64{s.Lost, s.Healed, s.ConnectFailed})
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Every way in which a connect can end
+
+func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *testing.T) {
+	boom := errors.New("boom")
+
+	for _, bad := range []struct {
+		name string
+		want string // in LastConnectError
+		is   error
+		do   func(l *ledger, k *connectCall, pooled net.Conn) error
+	}{
+		{"an error", "boom", boom, func(*ledger, *connectCall, net.Conn) error { return boom }},
+		{"a panic", "panicked: boom", nil, func(*ledger, *connectCall, net.Conn) error { panic("boom") }},
+		{"a panic with an error", "panicked: boom", boom, func(*ledger, *connectCall, net.Conn) error { panic(boom) }},
+		{"the end of its goroutine", "Goexit", nil, func(*ledger, *connectCall, net.Conn) error {
+			runtime.Goexit()
+
+			return nil
+		}},
+		{"nil without a transport", "without calling Attach", plex.ErrNotAttached, func(*ledger, *connectCall, net.Conn) error {
+			return nil
+		}},
+		{"attaching nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *connectCall, _ net.Conn) error {
+			_ = plex.Attach(k.handle, nil)
+
+			return nil
+		}},
+		{"attaching a typed nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *connectCall, _ net.Conn) error {
+			return plex.Attach(k.handle, (*fakeConn)(nil))
+		}},
+		{"attaching twice", "twice", plex.ErrAttached, func(l *ledger, k *connectCall, _ net.Conn) error {
+			for range 2 {
+				conn, _ := l.pair()
+				_ = plex.Attach(k.handle, conn)
+			}
+
+			return nil
+		}},
+		{"an error after attaching", "boom", boom, func(l *ledger, k *connectCall, _ net.Conn) error {
+			conn, _ := l.pair()
+			_ = plex.Attach(k.handle, conn)
+
+			return boom
+		}},
+		{"a panic after attaching", "panicked: boom", nil, func(l *ledger, k *connectCall, _ net.Conn) error {
+			conn, _ := l.pair()
+			_ = plex.Attach(k.handle, conn)
+
+			panic("boom")
+		}},
+		{"closing the handle after attaching", "closed the connection", nil, func(l *ledger, k *connectCall, _ net.Conn) error {
+			conn, _ := l.pair()
+			_ = plex.Attach(k.handle, conn)
+
+			return k.handle.Close()
+		}},
+		{"attaching what is in the pool", "in the pool already", plex.ErrKnownConnection, func(_ *ledger, k *connectCall, pooled net.Conn) error {
+			return plex.Attach(k.handle, pooled)
+		}},
+		{"attaching what is closed", "closed already", net.ErrClosed, func(l *ledger, k *connectCall, _ net.Conn) error {
+			conn, _ := newPair() // not in the books, since it is closed twice
+			_ = conn.Close()
+
+			return plex.Attach(k.handle, conn)
+		}},
+		{"a transport that ends in the handshake", "", io.EOF, func(l *ledger, k *connectCall, _ net.Conn) error {
+			conn, peer := l.pair()
+			_ = plex.Attach(k.handle, conn)
+			_ = peer.Close()
+			_, err := k.handle.Read(make([]byte, 1))
+
+			return err
+		}},
+	} {
+		t.Run(bad.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newConnector(l)
+				conns, peers := l.pairs(2)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+					plex.WithBackoff(func(int) time.Duration { return 3 * time.Second }))
+
+				r, w := readerOf(t, m), writerOf(t, m)
+				killAll(t, m, 1)
+
+				call := c.unanswered(1)[0]
+				call.do(func() error { return bad.do(l, call, conns[0]) })
+
+				s := settled(m)
+				require.Equal(t, []int{1, 0}, []int{s.Open, s.Connecting})
+				require.Equal(t, []uint64{1, 1, 0, 0}, []uint64{s.Lost, s.ConnectFailed, s.Connected, s.Healed})
+				require.ErrorContains(t, s.LastConnectError, bad.want)
+
+				if bad.is != nil {
+					require.ErrorIs(t, s.LastConnectError, bad.is)
+				}
+
+				requireWorks(t, r, w, peers[0])
+
+				failed := time.Now()
+				again := c.next()
+				require.Equal(t, 3*time.Second, time.Since(failed))
+				require.Equal(t, conns[1].RemoteAddr(), again.handle.RemoteAddr())
+
+				fresh, peer := l.pair()
+				again.succeed(fresh)
+
+				s = settled(m)
+				require.Equal(t, []int{2, 0}, []int{s.Open, s.Connecting})
+				require.EqualValues(t, 1, s.Healed)
+				require.NoError(t, s.LastConnectError, "the latest went well")
+
+				r2, w2 := readerOf(t, m), writerOf(t, m)
+				requireWorks(t, r2, w2, peer)
+				requireClosed(t, r, w, r2, w2)
+			})
+		})
+	}
+}
+
+func TestAConnectEndsWithItsTimeoutAndIsRepeated(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithConnectTimeout(700*time.Millisecond), plex.WithBackoff(func(int) time.Duration { return time.Second }))
+
+		killAll(t, m, 1)
+
+		for n := range uint64(3) {
+			began := time.Now()
+			call := c.unanswered(1)[0]
+			deadline, ok := call.ctx.Deadline()
+			require.True(t, ok)
+			require.Equal(t, began.Add(700*time.Millisecond), deadline)
+
+			<-call.ctx.Done()
+			require.Equal(t, 700*time.Millisecond, time.Since(began))
+			require.ErrorIs(t, call.ctx.Err(), context.DeadlineExceeded)
+
+			s := settled(m)
+			require.Equal(t, n+1, s.ConnectFailed)
+			require.Zero(t, s.Connecting)
+			require.ErrorIs(t, s.LastConnectError, context.DeadlineExceeded)
+
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestTheConnectTimeoutIsTenSecondsUnlessSaidOtherwise(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 1)
+
+		deadline, ok := c.unanswered(1)[0].ctx.Deadline()
+		require.True(t, ok)
+		require.Equal(t, 10*time.Second, time.Until(deadline))
+	})
+}
+
+func TestAConnectThatHangsForEverHoldsOnlyItsOwnSlot(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		c.ignoreCtx = true
+		conns, _ := l.pairs(8)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxCapacity(8))
+
+		killAll(t, m, 8)
+
+		hung := c.next()
+		served := later(func() (n int) { // all others are answered as they come
+			for {
+				select {
+				case call := <-c.calls:
+					fresh, _ := l.pair()
+					call.succeed(fresh)
+					n++
+				case <-time.After(5 * time.Second):
+					return n
+				}
+			}
+		})
+
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 7, m.Stats().Open, "all others are healed meanwhile")
+		require.Equal(t, 7, <-served)
+
+		for range 20 { // and go on being healed
+			time.Sleep(10 * time.Second)
+			killAll(t, m, 1)
+			fresh, _ := l.pair()
+			c.unanswered(1)[0].succeed(fresh)
+
+			s := settled(m)
+			require.Equal(t, []int{7, 1}, []int{s.Open, s.Connecting}, "the slot stays counted")
+		}
+
+		killAll(t, m, 1)
+
+		for range 3 {
+			c.next().fail(errRefused)
+		}
+
+		call := c.next()
+		time.Sleep(time.Minute)
+		require.ErrorContains(t, m.Stats().LastConnectError, "Connect has not returned", "the other one hangs, too")
+
+		fresh, _ := l.pair()
+		call.succeed(fresh)
+		require.Equal(t, 7, settled(m).Open)
+
+		late, _ := l.pair()
+		hung.succeed(late)
+
+		s := settled(m)
+		require.Equal(t, []int{8, 0}, []int{s.Open, s.Connecting}, "what comes late is used")
+		require.Equal(t, s.Lost, s.Healed)
+
+		_, _, peak := c.counts()
+		require.LessOrEqual(t, peak, 8)
+	})
+}
+
+func TestAProbeThatHangsDoesNotStopTheHealingOfTheOthers(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		c.ignoreCtx = true
+		conns, _ := l.pairs(3)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 3)
+
+		for _, call := range c.unanswered(3) {
+			call.fail(errRefused)
+		}
+
+		hung := c.next()
+		began := time.Now()
+		second := c.next()
+		require.LessOrEqual(t, time.Since(began), 2*time.Second, "nobody waits for the probe any longer")
+
+		fresh, _ := l.pair()
+		second.succeed(fresh)
+		synctest.Wait()
+
+		fresh, _ = l.pair()
+		c.unanswered(1)[0].succeed(fresh)
+
+		s := settled(m)
+		require.Equal(t, []int{2, 1}, []int{s.Open, s.Connecting})
+
+		time.Sleep(time.Minute)
+
+		fresh, _ = l.pair()
+		hung.succeed(fresh)
+		require.Equal(t, 3, settled(m).Open)
+	})
+}
+
+func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		c.ignoreCtx = true
+		conns, _ := l.pairs(3)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithConnectTimeout(2*time.Second))
+
+		killAll(t, m, 3)
+
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+
+		byTimeout, byCtx := wantReader(t.Context(), m, 4*time.Second), wantWriter(ctx, m, time.Minute)
+
+		a := <-byTimeout
+		require.Equal(t, 4*time.Second, a.at.Sub(began))
+		require.ErrorIs(t, a.err, plex.ErrTimeout)
+
+		var diagnosis *plex.AcquireError
+		require.ErrorAs(t, a.err, &diagnosis)
+		require.Equal(t, 3, diagnosis.Connecting)
+		require.ErrorContains(t, diagnosis.Connect, "Connect has not returned")
+		require.ErrorContains(t, a.err, "Connect has not returned")
+
+		a = <-byCtx
+		require.Equal(t, 5*time.Second, a.at.Sub(began))
+		require.ErrorIs(t, a.err, context.DeadlineExceeded)
+		require.ErrorContains(t, m.Stats().LastConnectError, "Connect has not returned")
+		require.Equal(t, 3, c.count(), "there is no slot for another")
+
+		for _, call := range c.unanswered(3) {
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		s := settled(m)
+		require.Equal(t, []int{3, 0}, []int{s.Open, s.Connecting})
+		require.NoError(t, s.LastConnectError)
+	})
+}
+
+// A connect that hangs holds its own slot. It must not hold up a caller for whom there is another slot.
+func TestAConnectThatHangsForEverDoesNotKeepAnEmptyPoolFromConnectingInAnotherSlot(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		c.ignoreCtx = true
+		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(2))
+
+		first := wantReader(t.Context(), m, time.Minute)
+		_ = c.unanswered(1) // hangs for ever
+		second := wantReader(t.Context(), m, time.Minute)
+
+		time.Sleep(30 * time.Second)
+
+		select {
+		case call := <-c.calls:
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+			closeAll(t, first)
+			closeAll(t, second)
+		default:
+			t.Error("30 s after a Connect was called that hangs, nothing is open, two callers wait, a slot is free, and nobody has used it")
+			require.Error(t, (<-first).err)
+			require.Error(t, (<-second).err)
+		}
+	})
+}
+
+func TestAConnectThatComesAfterCloseIsClosedAndNotWaitedFor(t *testing.T) {
+	for name, end := range map[string]func(*plex.Multiplexer) error{
+		"Close":    (*plex.Multiplexer).Close,
+		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newConnector(l)
+				c.ignoreCtx = true
+				conns, _ := l.pairs(2)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+				killAll(t, m, 2)
+
+				calls := c.unanswered(2)
+				waiting := wantReader(t.Context(), m, 0)
+				began := time.Now()
+				require.NoError(t, end(m))
+				require.LessOrEqual(t, time.Since(began), time.Second)
+				require.ErrorIs(t, (<-waiting).err, plex.ErrClosed)
+				require.ErrorIs(t, calls[0].ctx.Err(), context.Canceled)
+
+				time.Sleep(time.Minute)
+
+				late, peer := l.pair()
+				calls[0].succeed(late) // the books demand that it is closed
+
+				calls[1].fail(errRefused)
+				synctest.Wait()
+				require.True(t, isClosed(peer.clientClosed()))
+
+				s := m.Stats()
+				require.Equal(t, []int{0, 0}, []int{s.Open, s.Connecting})
+
+				time.Sleep(time.Hour)
+				require.Equal(t, 2, c.count())
+			})
+		})
+	}
+}
+
+func TestAConnectMayCallTheMultiplexer(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 1)
+
+		call := c.unanswered(1)[0]
+		fresh, _ := l.pair()
+		extra, _ := l.pair()
+		l.handedBack(extra)
+
+		call.do(func() error {
+			s := m.Stats()
+			r, err := m.Reader(call.ctx, -1)
+			_, none := m.Reader(call.ctx, time.Nanosecond)
+			rest, full := m.Add(call.ctx, extra)
+
+			if s.Connecting != 1 || s.Open != 1 || err != nil || r.Close() != nil ||
+				!errors.Is(none, plex.ErrTimeout) || len(rest) != 1 || !errors.Is(full, plex.ErrTooManyConnections) {
+				return fmt.Errorf("%+v, %v, %v, %v, %v", s, err, none, rest, full)
+			}
+
+			return call.attach(fresh)
+		})
+
+		time.Sleep(time.Millisecond)
+
+		s := settled(m)
+		require.NoError(t, s.LastConnectError)
+		require.EqualValues(t, 1, s.Healed)
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// A dead service
+
+func TestFailedConnectsAreFollowedByExactlyThePausesOfWithBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var (
+			mu    sync.Mutex
+			asked []int
+		)
+
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+
+				asked = append(asked, failures)
+
+				return time.Duration(failures*failures) * time.Second
+			}))
+
+		killAll(t, m, 1)
+
+		call := c.unanswered(1)[0]
+
+		for n := 1; n <= 12; n++ {
+			waiting := wantReader(t.Context(), m, 10*time.Millisecond) // does not matter to the user's own backoff
+			time.Sleep(time.Duration(n) * 50 * time.Millisecond)       // what the connect takes does not count
+			require.Error(t, (<-waiting).err)
+			call.fail(errRefused)
+			synctest.Wait()
+
+			failed := time.Now()
+			call = c.next()
+			require.Equal(t, time.Duration(n*n)*time.Second, time.Since(failed))
+			require.Equal(t, conns[0].RemoteAddr(), call.handle.RemoteAddr())
+			require.EqualValues(t, n, m.Stats().ConnectFailed)
+		}
+
+		mu.Lock()
+		defer mu.Unlock()
+
+		require.Equal(t, []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, asked)
+	})
+}
+
+func TestTheDefaultBackoffBeginsBelow100MillisecondsAndGrowsTo30Seconds(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(1)
+
+		s.goDown()
+		killAll(t, m, 1)
+		time.Sleep(20 * time.Minute)
+
+		all := pauses(s.dialled(1))
+		require.GreaterOrEqual(t, len(all), 40)
+		require.True(t, all[0] >= 50*time.Millisecond && all[0] <= 100*time.Millisecond, all[0])
+
+		nominal := 250 * time.Millisecond
+		longest := map[time.Duration]bool{}
+
+		for i, pause := range all[1:] {
+			least, most := nominal*8/10-time.Microsecond, nominal*12/10+time.Microsecond
+			require.True(t, pause >= least && pause <= min(most, 30*time.Second), "pause %d is %v, not from %v to %v", i+2, pause, least, most)
+
+			if nominal = min(nominal*16/10, 25*time.Second); nominal == 25*time.Second {
+				longest[pause] = true
+			}
+		}
+
+		require.Greater(t, len(longest), 5, "the longest are spread, too")
+	})
+}
+
+func TestADeadServiceIsProbedByOneConnectAtATimeAndServesEveryoneSoonAfterItsReturn(t *testing.T) {
+	for _, waiters := range []int{0, 50} {
+		t.Run(fmt.Sprint(waiters, " waiters"), func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				const n = 32
+
+				s := newService(l)
+				m := s.pool(n)
+				s.goDown()
+				s.set(func(s *service) { s.latency = 5 * time.Millisecond })
+
+				killAll(t, m, n)
+
+				var done sync.WaitGroup
+
+				for range waiters {
+					done.Go(func() {
+						r, err := m.Reader(context.Background(), 0)
+						if err == nil {
+							err = r.Close()
+						}
+
+						if err != nil {
+							t.Error(err)
+						}
+					})
+				}
+
+				time.Sleep(5 * time.Millisecond)
+				synctest.Wait() // the first have failed
+				require.LessOrEqual(t, s.peakSinceSet(), 4)
+				s.set(func(*service) {})
+
+				time.Sleep(5 * time.Second)
+				require.LessOrEqual(t, s.peakSinceSet(), 1, "connects at a time after the first failure")
+				require.LessOrEqual(t, s.count()-n, 24, "connects in the first five seconds")
+
+				was := s.count()
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, waiters, m.Stats().Waiting)
+				require.LessOrEqual(t, s.peakSinceSet(), 1)
+				require.LessOrEqual(t, s.count()-was, 2*60*10+10, "a waiter has its floor")
+
+				if waiters == 0 {
+					require.LessOrEqual(t, s.count()-was, 60, "nobody waits")
+				}
+
+				s.comeUp()
+
+				back := time.Now()
+				done.Wait()
+				require.LessOrEqual(t, time.Since(back), time.Second, "all waiters are served")
+
+				time.Sleep(31*time.Second - time.Since(back))
+				require.Equal(t, n, m.Stats().Open)
+
+				stats := m.Stats()
+				require.Equal(t, []uint64{n, n}, []uint64{stats.Lost, stats.Healed})
+
+				_, _, peak := s.counts()
+				require.LessOrEqual(t, peak, n)
+			})
+		})
+	}
+}
+
+func TestRecoveryRampsUpOneTwoFourUntilWhole(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 40
+
+		c := newConnector(l)
+		conns, _ := l.pairs(n)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, n)
+
+		for _, call := range c.unanswered(4) {
+			call.fail(errRefused)
+		}
+
+		for range 5 {
+			call := c.next()
+			require.Empty(t, c.unanswered(0), "one at a time")
+			call.fail(errRefused)
+		}
+
+		calls := []*connectCall{c.next()}
+
+		for _, step := range []int{1, 2, 4, 8, 16, 9} {
+			calls = append(calls, c.unanswered(step-len(calls))...)
+			time.Sleep(10 * time.Millisecond)
+			require.Empty(t, c.unanswered(0))
+
+			for _, call := range calls {
+				fresh, _ := l.pair()
+				call.succeed(fresh)
+			}
+
+			synctest.Wait()
+
+			calls = nil
+		}
+
+		s := m.Stats()
+		require.Equal(t, []int{n, 0}, []int{s.Open, s.Connecting})
+		require.Equal(t, []uint64{n, n, 9}, []uint64{s.Lost, s.Healed, s.ConnectFailed})
+	})
+}
+
+func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 20
+
+		c := newConnector(l)
+		conns, _ := l.pairs(n)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Minute }))
+
+		succeed := func(calls ...*connectCall) {
+			for _, call := range calls {
+				fresh, _ := l.pair()
+				call.succeed(fresh)
+			}
+		}
+
+		killAll(t, m, n)
+
+		first := c.unanswered(4)
+
+		time.Sleep(10 * time.Millisecond)
+
+		for _, call := range first {
+			call.fail(errRefused)
+		}
+
+		time.Sleep(time.Minute)
+		succeed(c.unanswered(1)...)
+		succeed(c.unanswered(2)...)
+
+		calls := c.unanswered(4)
+
+		time.Sleep(10 * time.Millisecond)
+		calls[0].fail(errRefused)
+		synctest.Wait()
+
+		failed := time.Now()
+
+		for _, call := range calls[1:] { // they say the same as the first
+			time.Sleep(10 * time.Millisecond)
+			require.Empty(t, c.unanswered(0))
+			call.fail(errRefused)
+		}
+
+		call := c.next()
+		require.Equal(t, 2*time.Minute, time.Since(failed), "the second failure in a row: connects that succeed are no proof")
+		require.Empty(t, c.unanswered(0), "one")
+		require.Equal(t, 3, m.Stats().Open)
+		succeed(call)
+		_ = c.unanswered(2)
+	})
+}
+
+func TestManyConnectsThatFailTogetherAreOneFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(10)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Minute }))
+
+		killAll(t, m, 10)
+
+		for _, call := range c.unanswered(4) {
+			time.Sleep(10 * time.Millisecond)
+			call.fail(errRefused)
+		}
+
+		time.Sleep(time.Minute)
+		_ = c.unanswered(1)
+	})
+}
+
+func TestTheHealthyHealerConnectsAFewAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 100
+
+		c := newConnector(l)
+		conns, _ := l.pairs(n)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		for range 2 { // the second time it begins carefully again
+			killAll(t, m, n)
+
+			calls := c.unanswered(4)
+
+			for healed := 0; healed < n; {
+				for _, call := range calls {
+					fresh, peer := l.pair()
+					peer.send("x")
+					call.succeed(fresh)
+				}
+
+				healed += len(calls)
+				calls = c.unanswered(min(2*len(calls), n-healed))
+			}
+
+			require.Equal(t, n, m.Stats().Open)
+
+			for range n {
+				r := readerOf(t, m)
+				require.Equal(t, "x", readN(t, r, 1))
+				requireClosed(t, r)
+			}
+		}
+	})
+}
+
+func TestAConnectThatTakesLongLetsOthersGoFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(6)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 6)
+
+		began := time.Now()
+		slow := c.unanswered(4)
+		fifth := c.next()
+		require.Less(t, time.Since(began), 1200*time.Millisecond)
+
+		fresh, _ := l.pair()
+		fifth.succeed(fresh)
+		require.Equal(t, 1, settled(m).Open)
+
+		for _, call := range append(slow, c.unanswered(1)...) { // a service that is slow, but well
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		s := settled(m)
+		require.Equal(t, []int{6, 0}, []int{s.Open, s.Connecting})
+		require.Equal(t, []uint64{6, 0}, []uint64{s.Healed, s.ConnectFailed})
+	})
+}
+
+func TestAWaitersArrivalCutsALongPauseShortWithinItsFloor(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const floor = 500 * time.Millisecond
+
+		s := newService(l)
+		m := s.pool(1)
+		s.goDown()
+		killAll(t, m, 1)
+		time.Sleep(10 * time.Minute)
+
+		// nextDial returns when the service is dialled next.
+		nextDial := func() time.Time {
+			n := s.count()
+			for s.count() == n {
+				time.Sleep(time.Millisecond)
+			}
+
+			return s.dialled(n)[0]
+		}
+
+		failed := nextDial() // a dial takes no time here
+
+		// Arriving 200 ms after the failure has the next connect come at the floor, and so on while it waits.
+		time.Sleep(time.Until(failed.Add(200 * time.Millisecond)))
+
+		ctx, cancel := context.WithCancel(t.Context())
+		waiting := wantReader(ctx, m, 0)
+
+		for n := range 3 {
+			dial := nextDial()
+			require.Equal(t, floor, dial.Sub(failed), n)
+			failed = dial
+		}
+
+		cancel()
+
+		a := <-waiting
+		require.ErrorIs(t, a.err, context.Canceled)
+		require.ErrorIs(t, a.err, errRefused, "it says why")
+
+		dial := nextDial()
+		require.Greater(t, dial.Sub(failed), 20*time.Second, "nobody waits any more")
+
+		// Arriving when the floor has passed has it come at once.
+		time.Sleep(5 * time.Second)
+
+		n, now := s.count(), time.Now()
+		waiting = wantReader(t.Context(), m, time.Millisecond)
+		require.Equal(t, []time.Time{now}, s.dialled(n))
+		require.ErrorIs(t, (<-waiting).err, errRefused)
+
+		// As it does for a service that is back.
+		time.Sleep(5 * time.Second)
+		s.comeUp()
+		requireClosed(t, got(t, wantWriter(t.Context(), m, 0)).lease())
+	})
+}
+
+func TestCallersThatComeAndGoStormNoDeadService(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(4)
+		s.goDown()
+		killAll(t, m, 4)
+		time.Sleep(time.Minute)
+
+		was := s.count()
+
+		for range 10_000 { // a hundred seconds
+			_, err := m.Reader(t.Context(), 10*time.Millisecond)
+			require.ErrorIs(t, err, errRefused)
+		}
+
+		require.LessOrEqual(t, s.count()-was, 201)
+		require.GreaterOrEqual(t, s.count()-was, 190)
+
+		for _, pause := range pauses(s.dialled(was)) {
+			require.GreaterOrEqual(t, pause, 500*time.Millisecond)
+		}
+	})
+}
+
+func TestABackoffFunctionThatPanicsGetsTheDefaultAndOneBelowZeroIsNone(t *testing.T) {
+	for _, bad := range []struct {
+		name        string
+		backoff     func(int) time.Duration
+		least, most time.Duration
+		logged      int
+	}{
+		{"panics", func(int) time.Duration { panic("find me") }, 50 * time.Millisecond, 100 * time.Millisecond, 1},
+		{"below zero", func(int) time.Duration { return -time.Hour }, 0, 0, 0},
+		{"none", func(int) time.Duration { return 0 }, 0, 0, 0},
+	} {
+		t.Run(bad.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c, book := newConnector(l), &logbook{}
+				conns, _ := l.pairs(1)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), book.option(), plex.WithBackoff(bad.backoff))
+
+				killAll(t, m, 1)
+				c.unanswered(1)[0].fail(errRefused)
+				synctest.Wait()
+
+				failed := time.Now()
+				call := c.next()
+				pause := time.Since(failed)
+				require.True(t, pause >= bad.least && pause <= bad.most, pause)
+
+				found := book.with("plex: the function given to WithBackoff panicked")
+				require.Len(t, found, bad.logged)
+
+				for _, r := range found {
+					require.Equal(t, []string{"panic", "stack"}, r.keys)
+					require.Equal(t, "find me", r.attrs["panic"])
+					require.Contains(t, r.attrs["stack"], "TestABackoffFunctionThatPanics")
+				}
+
+				fresh, _ := l.pair()
+				call.succeed(fresh)
+				require.Equal(t, 1, settled(m).Open)
+			})
+		})
+	}
+}
+
+func TestABackoffFunctionMayCallTheMultiplexer(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+
+		var m *plex.Multiplexer
+
+		m = s.pool(2, plex.WithBackoff(func(int) time.Duration {
+			if r, err := m.Reader(context.Background(), -1); err == nil {
+				_ = r.Close()
+			}
+
+			return time.Duration(1+m.Stats().Open) * time.Second
+		}))
+		s.goDown()
+		killAll(t, m, 1)
+		time.Sleep(59 * time.Second)
+		require.Equal(t, 30, s.count()-2, "every two seconds")
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What proves that a service is well
+
+// flapping is a pool of one connection whose service accepts, and hangs up after life; a consumer always reads. Pauses
+// are as many seconds as there were failures. A dial takes 10 ms.
+type flapping struct {
+	*service
+	m    *plex.Multiplexer
+	stop func()
+}
+
+func newFlapping(l *ledger, life time.Duration, opts ...plex.Option) *flapping {
+	f := &flapping{service: newService(l)}
+	f.m = f.pool(1, append(opts, plex.WithBackoff(func(failures int) time.Duration {
+		return time.Duration(failures) * time.Second
+	}))...)
+	f.live(life)
+	f.set(func(s *service) { s.latency = 10 * time.Millisecond })
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := later(func() error {
+		for {
+			r, err := f.m.Reader(ctx, 0)
+			if err != nil {
+				return err
+			}
+
+			stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(past) })
+			for err == nil && ctx.Err() == nil {
+				_, err = r.Read(make([]byte, 10))
+			}
+
+			stop()
+
+			_ = r.Close()
+		}
+	})
+	f.stop = func() { cancel(); <-done }
+
+	return f
+}
+
+// live says how long connections live from now on; 0 is not at all.
+func (f *flapping) live(life time.Duration) {
+	f.set(func(s *service) {
+		s.greet = func(p *fakePeer) {
+			if life == 0 {
+				_ = p.Close()
+			} else {
+				time.AfterFunc(life, func() { _ = p.Close() })
+			}
+		}
+	})
+}
+
+// say has connections be greeted with something, and then hang up.
+func (f *flapping) say(what string) {
+	f.set(func(s *service) {
+		s.greet = func(p *fakePeer) {
+			p.send(what)
+
+			_ = p.Close()
+		}
+	})
+}
+
+// begin loses the connection that there is.
+func (f *flapping) begin() {
+	_ = f.connected(0)[0].Close()
+}
+
+// awaitDials returns when the service has been dialled n times more, and the last of these dials is over.
+func (f *flapping) awaitDials(n int) {
+	for was := f.count(); f.count() < was+n; {
+		time.Sleep(time.Millisecond)
+	}
+
+	time.Sleep(20 * time.Millisecond)
+}
+
+func TestAServiceThatAcceptsAndHangsUpKeepsBackingOff(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := newFlapping(l, 0)
+		defer f.stop()
+
+		f.begin()
+		time.Sleep(time.Hour)
+
+		all := pauses(f.dialled(1))
+		require.Greater(t, len(all), 50)
+
+		for i, pause := range all {
+			want := time.Duration(i+1) * time.Second
+			if i == 0 {
+				want = 0 // once may be chance
+			}
+
+			require.Equal(t, want+10*time.Millisecond, pause, "pause %d", i+1)
+		}
+
+		s := f.m.Stats()
+		require.Zero(t, s.ConnectFailed)
+		require.InDelta(t, s.Lost, s.Healed, 1)
+	})
+}
+
+func TestTheDefaultBackoffGrowsForAServiceThatAcceptsAndHangsUp(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(4)
+		s.set(func(s *service) { s.greet = func(p *fakePeer) { p.reset(syscall.ECONNRESET, false) } })
+
+		var consumers sync.WaitGroup
+
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 4 {
+			consumers.Go(func() {
+				for ctx.Err() == nil {
+					if w, err := m.Writer(ctx, 0); err == nil {
+						if _, err = w.Write([]byte("x")); err == nil {
+							time.Sleep(10 * time.Millisecond)
+						}
+
+						_ = w.Close()
+					}
+				}
+			})
+		}
+
+		killAll(t, m, 4)
+		time.Sleep(5 * time.Second)
+		require.LessOrEqual(t, s.count()-4, 40, "connects in five seconds")
+
+		time.Sleep(time.Minute)
+
+		was := s.count()
+		time.Sleep(time.Minute)
+		require.LessOrEqual(t, s.count()-was, 600, "the floor for waiters, and the ramp that each acceptance begins")
+
+		s.set(func(s *service) { s.greet = nil })
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 4, m.Stats().Open)
+		cancel()
+		consumers.Wait()
+	})
+}
+
+func TestAByteThatANewConnectionDeliversEndsTheBackingOff(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := newFlapping(l, 0)
+		defer f.stop()
+
+		f.begin()
+		f.awaitDials(10)
+
+		f.set(func(s *service) { s.greet = func(p *fakePeer) { p.send("x") } }) // and lives on
+		f.awaitDials(1)
+		time.Sleep(100 * time.Millisecond)
+		require.Equal(t, 1, f.m.Stats().Open)
+
+		f.live(0)
+
+		peers := f.connected(0)
+		was := f.count()
+		_ = peers[len(peers)-1].Close()
+
+		time.Sleep(time.Minute)
+
+		all := pauses(f.dialled(was))
+		require.Equal(t, 10*time.Millisecond, all[0])
+		require.Equal(t, 2010*time.Millisecond, all[1], "counted from the beginning")
+		require.Equal(t, 3010*time.Millisecond, all[2])
+	})
+}
+
+func TestALifeThatIsShorterThanThePauseBeforeItProvesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := newFlapping(l, 0)
+		defer f.stop()
+
+		f.begin()
+		f.awaitDials(10) // the pause before it was nine seconds
+		f.live(7 * time.Second)
+		time.Sleep(2 * time.Minute)
+
+		all := pauses(f.dialled(1))
+		for i, pause := range all[10:] {
+			require.Equal(t, time.Duration(i+11+7)*time.Second+10*time.Millisecond, pause)
+		}
+	})
+}
+
+func TestALifeThatIsLongerThanThePauseBeforeItEndsTheBackingOff(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := newFlapping(l, 0)
+		defer f.stop()
+
+		f.begin()
+		f.awaitDials(10)
+		f.live(time.Minute)
+		f.awaitDials(1)
+		time.Sleep(5 * time.Second)
+
+		was := f.count()
+
+		time.Sleep(time.Hour)
+
+		for _, pause := range pauses(f.dialled(was)) {
+			require.Equal(t, time.Minute+10*time.Millisecond, pause, "it is connected again at once")
+		}
+
+		f.live(0)
+
+		was = f.count()
+
+		f.awaitDials(4)
+
+		all := pauses(f.dialled(was))
+		require.Equal(t, []time.Duration{10 * time.Millisecond, 2010 * time.Millisecond, 3010 * time.Millisecond}, all,
+			"the pauses begin anew, for the connections before have proved useful by living for a minute")
+	})
+}
+
+func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
+
+		killAll(t, m, 1)
+
+		for range 4 {
+			c.next().fail(errRefused)
+		}
+
+		call := c.next() // after four seconds
+		fresh, _ := l.pair()
+		call.succeed(fresh)
+		require.Equal(t, 1, settled(m).Open)
+
+		time.Sleep(3 * time.Second)
+		killAll(t, m, 1)
+
+		lost := time.Now()
+		call = c.next()
+		require.Equal(t, 5*time.Second, time.Since(lost))
+
+		fresh, peer := l.pair()
+		call.succeed(fresh)
+		synctest.Wait()
+		use(t, m, peer)
+		killAll(t, m, 1)
+		c.unanswered(1)[0].fail(errRefused)
+		synctest.Wait()
+
+		failed := time.Now()
+
+		c.next()
+		require.Equal(t, time.Second, time.Since(failed), "it has delivered something in between")
+	})
+}
+
+func TestAConnectionFromBeforeTheFailureProvesNothingAboutTheServiceNow(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, peers := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
+
+		r := readerOf(t, m)
+		killAll(t, m, 1)
+
+		for range 4 {
+			c.next().fail(errRefused)
+		}
+
+		synctest.Wait()
+
+		failed := time.Now()
+
+		peers[0].send("x")
+		require.Equal(t, "x", readN(t, r, 1))
+
+		call := c.next()
+		require.Equal(t, 4*time.Second, time.Since(failed))
+		call.fail(errRefused)
+		synctest.Wait()
+
+		failed = time.Now()
+
+		c.next()
+		require.Equal(t, 5*time.Second, time.Since(failed))
+		requireClosed(t, r)
+	})
+}
+
+func TestALongLifeSinceTheLastFailureMakesTheNextTheFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
+
+		killAll(t, m, 1)
+
+		for range 4 {
+			c.next().fail(errRefused)
+		}
+
+		fresh, _ := l.pair()
+		c.next().succeed(fresh)
+		time.Sleep(time.Minute)
+
+		killAll(t, m, 1)
+		c.unanswered(1)[0].fail(errRefused)
+		synctest.Wait()
+
+		failed := time.Now()
+
+		c.next()
+		require.Equal(t, time.Second, time.Since(failed))
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// News of a failure, and who might overtake it
+
+func TestTheFirstRefusalIsHeededBeforeAnyFurtherConnect(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const pause = 700 * time.Millisecond
+
+		s := newService(l)
+		m := s.pool(1, plex.WithBackoff(func(int) time.Duration { return pause }))
+		s.set(func(s *service) { s.latency = 10 * time.Millisecond })
+
+		for range 400 {
+			s.goDown()
+
+			was, peers := s.count(), len(s.connected(0))
+			killAll(t, m, 1)
+
+			time.Sleep(20 * time.Millisecond)
+			require.Equal(t, 1, s.count()-was, "connects for one lost connection, before its pause is over")
+			s.comeUp()
+			time.Sleep(time.Second)
+			require.Equal(t, 2, s.count()-was)
+			use(t, m, s.connected(peers)...)
+		}
+	})
+}
+
+func TestNoPauseIsSkippedWhenAConnectionIsLostAsSoonAsItIsThere(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := &flapping{service: newService(l)}
+		f.m = f.pool(1, plex.WithBackoff(func(int) time.Duration { return time.Second }))
+		f.live(0)
+		f.set(func(s *service) { s.latency = 10 * time.Millisecond })
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+
+		var consumers sync.WaitGroup
+		defer consumers.Wait()
+		defer cancel()
+
+		for range 2 { // who has it fail as soon as it is there
+			consumers.Go(func() {
+				for ctx.Err() == nil {
+					if r, err := f.m.Reader(ctx, 0); err == nil {
+						_, _ = r.Read(make([]byte, 1))
+						_ = r.Close()
+					}
+				}
+			})
+		}
+
+		f.begin()
+		time.Sleep(1000 * time.Second)
+
+		for i, pause := range pauses(f.dialled(2)) {
+			require.GreaterOrEqual(t, pause, time.Second, "pause %d", i)
+		}
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Beside Add
+
+func TestAddMakesAPoolWholeAndItsHealerIdle(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s, book := newService(l), &logbook{}
+		m := s.pool(2, book.option())
+		s.goDown()
+		killAll(t, m, 2)
+		time.Sleep(time.Minute)
+
+		conns, _ := l.pairs(2)
+		rest, err := m.Add(t.Context(), conns...)
+		require.NoError(t, err)
+		require.Empty(t, rest)
+
+		was := s.count()
+
+		time.Sleep(time.Hour)
+		require.Equal(t, was, s.count(), "nothing is missing")
+		s.comeUp()
+		killAll(t, m, 1)
+		require.Equal(t, was+1, func() int { synctest.Wait(); return s.count() }(), "what was added is healed")
+
+		healed := book.with("plex: connection healed")
+		require.Len(t, healed, 1)
+		require.EqualValues(t, 1, healed[0].attrs["attempts"], "earlier losses have nothing to do with it")
+	})
+}
+
+func TestWhatWasAddedBeyondTheMinimumIsHealedToo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(4))
+		_, err := m.Add(t.Context(), conns...)
+		require.NoError(t, err)
+
+		killAll(t, m, 2)
+
+		for _, call := range c.unanswered(2) {
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		require.Equal(t, 2, settled(m).Open)
+		require.Equal(t, 2, c.count())
+	})
+}
+
+func TestAnAddThatFailsBesideAnotherAsksForNoConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(4))
+		good, _ := l.pair()
+		bad, _ := newPair() // not in the books, since the test closes it
+
+		g := newGate()
+		g.arm()
+		bad.hooks.setReadDeadline = g.pass
+
+		failed := later(func() error {
+			_, err := m.Add(context.Background(), bad)
+
+			return err
+		})
+		<-g.entered
+
+		_, err := m.Add(t.Context(), good)
+		require.NoError(t, err)
+		require.NoError(t, bad.Close())
+		close(g.leave)
+		require.ErrorIs(t, <-failed, net.ErrClosed)
+
+		time.Sleep(time.Minute)
+		require.Zero(t, c.count(), "there is one connection, which is all that anybody has asked for")
+		require.Equal(t, 1, m.Stats().Open)
+	})
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The end
+
+func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
+	fail := func(l *ledger, calls ...*connectCall) {
+		l.Helper()
+
+		for _, call := range calls {
+			call.fail(errRefused)
+		}
+
+		synctest.Wait()
+	}
+	succeed := func(l *ledger, calls ...*connectCall) {
+		l.Helper()
+
+		for _, call := range calls {
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		synctest.Wait()
+	}
+
+	for _, state := range []struct {
+		name  string
+		bring func(l *ledger, c *connector)
+		wait  time.Duration // how long the end may take
+	}{
+		{"pausing", func(l *ledger, c *connector) {
+			fail(l, c.unanswered(4)...)
+			fail(l, c.next())
+		}, 0},
+		{"at the end of its pause", func(l *ledger, c *connector) {
+			fail(l, c.unanswered(4)...)
+			time.Sleep(time.Minute - 1)
+		}, 0},
+		{"connecting", func(_ *ledger, c *connector) { _ = c.unanswered(4) }, 0},
+		{"connecting, and nobody heeds the ctx", func(_ *ledger, c *connector) { _ = c.unanswered(4) }, time.Second},
+		{"waiting for connects that have timed out", func(*ledger, *connector) { time.Sleep(time.Minute) }, time.Second},
+		{"probing", func(l *ledger, c *connector) {
+			fail(l, c.unanswered(4)...)
+			time.Sleep(time.Minute)
+			_ = c.unanswered(1)
+		}, 0},
+		{"ramping up", func(l *ledger, c *connector) {
+			fail(l, c.unanswered(4)...)
+			time.Sleep(time.Minute)
+			succeed(l, c.unanswered(1)...)
+			succeed(l, c.unanswered(2)...)
+			_ = c.unanswered(4)
+		}, 0},
+	} {
+		for _, how := range []string{"Close", "Shutdown", "the ctx's end"} {
+			t.Run(state.name+"/"+how, func(t *testing.T) {
+				bubble(t, func(t *testing.T, l *ledger) {
+					const n = 16
+
+					c := newConnector(l)
+					conns, _ := l.pairs(n)
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+
+					m, err := plex.New(ctx, plex.WithConnections(conns...), plex.WithConnector(c.connect),
+						plex.WithBackoff(func(int) time.Duration { return time.Minute }))
+					require.NoError(t, err)
+					l.closeAtEnd(m)
+
+					c.ignoreCtx = state.wait > 0 // before the first call
+
+					killAll(t, m, n)
+					state.bring(l, c)
+
+					var waiting []<-chan waiter
+					for m.Stats().Open == 0 && len(waiting) < 3 {
+						waiting = append(waiting, wantReader(t.Context(), m, 0))
+					}
+
+					began, calls := time.Now(), c.count()
+
+					switch how {
+					case "Close":
+						require.NoError(t, m.Close())
+					case "Shutdown":
+						require.NoError(t, m.Shutdown(t.Context()))
+					default:
+						cancel()
+						require.NoError(t, m.Close()) // which waits for the one that the ctx has begun
+					}
+
+					require.LessOrEqual(t, time.Since(began), state.wait)
+
+					for _, ch := range waiting {
+						require.ErrorIs(t, (<-ch).err, plex.ErrClosed)
+					}
+
+					time.Sleep(time.Hour)
+					require.Equal(t, calls, c.count(), "no connect after the end")
+
+					s := m.Stats()
+					require.Zero(t, s.Open)
+
+					if state.wait == 0 {
+						require.Zero(t, s.Connecting)
+						require.Zero(t, plexGoroutines(), "goroutines of plex")
+					}
+				})
+			})
+		}
+	}
+}

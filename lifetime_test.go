@@ -1,0 +1,335 @@
+package plex_test
+
+// The maximal lifetime: what is too old is replaced between leases, one at a time.
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+func TestConnectionsAreReplacedAtTheirMaximalLifetimeLessAJitter(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n, life = 20, time.Hour
+
+		var (
+			mu   sync.Mutex
+			ages []time.Duration
+		)
+
+		s := newService(l)
+		s.set(func(s *service) {
+			s.greet = func(p *fakePeer) {
+				born := time.Now()
+
+				p.conn.afterClose(func() {
+					mu.Lock()
+					defer mu.Unlock()
+
+					ages = append(ages, time.Since(born))
+				})
+			}
+		})
+
+		m := s.pool(n, plex.WithMaxLifetime(life))
+
+		for range 10 * 60 {
+			time.Sleep(time.Minute)
+			require.Equal(t, []int{n, 0}, []int{settled(m).Open, m.Stats().Connecting})
+		}
+
+		mu.Lock()
+		defer mu.Unlock()
+
+		require.Greater(t, len(ages), 9*n)
+		require.Less(t, len(ages), 12*n)
+
+		quarters := map[int]int{}
+
+		for _, age := range ages {
+			require.True(t, age >= life*9/10 && age <= life, age)
+			quarters[int((life-age)*4/(life/10+1))]++
+		}
+
+		for q := range 4 {
+			require.Greater(t, quarters[q], len(ages)/10, "the jitter spreads them over all of its tenth: %v", quarters)
+		}
+
+		st := m.Stats()
+		require.Equal(t, []uint64{uint64(len(ages)), 0, 0, 0, 0}, []uint64{st.Expired, st.Lost, st.Healed, st.ScaledDown, st.ScaledUp})
+		require.Equal(t, st.Expired+n, st.Connected)
+	})
+}
+
+func TestOneConnectionAtATimeIsMissingForItsAge(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 5
+
+		c := newConnector(l)
+		conns, _ := l.pairs(n)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
+			plex.WithBackoff(func(int) time.Duration { return time.Minute }), plex.WithConnectTimeout(24*time.Hour))
+		expected := map[string]bool{}
+
+		for _, conn := range conns {
+			expected[conn.RemoteAddr().String()] = true
+		}
+
+		time.Sleep(54*time.Minute - 1)
+		_ = c.unanswered(0)
+		time.Sleep(6*time.Minute + 1) // all of them are too old by now
+
+		for i := range uint64(n) {
+			call := c.unanswered(1)[0]
+			addr := call.handle.RemoteAddr().String()
+			require.True(t, expected[addr], "the address of the connection that was too old")
+			delete(expected, addr)
+
+			for _, conn := range conns {
+				if conn.RemoteAddr().String() == addr {
+					require.Equal(t, 1, conn.(*fakeConn).closeCount())
+				}
+			}
+
+			for range 3 { // the service is down
+				s := settled(m)
+				require.Equal(t, []int{n - 1, 1, n - 1, n - 1}, []int{s.Open, s.Connecting, s.IdleReaders, s.IdleWriters})
+				require.Equal(t, i+1, s.Expired)
+				time.Sleep(100 * time.Millisecond)
+				call.fail(errRefused)
+				time.Sleep(30 * time.Second)
+				require.Equal(t, n-1, m.Stats().Open, "the others stay, old as they are")
+
+				call = c.next()
+				require.Equal(t, addr, call.handle.RemoteAddr().String())
+			}
+
+			fresh, peer := l.pair()
+			call.succeed(fresh)
+			synctest.Wait()
+			peer.send("x")
+
+			r := readerOf(t, m)
+			for r.RemoteAddr() != fresh.RemoteAddr() {
+				requireClosed(t, r)
+
+				r = readerOf(t, m)
+			}
+
+			require.Equal(t, "x", readN(t, r, 1)) // the service is well again, which ends its backing off
+			requireClosed(t, r)
+		}
+
+		s := settled(m)
+		require.Equal(t, []int{n, 0}, []int{s.Open, s.Connecting})
+		require.Equal(t, []uint64{n, 0, 0}, []uint64{s.Expired, s.Lost, s.Healed})
+		require.Empty(t, expected)
+	})
+}
+
+func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
+	for _, held := range []string{"reader", "writer", "both"} {
+		t.Run(held, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newConnector(l)
+				conn, peer := l.pair()
+				m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour))
+				r, w := readerOf(t, m), writerOf(t, m)
+
+				if held == "reader" {
+					requireClosed(t, w)
+				}
+
+				if held == "writer" {
+					requireClosed(t, r)
+				}
+
+				time.Sleep(10 * time.Hour)
+				require.Zero(t, c.count())
+				require.Equal(t, 1, m.Stats().Open)
+
+				if held != "writer" {
+					peer.send("x")
+					require.Equal(t, "x", readN(t, r, 1), "it works as long as it is leased")
+					requireClosed(t, r)
+				}
+
+				if held == "both" {
+					time.Sleep(time.Hour)
+					require.Zero(t, c.count(), "the writer is still out")
+				}
+
+				if held != "reader" {
+					_, err := w.Write([]byte("y"))
+					require.NoError(t, err)
+					requireClosed(t, w)
+				}
+
+				call := c.unanswered(1)[0]
+				require.Equal(t, conn.RemoteAddr(), call.handle.RemoteAddr())
+				require.True(t, isClosed(peer.clientClosed()))
+
+				fresh, _ := l.pair()
+				call.succeed(fresh)
+
+				s := settled(m)
+				require.Equal(t, []int{1, 1, 1}, []int{s.Open, s.IdleReaders, s.IdleWriters})
+				require.Equal(t, []uint64{1, 0, 0}, []uint64{s.Expired, s.Lost, s.Healed})
+			})
+		})
+	}
+}
+
+func TestAConnectionThatIsAlwaysWaitedForIsReplacedBetweenItsLeases(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(1, plex.WithMaxLifetime(2*time.Minute))
+
+		var consumers sync.WaitGroup
+
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 3 { // so that there is always one who waits
+			consumers.Go(func() {
+				for ctx.Err() == nil {
+					if r, err := m.Reader(ctx, 0); err == nil {
+						time.Sleep(10 * time.Millisecond)
+
+						_ = r.Close()
+					}
+				}
+			})
+		}
+
+		time.Sleep(20 * time.Minute)
+		cancel()
+		consumers.Wait()
+		require.GreaterOrEqual(t, m.Stats().Expired, uint64(9), "in twenty minutes, with a maximal lifetime of two")
+	})
+}
+
+func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(3)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
+			plex.WithConnectTimeout(24*time.Hour))
+
+		time.Sleep(50 * time.Minute)
+		killAll(t, m, 1)
+
+		call := c.unanswered(1)[0]
+
+		time.Sleep(5 * time.Hour)
+		require.Equal(t, 2, m.Stats().Open)
+		require.Zero(t, m.Stats().Expired)
+
+		for range 3 {
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+			synctest.Wait()
+
+			if m.Stats().Open == 3 {
+				break
+			}
+
+			require.Equal(t, 2, m.Stats().Open)
+
+			call = c.unanswered(1)[0]
+		}
+
+		s := m.Stats()
+		require.Equal(t, 3, s.Open)
+		require.Equal(t, []uint64{2, 1, 1}, []uint64{s.Expired, s.Lost, s.Healed})
+	})
+}
+
+func TestALossOfAnOldConnectionIsALoss(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour))
+		r := readerOf(t, m)
+
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, r.Kill())
+
+		fresh, _ := l.pair()
+		c.unanswered(1)[0].succeed(fresh)
+
+		s := settled(m)
+		require.Equal(t, []uint64{0, 1, 1}, []uint64{s.Expired, s.Lost, s.Healed})
+
+		time.Sleep(53 * time.Minute)
+		require.Equal(t, 1, c.count())
+	})
+}
+
+func TestSurplusExpiresAsWell(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m, _, _ := l.scaling(1, 4, s.connect, plex.WithIdleTimeout(100*time.Hour), plex.WithMaxLifetime(time.Hour))
+
+		s.grow(t, m, 3)
+		time.Sleep(2 * time.Hour)
+
+		st := m.Stats()
+		require.Equal(t, 4, st.Open)
+		require.GreaterOrEqual(t, st.Expired, uint64(4))
+		require.Equal(t, []uint64{3, 0}, []uint64{st.ScaledUp, st.ScaledDown})
+
+		time.Sleep(110 * time.Hour)
+		require.Equal(t, 1, m.Stats().Open)
+	})
+}
+
+func TestWithoutAMaximalLifetimeNothingExpires(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := s.pool(3)
+
+		time.Sleep(10_000 * time.Hour)
+		require.Equal(t, 3, s.count())
+		require.Zero(t, m.Stats().Expired)
+	})
+}
+
+func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
+	for _, how := range []string{"Close", "Shutdown"} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newConnector(l)
+				conns, _ := l.pairs(3)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
+					plex.WithConnectTimeout(24*time.Hour))
+
+				time.Sleep(time.Hour)
+				_ = c.unanswered(1)
+
+				w := writerOf(t, m)
+				began := time.Now()
+
+				if how == "Close" {
+					require.NoError(t, m.Close())
+					requireClosed(t, w)
+				} else {
+					ended := later(func() error { return m.Shutdown(context.Background()) })
+					synctest.Wait()
+					requirePending(t, ended, "Shutdown")
+					requireClosed(t, w)
+					require.NoError(t, <-ended)
+				}
+
+				require.Zero(t, time.Since(began))
+				time.Sleep(time.Hour)
+				require.Equal(t, 1, c.count())
+				require.EqualValues(t, 1, m.Stats().Expired)
+				require.Zero(t, plexGoroutines())
+			})
+		})
+	}
+}

@@ -1,0 +1,308 @@
+package plex_test
+
+// What the watcher does to the process and its descriptors, which takes Linux to see.
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+// withDescriptor calls f with the descriptor of nc.
+func withDescriptor(t testing.TB, nc net.Conn, f func(fd int)) {
+	t.Helper()
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) { f(int(fd)) }))
+}
+
+// unreadBytes is what has arrived at nc and not been read.
+func unreadBytes(t testing.TB, nc net.Conn) (n int32) {
+	t.Helper()
+	withDescriptor(t, nc, func(fd int) {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+		require.Zero(t, errno)
+	})
+	return n
+}
+
+// processorTime is what this process has used.
+func processorTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// An end is told once: a connection that goes on half closed does not keep the watcher busy.
+func TestHalfClosedConnectionCostsNoProcessorTime(t *testing.T) {
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	m, p := s.mux(l)
+	r, w := leaseReader(t, m), leaseWriter(t, m)
+	p.halfClose()
+	eventually(t, func() bool { return m.Stats().Lost == 1 }, "the loss is seen")
+	before := processorTime(t)
+	time.Sleep(200 * time.Millisecond)
+	assert.Less(t, processorTime(t)-before, 60*time.Millisecond)
+	requireClosed(t, r, w)
+	requireHealed(t, m, 1, 1)
+}
+
+// The kernel tells a reset once. Whoever comes second is told of a clean end, which it was not.
+func TestResetThatSomebodyElseWasToldOfIsNoCleanEnd(t *testing.T) {
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	m, p := s.mux(l)
+	r, w := leaseReader(t, m), leaseWriter(t, m)
+	p.reset()
+	withDescriptor(t, p.client, func(fd int) {
+		code, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_ERROR)
+		require.NoError(t, err)
+		require.Equal(t, syscall.ECONNRESET, syscall.Errno(code))
+	})
+	_, err := r.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
+	requireHealed(t, m, 1, 1)
+	requireClosed(t, r, w)
+}
+
+// What the peer has sent before its end stays with the system, but for a little.
+func TestNoMoreThanAFewRemainsAreKeptInMemory(t *testing.T) {
+	const size = 400_000
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	s.prep = func(p *peer) { require.NoError(t, p.client.(*net.TCPConn).SetReadBuffer(2*size)) }
+	m, p := s.mux(l)
+	p.send(t, 0, size)
+	p.fin()
+	requireHealed(t, m, 1, 1)
+	for range 4 { // which is not enough to take it all, and so close the descriptor
+		r := readerOn(t, m, p) // reads nothing
+		requireClosed(t, r)
+		time.Sleep(5 * time.Millisecond)
+	}
+	taken := size - unreadBytes(t, p.client)
+	assert.LessOrEqual(t, taken, int32(128<<10), "of %d bytes %d are in memory", size, taken)
+
+	r := readerOn(t, m, p)
+	n, err := readOracle(r, p.number, -1)
+	require.Equal(t, io.EOF, err)
+	require.EqualValues(t, size, n)
+	requireClosed(t, r)
+}
+
+// A descriptor's number is soon another connection's. Whatever happens to the connection that had it before is no news
+// about the one that has it now.
+func TestDescriptorThatHasBecomeAnotherConnectionIsWatchedForThatOne(t *testing.T) {
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	descriptor := func(p *peer) (fd int) {
+		withDescriptor(t, p.client, func(n int) { fd = n })
+		return fd
+	}
+	for range 10 {
+		older := s.open()
+		fd := descriptor(older)
+		m := l.mux(plex.WithConnections(older.client), plex.WithMaxCapacity(2))
+		require.NoError(t, older.client.Close()) // behind plex's back
+		newer := s.open()
+		if descriptor(newer) != fd { // somebody else was faster
+			newer.fin()
+			require.NoError(t, newer.client.Close())
+			require.NoError(t, m.Close())
+			continue
+		}
+		rest, err := m.Add(t.Context(), newer.client)
+		require.NoError(t, err)
+		require.Empty(t, rest)
+
+		// The older one's end, as its peer sees it, and as a consumer does.
+		older.fin()
+		w, err := m.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, older.client.LocalAddr(), w.LocalAddr())
+		_, err = w.Write([]byte("x"))
+		require.ErrorIs(t, err, net.ErrClosed)
+		requireClosed(t, w)
+		requirePassing(t, m, newer)
+		stats := m.Stats()
+		require.Equal(t, [2]int{1, 1}, [2]int{stats.Open, int(stats.Lost)})
+
+		newer.fin()
+		eventually(t, func() bool { return m.Stats().Lost == 2 }, "the newer one's end is seen")
+		requireLost(t, m, 2)
+		return
+	}
+	t.Skip("no descriptor was the same twice")
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// No descriptors left
+
+// asChild is set in a process that a test has started to do what must not be done in its own.
+const asChild = "PLEX_TEST_CHILD"
+
+// inChild runs the test again in a process of its own and reports false there. What that process prints is shown.
+func inChild(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(asChild) != "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1")
+	cmd.Env = append(os.Environ(), asChild+"=1")
+	out, err := cmd.CombinedOutput()
+	scanner := bufio.NewScanner(strings.NewReader(string(out)))
+	for scanner.Scan() {
+		t.Log("child: " + scanner.Text())
+	}
+	require.NoError(t, err)
+	require.Contains(t, string(out), "--- PASS: "+t.Name())
+	return true
+}
+
+// limitDescriptors lets the process have no more of them; what is open stays open. The function takes that back.
+func limitDescriptors(t *testing.T) (lift func()) {
+	t.Helper()
+	var before syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
+	// The limit is for the numbers. There is none free below 3.
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: before.Max}))
+	_, err := os.Open(os.DevNull)
+	require.ErrorIs(t, err, syscall.EMFILE)
+	return func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)) }
+}
+
+func TestProcessWithoutDescriptorsKeepsTheHealthyConnectionsAndRecovers(t *testing.T) {
+	if inChild(t) {
+		return
+	}
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	var log journal
+	m := l.mustOpen(8, s.connect(), plex.WithLogger(log.logger()))
+	peers := make([]*peer, 8)
+	for i := range peers {
+		peers[i] = s.next()
+	}
+	alive := func() {
+		t.Helper()
+		for _, p := range peers[4:] {
+			r := readerOn(t, m, p)
+			p.send(t, 0, 800)
+			_, err := readOracle(r, p.number, 800)
+			require.NoError(t, err)
+			requireClosed(t, r)
+		}
+	}
+
+	lift := limitDescriptors(t)
+	for _, p := range peers[:4] {
+		p.fin()
+	}
+	eventually(t, func() bool { return m.Stats().Open == 4 && m.Stats().Lost == 4 }, "four are lost")
+	started := time.Now()
+	before := s.dialed()
+	waiting := later(func() error { // gets its connection when there are more than the healthy ones
+		var leases []io.Closer
+		for range 5 {
+			w, err := m.Writer(t.Context(), patience)
+			if err != nil {
+				return err
+			}
+			leases = append(leases, w)
+		}
+		var errs []error
+		for _, w := range leases {
+			errs = append(errs, w.Close())
+		}
+		return errors.Join(errs...)
+	})
+	for time.Since(started) < time.Second {
+		alive()
+		time.Sleep(50 * time.Millisecond)
+	}
+	connects := s.dialed() - before
+	t.Logf("%d connects in %v", connects, time.Since(started))
+	assert.LessOrEqual(t, connects, 10, "it backs off")
+	assert.Positive(t, connects)
+	stats := m.Stats()
+	assert.ErrorIs(t, stats.LastConnectError, syscall.EMFILE)
+	assert.Equal(t, 4, stats.Open, "the healthy ones are kept")
+	assert.EqualValues(t, 4, stats.Lost)
+	requirePending(t, waiting, "the wait for a fifth connection")
+	assert.ErrorIs(t, log.named(t, "plex: connect failed", 1)[0].attrs["cause"].(error), syscall.EMFILE)
+
+	lift()
+	require.NoError(t, <-waiting)
+	requireHealed(t, m, 8, 4)
+	alive()
+}
+
+// Where there is no descriptor for the watcher either, connections are not watched, and that is all.
+func TestProcessWithoutADescriptorForTheWatcherHealsOnUse(t *testing.T) {
+	if inChild(t) {
+		return
+	}
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	p := s.open()
+	var log journal
+	lift := limitDescriptors(t)
+	m := l.mux(plex.WithConnections(p.client), plex.WithConnector(s.connect()), plex.WithLogger(log.logger()), retryAtOnce)
+	assert.ErrorIs(t, log.named(t, "plex: idle connections are not watched", 1)[0].attrs["cause"].(error), syscall.EMFILE)
+	requirePassing(t, m, p)
+	lift()
+
+	p.fin()
+	r := leaseReader(t, m)
+	_, err := r.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
+	requireClosed(t, r)
+	requireHealed(t, m, 1, 1)
+	s.next().fin() // this one is watched
+	requireHealed(t, m, 1, 2)
+	requirePassing(t, m, s.next())
+}
+
+// The watcher itself costs one descriptor, however many connections there are, and none once the multiplexer is closed.
+func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	var conns []net.Conn
+	for range 50 {
+		conns = append(conns, s.open().client)
+	}
+	before := descriptors()
+	m, err := plex.New(t.Context(), plex.WithConnections(conns...))
+	require.NoError(t, err)
+	l.closeAtEnd(m)
+	require.Equal(t, before+1, descriptors())
+	require.NoError(t, m.Close())
+	require.Equal(t, before-len(conns), descriptors())
+	for range 20 { // and none by multiplexers that come and go
+		p := s.open()
+		m, err := plex.New(t.Context(), plex.WithConnections(p.client))
+		require.NoError(t, err)
+		require.NoError(t, m.Close())
+		p.fin()
+	}
+	require.Equal(t, before-len(conns), descriptors(), fmt.Sprint("after ", len(conns), " connections"))
+}
