@@ -72,25 +72,25 @@ func TestAWaitThatIsLongerThanTheTimeoutAddsAConnection(t *testing.T) {
 
 				time.Sleep(scaleAfter - 1)
 				_ = c.unanswered(0)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 
 				call := c.unanswered(1)[0]
 				require.Equal(t, conns[0].RemoteAddr(), call.handle.RemoteAddr())
 				require.Equal(t, []int{1, 1, 1}, []int{m.Stats().Open, m.Stats().Connecting, m.Stats().Waiting})
 
-				time.Sleep(200 * time.Millisecond)
+				time.Sleep(210 * time.Millisecond)
 
 				fresh, _ := l.pair()
 				call.succeed(fresh)
 
 				a := got(t, waiting)
-				require.Equal(t, scaleAfter+200*time.Millisecond, a.at.Sub(began))
+				require.Equal(t, scaleAfter+210*time.Millisecond, a.at.Sub(began))
 				require.Equal(t, fresh.RemoteAddr(), a.lease().RemoteAddr())
 
 				s := m.Stats()
 				require.Equal(t, []int{2, 0, 0}, []int{s.Open, s.Connecting, s.Waiting})
 				require.Equal(t, []uint64{1, 1, 0, 0}, []uint64{s.ScaledUp, s.Connected, s.Healed, s.ScaledDown})
-				require.Equal(t, scaleAfter+200*time.Millisecond, s.WaitDuration)
+				require.Equal(t, scaleAfter+210*time.Millisecond, s.WaitDuration)
 				requireClosed(t, a.lease())
 				release()
 				time.Sleep(time.Minute)
@@ -486,6 +486,7 @@ func TestAFailedFirstConnectIsRetriedForThoseWhoWaitAndForNobodyElse(t *testing.
 		r, err := m.Reader(t.Context(), time.Second)
 		require.NoError(t, err)
 		requireClosed(t, r)
+		synctest.Wait()
 	})
 }
 
@@ -540,7 +541,7 @@ func TestAFailedScaleUpIsRetriedUnderTheBackoffAsLongAsSomebodyWaits(t *testing.
 func TestAFailedScaleUpIsNeverRetriedForNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		m, _, peers := l.scaling(1, 8, s.connect, plex.WithBackoff(func(int) time.Duration { return 3 * time.Second }))
+		m, _, _ := l.scaling(1, 8, s.connect, plex.WithBackoff(func(int) time.Duration { return 3 * time.Second }))
 
 		s.set(func(s *service) { s.latency, s.refusal = 10*time.Millisecond, errRefused })
 
@@ -560,7 +561,7 @@ func TestAFailedScaleUpIsNeverRetriedForNobody(t *testing.T) {
 			killAll(t, m, 1)
 			time.Sleep(time.Second)
 
-			peers = s.connected(0)
+			peers := s.connected(0)
 			use(t, m, peers[len(peers)-1])
 			s.goDown()
 		}

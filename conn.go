@@ -234,6 +234,7 @@ func (c *conn) failure() error {
 // first error counts; later ones are mostly its consequences.
 func (c *conn) fail(cause error) {
 	if !c.cause.CompareAndSwap(nil, &cause) {
+		c.retire() // in case the first has not come to it: after any fail, no half is leased again
 		return
 	}
 	c.m.mu.Lock()

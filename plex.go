@@ -89,15 +89,17 @@ type Multiplexer struct {
 	outside    int              // goroutines that may be in the user's functions: connects, supervisor, log
 	stats      Stats            // the counters; gauges are computed
 	acquired   uint64           // the highest Stats.Acquired so far
-	lastErr    error            // of the latest connect
-	leaving    int              // open, but retired: too old or not needed, and not yet closed
-	looking    int              // halves that plex holds to look at them
-	remains    []*conn          // at their end, with something left to be read; oldest first
-	watcher    *watcher         // nil before the first connection that it can watch
-	records    []slog.Record    // to be logged
-	logging    bool             // writeLog runs
-	healing                     // see healer.go
-	scaling                     // see autoscaler.go
+	counts     Stats            // as of countedAt, for the errors of acquires
+	countedAt  time.Time
+	lastErr    error         // of the latest connect
+	leaving    int           // open, but retired: too old or not needed, and not yet closed
+	looking    int           // halves that plex holds to look at them
+	remains    []*conn       // at their end, with something left to be read; oldest first
+	watcher    *watcher      // nil before the first connection that it can watch
+	records    []slog.Record // to be logged
+	logging    bool          // writeLog runs
+	healing                  // see healer.go
+	scaling                  // see autoscaler.go
 
 	wake    chan struct{} // for the supervisor, holds one
 	closing chan struct{} // closed when closed is set

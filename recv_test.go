@@ -122,7 +122,7 @@ func TestStreamRefusesBadArguments(t *testing.T) {
 		require.ErrorContains(t, err, "plex: ")
 		require.ErrorContains(t, err, "-1")
 
-		_, err = receive(nil, r, k, 1) //nolint:staticcheck // that is the test
+		_, err = receive(nilContext, r, k, 1)
 		require.ErrorContains(t, err, "nil context")
 
 		p.send("x")

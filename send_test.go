@@ -93,7 +93,7 @@ func TestSendStreamRefusesBadArguments(t *testing.T) {
 		require.ErrorContains(t, err, "plex: ")
 		require.ErrorContains(t, err, "-1")
 
-		_, err = transmit(nil, w, k, 1) //nolint:staticcheck // that is the test
+		_, err = transmit(nilContext, w, k, 1)
 		require.ErrorContains(t, err, "nil context")
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -147,7 +147,7 @@ func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
-		want := ""
+		var want strings.Builder
 
 		for i, k := range []streamKind{perByte, perByte, inChunks, inChunks, perByte} {
 			out := sending(t, t.Context(), w, k, i)
@@ -158,10 +158,10 @@ func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
 			_, err := w.Write([]byte(" then "))
 			require.NoError(t, err)
 
-			want += "stream then "
+			want.WriteString("stream then ")
 		}
 
-		require.Equal(t, want, p.unread())
+		require.Equal(t, want.String(), p.unread())
 		requireClosed(t, w)
 		requireKept(t, m, 1)
 	})

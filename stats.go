@@ -82,14 +82,22 @@ func (h *half) tally(idle, out *int) {
 	}
 }
 
+// fewConnections can be looked at for each failed acquire.
+const fewConnections = 64
+
 // acquireFailed makes the diagnosis for an acquire that has failed.
 func (m *Multiplexer) acquireFailed(q *queue, waited time.Duration, why error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.statsLocked()
+	// To count what is leased costs a look at every connection. When many
+	// callers fail at once, they share the figure of a moment ago.
+	if now := time.Now(); len(m.conns) <= fewConnections || now.Sub(m.countedAt) > time.Millisecond {
+		m.counts, m.countedAt = m.statsLocked(), now
+	}
+	s := m.counts
 	e := &AcquireError{
 		Half: q.name, Waited: waited, Err: why, Connect: m.lastErr,
-		Capacity: s.Capacity, Open: s.Open, Connecting: s.Connecting,
+		Capacity: m.capacity, Open: m.open, Connecting: m.connecting,
 		Leased: s.LeasedReaders, Waiting: int(q.waiting.Load()),
 	}
 	if q == &m.writers {

@@ -20,7 +20,6 @@ const (
 
 type sweeper struct {
 	m    *Multiplexer
-	once sync.Once // starts run
 	done chan struct{}
 
 	mu    sync.Mutex

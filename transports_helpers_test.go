@@ -421,7 +421,7 @@ func readOracle(r io.Reader, stream int, n int64) (int64, error) {
 // blockedIn says whether a goroutine waits for I/O, or for the other end of a pipe, beneath the function.
 func blockedIn(function string) bool {
 	buf := make([]byte, 1<<20)
-	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		state, frames, _ := strings.Cut(stack, "\n")
 		if strings.Contains(frames, function) && (strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")) {
 			return true

@@ -170,7 +170,8 @@ func (m *Multiplexer) watch(c *conn) {
 	}
 	m.mu.Lock()
 	w := m.watcher
-	if w == nil && !m.closed {
+	created := w == nil && !m.closed
+	if created {
 		var err error
 		if w, err = newWatcher(m); err != nil {
 			m.mu.Unlock()
@@ -183,7 +184,9 @@ func (m *Multiplexer) watch(c *conn) {
 	if w == nil {
 		return
 	}
-	w.once.Do(func() { m.spawn(w.run) })
+	if created {
+		m.spawn(w.run)
+	}
 	w.add(c)
 }
 

@@ -12,8 +12,7 @@ import (
 
 type watcher struct {
 	m    *Multiplexer
-	once sync.Once // starts run
-	file *os.File  // of the epoll descriptor
+	file *os.File // of the epoll descriptor
 	raw  syscall.RawConn
 
 	mu    sync.Mutex

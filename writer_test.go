@@ -950,7 +950,7 @@ func TestWritesOnOneLeaseTakeTurns(t *testing.T) {
 		})
 	}
 
-	for got := 0; got < writers*messages; got++ {
+	for range writers * messages {
 		p.allow(rand.IntN(size))
 		p.allow(-1)
 
