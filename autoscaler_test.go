@@ -834,6 +834,45 @@ func TestALeasedConnectionIsNeverSurplus(t *testing.T) {
 	}
 }
 
+func TestASurplusTransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m, conns, _ := l.scaling(2, 4, s.connect, plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(1))
+		stuck := make(chan struct{})
+		free := sync.OnceFunc(func() { close(stuck) })
+		defer free()
+
+		conns[0].(*fakeConn).hooks.close = func() { <-stuck }
+
+		s.grow(t, m, 2)
+		time.Sleep(time.Minute)
+
+		st := m.Stats()
+		require.Equal(t, []int{2, 1, 1}, []int{st.Open, st.IdleReaders, st.IdleWriters}, "the others are closed; its slot is not free")
+		require.EqualValues(t, 3, st.ScaledDown)
+
+		killAll(t, m, 1)
+		time.Sleep(time.Second)
+		require.Equal(t, 1, m.Stats().IdleReaders, "losses are healed meanwhile")
+		s.grow2(t, m)
+		free()
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, m.Stats().Open)
+	})
+}
+
+// grow2 has a connection be added to the one that can be leased.
+func (s *service) grow2(t testing.TB, m *plex.Multiplexer) {
+	t.Helper()
+
+	release := leaseAll(t, m, 1)
+	waiting := wantReader(t.Context(), m, 0)
+
+	time.Sleep(scaleAfter + 10*time.Millisecond)
+	closeAll(t, waiting)
+	release()
+}
+
 func TestAPoolThatHasShrunkToNothingConnectsForTheNextCallerAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)

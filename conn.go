@@ -15,7 +15,6 @@ package plex
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -118,7 +117,7 @@ const firstLease = leaseOne
 // deadline, its TLS handshake done.
 func (c *conn) prepare(ctx context.Context, timeout time.Duration) error {
 	err := c.nc.SetDeadline(time.Time{})
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+	if isClosed(err) {
 		return fmt.Errorf("plex: the connection is closed already: %w", err)
 	}
 	// Any other error is that of a transport without deadlines.

@@ -65,6 +65,12 @@ func passingDatagram(err error) bool {
 // or nobody yet.
 var errReset error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 
+// isClosed reports whether err says that a transport is closed, here or, for a
+// pipe, by the peer.
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
+}
+
 // errPeerClosed is the cause of a loss that the watcher has seen: the peer has
 // closed an idle connection.
 var errPeerClosed = fmt.Errorf("plex: the peer closed the connection: %w", io.EOF)

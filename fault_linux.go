@@ -22,33 +22,37 @@ const tcpClose = 7
 // reset, whose error the kernel tells only once.
 func wasReset(nc net.Conn) bool {
 	reset := false
-	control(nc, func(fd int) {
-		// The state is the first byte of struct tcp_info; the kernel fills
-		// as much of it as is asked for. On what is not TCP this fails.
-		info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
-		var b [4]byte
-		binary.NativeEndian.PutUint32(b[:], uint32(info))
-		reset = err == nil && b[0] == tcpClose
-	})
+	control(nc, func(fd int) { reset = tcpState(fd) == tcpClose })
 	return reset
 }
 
-// unsent returns how many bytes a TCP connection has been given to send that the
-// peer has not acknowledged.
+// tcpState returns the kernel's state of a TCP connection, 0 for what is none.
+func tcpState(fd int) byte {
+	// The state is the first byte of struct tcp_info; the kernel fills as much
+	// of it as is asked for.
+	info, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(info))
+	return b[0]
+}
+
+// unsent returns how many bytes a TCP connection that is not over has been given
+// to send and the peer has not acknowledged.
 func unsent(nc net.Conn) int {
 	var queued int32
 	control(nc, func(fd int) {
+		if state := tcpState(fd); state == 0 || state == tcpClose {
+			return
+		}
 		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&queued)))
-		if errno != 0 || !isTCP(fd) {
+		if errno != 0 {
 			queued = 0
 		}
 	})
 	return int(queued)
-}
-
-func isTCP(fd int) bool {
-	_, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
-	return err == nil
 }
 
 // shutDown ends both directions of a connection, but does not close it. That it

@@ -52,7 +52,7 @@ const interruptGrace = time.Second
 
 // refusedGrace is the same for a transport that refuses deadlines, where only
 // an operation that does not block in the transport can take notice.
-const refusedGrace = 10 * time.Millisecond
+const refusedGrace = 100 * time.Millisecond
 
 // longAgo is a deadline that interrupts.
 var longAgo = time.Unix(1, 0)
@@ -76,7 +76,7 @@ type half struct {
 	out         chan struct{} // closed when the present operation leaves; nil if nobody waits
 	done        chan struct{} // the lease's Done; nil unless asked for
 	until       time.Time     // the deadline that the consumer has set
-	killed      bool          // the lease has been killed
+	killed      bool          // the last lease there will be has been killed
 	interrupted bool          // a past deadline is set, and until is to be set again
 	stream      *stream       // the stream that is running
 	result      result        // of the last stream that did not end well
@@ -378,9 +378,10 @@ func (h *half) interruptLocked() {
 		}
 	})
 	h.state.Or(deadline) // first, for who is interrupted looks at it
-	if h.setDeadline(longAgo) == nil {
+	switch err := h.setDeadline(longAgo); {
+	case err == nil:
 		h.interrupted = true
-	} else {
+	case !isClosed(err): // a closed one interrupts by itself
 		f.timer.Reset(refusedGrace) // who does not block in the transport is out by then
 	}
 }
@@ -455,18 +456,32 @@ func (h *half) clear() {
 			err = nil // it refuses deadlines altogether, so none is set
 		}
 	}
-	h.interrupted, h.killed, h.until = false, false, time.Time{}
+	h.interrupted, h.until = false, time.Time{}
 	h.sent, h.unsent, h.unsentErr = nil, 0, nil
 	if h.done != nil {
 		close(h.done)
 		h.done = nil
 	}
 	h.mu.Unlock()
-	if err != nil {
-		h.conn.fail(fmt.Errorf("plex: clearing the deadline of a lease: %w", err))
-	}
+	h.deadlineLeft(err)
 	if w&torn != 0 {
 		h.conn.fail(ErrPartialWrite)
+	}
+}
+
+// deadlineLeft is for an error of setting back a deadline that was set. The
+// half cannot be used with a stranger's deadline. But a pipe refuses deadlines
+// when its peer has closed it, which is an end like any other: what was read
+// before is still to be delivered.
+func (h *half) deadlineLeft(err error) {
+	switch {
+	case err == nil:
+	case !h.writes() && h.conn.failure() == nil && isClosed(err):
+		h.ended = true
+		h.state.Or(ending)
+		h.conn.peerClosed()
+	default:
+		h.conn.fail(fmt.Errorf("plex: setting back the deadline: %w", err))
 	}
 }
 

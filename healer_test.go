@@ -598,6 +598,35 @@ func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 	})
 }
 
+// A lost connection has its slot until its transport is closed. It must not hold up a caller for whom there is another.
+func TestALostTransportThatTakesLongToCloseIsReplacedInAnotherSlot(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conn, _ := l.pair()
+		block := make(chan struct{})
+		free := sync.OnceFunc(func() { close(block) })
+		defer free()
+
+		conn.hooks.close = func() { <-block }
+		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxCapacity(2))
+		killed := later(readerOf(t, m).Kill) // which may wait for the close
+		waiting := wantReader(t.Context(), m, time.Minute)
+
+		time.Sleep(time.Second)
+		closeAll(t, waiting)
+		require.Equal(t, 2, m.Stats().Open)
+		require.LessOrEqual(t, s.count(), 1)
+		killAll(t, m, 1)
+		time.Sleep(time.Second)
+		requireReaderIdle(t, m)
+		free()
+		require.NoError(t, <-killed)
+		time.Sleep(time.Minute)
+		require.Equal(t, []int{1, 0}, []int{m.Stats().Open, m.Stats().Connecting})
+		require.Equal(t, 2, s.count())
+	})
+}
+
 // A connect that hangs holds its own slot. It must not hold up a caller for whom there is another slot.
 func TestAConnectThatHangsForEverDoesNotKeepAnEmptyPoolFromConnectingInAnotherSlot(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {

@@ -187,28 +187,42 @@ func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
 
 func TestAConnectionThatIsAlwaysWaitedForIsReplacedBetweenItsLeases(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 3 // so that there is always one who waits
+
 		s := newService(l)
 		m := s.pool(1, plex.WithMaxLifetime(2*time.Minute))
 
-		var consumers sync.WaitGroup
+		var (
+			consumers sync.WaitGroup
+			mu        sync.Mutex
+			served    []int
+		)
 
 		ctx, cancel := context.WithCancel(t.Context())
-		for range 3 { // so that there is always one who waits
+		for i := range n {
 			consumers.Go(func() {
 				for ctx.Err() == nil {
 					if r, err := m.Reader(ctx, 0); err == nil {
+						mu.Lock()
+						served = append(served, i)
+						mu.Unlock()
 						time.Sleep(10 * time.Millisecond)
 
 						_ = r.Close()
 					}
 				}
 			})
+			synctest.Wait()
 		}
 
 		time.Sleep(20 * time.Minute)
 		cancel()
 		consumers.Wait()
 		require.GreaterOrEqual(t, m.Stats().Expired, uint64(9), "in twenty minutes, with a maximal lifetime of two")
+
+		for i, who := range served[:len(served)-n] { // at the end all give up at once
+			require.Equal(t, i%n, who, "lease %d: it cost nobody his place in the queue", i)
+		}
 	})
 }
 
@@ -284,6 +298,37 @@ func TestSurplusExpiresAsWell(t *testing.T) {
 
 		time.Sleep(110 * time.Hour)
 		require.Equal(t, 1, m.Stats().Open)
+	})
+}
+
+func TestATransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conns, _ := l.pairs(4)
+		block := make(chan struct{})
+		free := sync.OnceFunc(func() { close(block) })
+		defer free()
+
+		conns[0].(*fakeConn).hooks.close = func() { <-block }
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
+
+		for settled(m).IdleReaders == 4 {
+			time.Sleep(time.Second) // until it is the turn of the one that does not close
+		}
+
+		stuck := m.Stats()
+		require.Equal(t, 3, stuck.IdleReaders)
+
+		killAll(t, m, 3)
+		time.Sleep(time.Minute)
+		require.Equal(t, 3, s.count()-int(stuck.Connected), "healed, but its slot is not free")
+		require.Equal(t, []int{4, 3}, []int{m.Stats().Open, m.Stats().IdleWriters})
+
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, 3, m.Stats().IdleReaders, "no other is missing for its age meanwhile")
+		free()
+		synctest.Wait()
+		require.Equal(t, []int{4, 4}, []int{m.Stats().Open, m.Stats().IdleWriters})
 	})
 }
 

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// senderGrace is how long the sender of an abandoned channel may be silent
-// before nobody empties it any more.
-const senderGrace = 100 * time.Millisecond
-
-// senderTicks is for how many times senderGrace the multiplexer's Close lets a
-// sender go on that is never silent.
-const senderTicks = 50
+// When its lease has ended, a channel is emptied until its sender has been silent
+// for senderPatience; when the multiplexer closes, which waits for it, until
+// the sender has been silent for senderGrace, and for senderPatience at most.
+const (
+	senderGrace    = 100 * time.Millisecond
+	senderPatience = 5 * time.Second
+)
 
 // gatherer makes few writes of many small pieces. It belongs to the stream's
 // goroutine.
@@ -99,8 +99,8 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T), size func
 		closing = s.h.conn.m.closing // closed when the multiplexer closes; nil after that
 		clock   *time.Ticker
 		tick    <-chan time.Time
-		silent  bool
-		ticks   int
+		ticks   int // since the clock began, or the multiplexer closes
+		silent  int // of these, since the sender was last heard
 	)
 	hurry := func() {
 		if clock == nil {
@@ -120,7 +120,7 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T), size func
 	for open {
 		select {
 		case v, ok := <-ch:
-			open, silent = ok, false
+			open, silent = ok, 0
 			if ok && lease != nil {
 				count(v)
 			}
@@ -128,12 +128,17 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, add func(T), size func
 			open = takeNow(ch, count)
 			leaseOver()
 		case <-closing:
-			closing = nil
+			closing, ticks, silent = nil, 0, 0
 			hurry()
 		case <-tick:
 			ticks++
-			open = !silent && (closing != nil || ticks < senderTicks)
-			silent = true
+			silent++
+			const patience = int(senderPatience / senderGrace)
+			if closing == nil {
+				open = silent < 2 && ticks < patience
+			} else {
+				open = silent < patience
+			}
 		}
 	}
 	if lease != nil {

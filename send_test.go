@@ -863,7 +863,7 @@ func TestSenderThatNeverClosesItsChannelKeepsNobody(t *testing.T) {
 
 				end(m, w, p)
 				require.Less(t, time.Since(began), time.Second)
-				time.Sleep(time.Second)
+				time.Sleep(10 * time.Second)
 				require.True(t, within(time.Second, func() bool { return plexGoroutines() <= before }), "a goroutine is left")
 				require.NoError(t, m.Close())
 			})
@@ -944,53 +944,51 @@ func TestSenderThatNeverFallsSilentDoesNotKeepTheMultiplexerFromClosing(t *testi
 }
 
 func TestSenderRacingCloseNeverReachesTheNextLease(t *testing.T) {
-	for _, k := range []streamKind{perByte, inChunks} {
-		t.Run(string(k), func(t *testing.T) {
-			l := newLedger(t)
-			m, _, p := l.single()
-			data := strings.Repeat("abcdefghij", 20)
+	// In a bubble, because a sender that is starved for real is a silent one.
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		data := strings.Repeat("abcdefghij", 20)
 
-			for i := range 300 {
-				w, err := m.Writer(t.Context(), 0)
-				require.NoError(t, err)
+		for i := range 300 {
+			w, err := m.Writer(t.Context(), 0)
+			require.NoError(t, err)
 
-				out := sending(t, t.Context(), w, k, rand.IntN(20))
-				sender := later(func() error {
-					for i := 0; i < len(data); i += 10 {
-						out.send(data[i : i+10])
-					}
-
-					out.end()
-
-					return nil
-				})
-
-				for range rand.IntN(30) {
-					runtime.Gosched()
+			out := sending(t, t.Context(), w, k, rand.IntN(20))
+			sender := later(func() error {
+				for i := 0; i < len(data); i += 10 {
+					out.send(data[i : i+10])
 				}
 
-				requireClosed(t, w)
+				out.end()
 
-				next := writerOf(t, m)
+				return nil
+			})
 
-				for range 3 {
-					_, err = next.Write([]byte("!"))
-					require.NoError(t, err)
-					runtime.Gosched()
-				}
-
-				finish(t, "the sender", func() { <-sender })
-				requireClosed(t, next)
-
-				got := p.unread()
-				p.read(len(got))
-				require.True(t, strings.HasSuffix(got, "!!!"), "round %d: %q", i, got)
-				require.Equal(t, data[:len(got)-3], strings.TrimSuffix(got, "!!!"), "round %d", i)
+			for range rand.IntN(30) {
+				runtime.Gosched()
 			}
 
-			requireKept(t, m, 1)
-		})
-	}
+			requireClosed(t, w)
+
+			next := writerOf(t, m)
+
+			for range 3 {
+				_, err = next.Write([]byte("!"))
+				require.NoError(t, err)
+				runtime.Gosched()
+			}
+
+			<-sender
+			requireClosed(t, next)
+
+			got := p.unread()
+			p.read(len(got))
+			require.True(t, strings.HasSuffix(got, "!!!"), "round %d: %q", i, got)
+			require.Equal(t, data[:len(got)-3], strings.TrimSuffix(got, "!!!"), "round %d", i)
+		}
+
+		requireKept(t, m, 1)
+	})
 }
 
 // ---------------------------------------------------------------------------------------------------------------

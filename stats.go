@@ -71,11 +71,11 @@ func (m *Multiplexer) statsLocked() Stats {
 	return s
 }
 
-// tally counts h as idle or leased.
+// tally counts h, of an admitted connection, as idle or leased.
 func (h *half) tally(idle, out *int) {
 	switch w := h.state.Load(); {
 	case h.settled:
-	case w&leased != 0:
+	case w&leased != 0 && w&^flags != firstLease: // the first lease is no consumer's
 		*out++
 	case w&gone == 0:
 		*idle++

@@ -156,8 +156,6 @@ func (h *half) endStream(s *stream, err error) {
 	s.err = err
 	resumed := h.resumeLocked()
 	h.mu.Unlock()
-	if resumed != nil {
-		h.conn.fail(fmt.Errorf("plex: setting the deadline after a stream: %w", resumed))
-	}
+	h.deadlineLeft(resumed)
 	h.leave(s.lease)
 }

@@ -383,6 +383,40 @@ func TestTransportCloseUnderLoad(t *testing.T) {
 	})
 }
 
+// TestTransportCloseEndsStreamsThatNobodyUses: one whose bytes nobody takes and one on which nobody sends.
+func TestTransportCloseEndsStreamsThatNobodyUses(t *testing.T) {
+	forEachTransport(t, anyTransport, func(t *testing.T, books *ledger, tr transport) {
+		mux, l := openOne(t, books, tr)
+		var peer sync.WaitGroup
+		peer.Go(func() {
+			for {
+				if _, err := l.server.Write(make([]byte, 512)); err != nil {
+					return
+				}
+			}
+		})
+		r, w := leaseReader(t, mux), leaseWriter(t, mux)
+		in, err := r.Recv(context.Background(), 0)
+		require.NoError(t, err)
+		out, err := w.SendChunks(context.Background(), 0)
+		require.NoError(t, err)
+		takeFrom(t, in) // now it has more than anybody takes
+		finish(t, "the multiplexer's close", func() { assert.NoError(t, mux.Close()) })
+		finish(t, "the end of the stream", func() {
+			for range in {
+			}
+			<-w.Done()
+		})
+		assert.ErrorIs(t, r.Err(), plex.ErrClosed)
+		assert.ErrorIs(t, w.Err(), plex.ErrClosed)
+		assert.NoError(t, r.Close())
+		assert.NoError(t, w.Close())
+		close(out)
+		require.NoError(t, ignore(l.server.Close(), net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET))
+		finish(t, "the peer's end", peer.Wait)
+	})
+}
+
 // ignore returns err unless it is one of those.
 func ignore(err error, those ...error) error {
 	for _, e := range those {

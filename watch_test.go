@@ -447,18 +447,60 @@ func TestReaderThatIsLeasedAtTheResetGetsWhatHadArrivedAndThenTheError(t *testin
 }
 
 func TestLeasesThatDoNothingDoNotHoldUpTheReplacementOfWhatWasReset(t *testing.T) {
-	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-		m, p := s.mux(l)
-		r, w := leaseReader(t, m), leaseWriter(t, m)
-		_, err := w.Write([]byte("unread"))
-		require.NoError(t, err)
-		p.reset()
-		requireHealed(t, m, 1, 1)
-		requirePassing(t, m, s.next())
-		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
-		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
-		requireClosed(t, r, w)
-	})
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	m, p := s.mux(l)
+	r, w := leaseReader(t, m), leaseWriter(t, m)
+	p.reset()
+	requireHealed(t, m, 1, 1)
+	requirePassing(t, m, s.next())
+	require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
+	require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
+	requireClosed(t, r, w)
+}
+
+// A connection that was lost has its place in the capacity until it is closed, so that its peer never sees more.
+func TestReplacementIsConnectedOnlyWhenWhatItReplacesIsClosed(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, m *plex.Multiplexer, p *peer){
+		"reset":  func(_ *testing.T, _ *plex.Multiplexer, p *peer) { p.reset() },
+		"killed": func(t *testing.T, m *plex.Multiplexer, _ *peer) { require.NoError(t, leaseReader(t, m).Kill()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(t)
+			s := newHost(t, "tcp")
+			var open, peak int // guarded by the host's mu, which dial holds
+			s.wrap = func(nc net.Conn) net.Conn {
+				open++
+				peak = max(peak, open)
+				return &slowToClose{revealing: revealing{counted{Conn: nc}}, closed: func() {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					open--
+				}}
+			}
+			m, p := s.mux(l, retryAtOnce)
+			for i := range 5 {
+				end(t, m, p)
+				requireHealed(t, m, 1, i+1)
+				p = s.next()
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			require.Equal(t, 1, peak)
+		})
+	}
+}
+
+// slowToClose is a connection that takes its time to close.
+type slowToClose struct {
+	revealing
+	closed func()
+}
+
+func (c *slowToClose) Close() error {
+	time.Sleep(20 * time.Millisecond)
+	defer c.closed()
+	return c.revealing.Close()
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -555,7 +597,7 @@ func TestFourThousandIdleConnectionsCostNoGoroutineAndAreReplacedTogether(t *tes
 	requireHealed(t, m, n, n)
 	took := time.Since(started)
 	t.Logf("%d connections replaced in %v", n, took)
-	assert.Less(t, took, 10*time.Second, "all are replaced in seconds")
+	assert.Less(t, took, 15*time.Second, "all are replaced in seconds, also on a slow machine under the race detector")
 	assert.Equal(t, 2*n, s.dialed())
 	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3 }, "no goroutine is left of it")
 
@@ -639,8 +681,8 @@ func TestServiceThatGreetsAndHangsUpIsBackedOffFrom(t *testing.T) {
 				p.fin()
 			}
 			l.mustOpen(1, connect(s))
-			time.Sleep(time.Second)
-			t.Logf("%d connects in a second", s.dialed())
+			time.Sleep(600 * time.Millisecond)
+			t.Logf("%d connects", s.dialed())
 			assert.LessOrEqual(t, s.dialed(), 20)
 			assert.GreaterOrEqual(t, s.dialed(), 3)
 		})

@@ -53,7 +53,7 @@ func (w Writer) Write(p []byte) (int, error) {
 //
 // A sender that only sends and then closes the channel never hangs because the
 // stream has ended meanwhile: what it sends is dropped, until it closes the
-// channel or, once the lease is closed, is silent for some 100 ms. A sender
+// channel or, once the lease is closed, is silent for some seconds. A sender
 // that wants to know sooner selects on Done.
 //
 // Errors are those of Reader.Recv.
