@@ -165,8 +165,8 @@ func (m *Multiplexer) scaleDown(c *conn) {
 	from := m.open - m.leaving
 	surplus := from > m.cfg.minimum.value && !m.refusing && !c.lost
 	if surplus {
-		c.lost, c.leaving = true, true
-		m.leaving++
+		c.lost = true
+		c.leaveLocked()
 		m.target = max(m.cfg.minimum.value, min(m.target, from)-1)
 		m.stats.ScaledDown++
 	}

@@ -238,6 +238,7 @@ func (c *conn) fail(cause error) {
 	}
 	c.m.mu.Lock()
 	lost := c.loseLocked(cause)
+	c.leaveLocked()
 	shut := c.beginShutLocked()
 	c.m.mu.Unlock()
 	c.retire()
@@ -405,19 +406,30 @@ func (c *conn) shutWriteSide() {
 	c.m.uncountLocked(c)
 }
 
+// leaveLocked is called when c is of no more use, although it has its slot until
+// its transport is closed, which may take long. Its replacement may take another.
+func (c *conn) leaveLocked() {
+	m := c.m
+	if !c.counted || c.leaving {
+		return
+	}
+	c.leaving = true
+	m.leaving++
+	if c.replace != nil {
+		m.losses = append(m.losses, *c.replace)
+	}
+	m.kick()
+}
+
 // uncountLocked frees c's slot.
 func (m *Multiplexer) uncountLocked(c *conn) {
 	if !c.counted {
 		return
 	}
+	c.leaveLocked()
 	c.counted = false
 	m.open--
-	if c.replace != nil {
-		m.losses = append(m.losses, *c.replace)
-	}
-	if c.leaving {
-		m.leaving--
-	}
+	m.leaving--
 	m.short.Store(m.cfg.connect != nil)
 	if m.hopelessLocked() == ErrNoConnections {
 		m.wakeLocked()

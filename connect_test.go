@@ -810,6 +810,7 @@ func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
 		stats := m.Stats()
 		assert.EqualValues(t, 1, stats.ConnectFailed)
 		assert.EqualValues(t, 1, stats.Connected)
+		assert.NoError(t, stats.LastConnectError, "the latest succeeded")
 		assert.Zero(t, stats.Connecting)
 	})
 }

@@ -162,7 +162,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 
 	waiting := int(m.readers.waiting.Load() + m.writers.waiting.Load())
 	d := decide(demand{
-		target: m.target, open: m.open, connecting: m.connecting, capacity: m.capacity,
+		target: m.target, open: m.open, leaving: m.leaving, connecting: m.connecting, capacity: m.capacity,
 		active: active, hung: hung, window: m.window, failures: m.failures,
 		waiting: waiting,
 		overdue: max(m.readers.overdue-m.readers.served, m.writers.overdue-m.writers.served),
@@ -191,14 +191,14 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 		m.attemptLocked(&attempt{loss: loss{addr: m.Addr(), at: now}, grows: true, started: now})
 	}
 
-	whole := m.open >= m.target
+	whole := m.open-m.leaving >= m.target
 	if whole && m.connecting == 0 {
 		m.losses = nil
 		if m.failures == 0 {
 			m.window = healthyWindow
 		}
 	}
-	m.short.Store(!whole || m.open == 0)
+	m.short.Store(!whole || m.open == m.leaving)
 }
 
 // demand is what decides how many connects to start, and decision how many:
@@ -206,6 +206,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 type demand struct {
 	target, open, connecting, capacity int
 
+	leaving  int // of those open, how many are of no more use
 	active   int // connects under way that the window is for and that have not taken too long
 	hung     int // connects under way that should have ended long ago
 	window   int // connects that may be under way
@@ -220,18 +221,19 @@ type decision struct{ heal, grow int }
 func decide(d demand) decision {
 	room := d.capacity - d.open - d.connecting
 	slots := d.window - d.active
-	heal := max(0, min(d.target-d.open-d.connecting, room, slots))
+	usable := d.open - d.leaving
+	heal := max(0, min(d.target-usable-d.connecting, room, slots))
 
 	coming := d.connecting - d.hung + heal
 	want := d.overdue - coming
-	if d.waiting > 0 && d.open+coming == 0 {
+	if d.waiting > 0 && usable+coming == 0 {
 		want = max(want, 1) // nothing is open or on its way
 	}
 	if d.failures > 0 {
 		want = min(want, slots-heal) // a dead service gets its probe, for whatever reason
 	}
 	// Growing goes beyond the target: what is to be healed serves waiters, too.
-	beyond := d.capacity - max(d.target, d.open+d.connecting+heal)
+	beyond := d.capacity - max(d.target, usable+d.connecting+heal)
 	return decision{heal: heal, grow: max(0, min(want, room-heal, beyond))}
 }
 
@@ -275,7 +277,7 @@ func (m *Multiplexer) attemptFailedLocked(a *attempt, now time.Time) {
 	delete(m.attempts, a)
 	m.connectFailedLocked(a.started, now)
 	if a.grows {
-		m.target = max(m.cfg.minimum.value, m.target-1, min(m.target, m.open+m.connecting))
+		m.target = max(m.cfg.minimum.value, m.target-1, min(m.target, m.open-m.leaving+m.connecting))
 		return
 	}
 	again := a.loss

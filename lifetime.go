@@ -50,10 +50,10 @@ func (m *Multiplexer) expireHeld(c *conn) {
 	m.mu.Lock()
 	retire := !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
 	if retire {
-		c.lost, c.leaving = true, true
-		m.leaving++
+		c.lost = true
 		m.stats.Expired++
 		c.replace = &loss{addr: c.remote, at: time.Now(), expired: true}
+		c.leaveLocked()
 	}
 	m.mu.Unlock()
 	c.letGo(retire)

@@ -92,7 +92,7 @@ type Multiplexer struct {
 	counts     Stats            // as of countedAt, for the errors of acquires
 	countedAt  time.Time
 	lastErr    error         // of the latest connect
-	leaving    int           // open, but retired: too old or not needed, and not yet closed
+	leaving    int           // open, but of no more use: lost, too old or not needed, and not yet closed
 	looking    int           // halves that plex holds to look at them
 	remains    []*conn       // at their end, with something left to be read; oldest first
 	watcher    *watcher      // nil before the first connection that it can watch
@@ -270,7 +270,7 @@ func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 		return err
 	}
 	m.mu.Lock()
-	m.target = min(m.capacity, max(m.target, m.open+len(m.attempts)))
+	m.target = min(m.capacity, max(m.target, m.open-m.leaving+len(m.attempts)))
 	m.mu.Unlock()
 	return nil
 }
