@@ -348,8 +348,8 @@ func (c *conn) shutTransport() {
 }
 
 const (
-	lingerTime = time.Second           // for the peer to take what has been sent
-	lingerLook = 10 * time.Millisecond // how often to look whether it has
+	lingerTime = time.Second      // for the peer to take what has been sent
+	lingerLook = time.Millisecond // how often to look whether it has
 )
 
 // linger ends both directions, which wakes whoever is blocked in them, and

@@ -47,7 +47,9 @@ func (r Reader) Read(p []byte) (int, error) {
 // What was read and not taken from the channel is not lost: the next Read or
 // stream of this lease gives it first, and Close puts it back for the next
 // lease. After ctx has ended the channel can still be emptied, as long as
-// neither has happened.
+// neither has happened. Close and a consumer that goes on receiving meanwhile
+// share what is in the channel: each byte goes to one of them, but what the
+// consumer gets then may have gaps, so stop receiving before closing the lease.
 //
 // A connection takes part in one stream at a time: Read and a second stream
 // return ErrStreaming meanwhile. A consumer that stops receiving without ending
