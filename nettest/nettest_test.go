@@ -2,7 +2,6 @@ package nettest_test
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -127,5 +126,5 @@ func socketPair(network, address string) (net.Conn, net.Conn, error) {
 
 func stacks() string {
 	buf := make([]byte, 1<<20)
-	return fmt.Sprintf("%s", buf[:runtime.Stack(buf, true)])
+	return string(buf[:runtime.Stack(buf, true)])
 }
