@@ -135,7 +135,7 @@ func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) []*conn {
 
 // beginPartLocked begins to look for the fewest idle halves.
 func (m *Multiplexer) beginPartLocked(now time.Time) {
-	m.tickAt = now.Add(max(m.cfg.idleTimeout.value/idleSlots, 1))
+	m.tickAt = now.Add(max(m.cfg.idleTimeout.value/idleSlots, time.Millisecond))
 	for _, q := range []*queue{&m.readers, &m.writers} {
 		q.low.Store(max(0, int64(len(q.idle))-q.stale.Load()))
 	}
@@ -200,9 +200,5 @@ func (c *conn) letGo(retire bool) {
 	}
 	if !retire || !c.m.spawn(both) {
 		both()
-	}
-	// The watcher may have come when the read half was held.
-	if !retire && c.r.state.Load()&ending != 0 {
-		c.m.spawn(c.inspect)
 	}
 }

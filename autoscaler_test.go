@@ -630,6 +630,76 @@ func TestAnOverdueWaiterIsServedThoughTheConnectForItHangsForEver(t *testing.T) 
 	})
 }
 
+func TestConnectsForThoseWhoWaitDoNotHoldUpTheHealing(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		m, _, _ := l.scaling(3, 20, c.connect)
+		reader := readerOf(t, m)
+		release := leaseReaders(t, m)
+
+		var waiting []<-chan waiter
+		for range 8 {
+			waiting = append(waiting, wantReader(t.Context(), m, time.Second))
+		}
+
+		time.Sleep(scaleAfter)
+		_ = c.unanswered(8)
+		require.NoError(t, reader.Kill())
+		require.Equal(t, reader.RemoteAddr(), c.unanswered(1)[0].handle.RemoteAddr())
+
+		for _, ch := range waiting {
+			require.Error(t, (<-ch).err)
+		}
+
+		release()
+	})
+}
+
+// leaseReaders leases all readers that are idle, and returns what puts them back.
+func leaseReaders(t testing.TB, m *plex.Multiplexer) (release func()) {
+	t.Helper()
+
+	var leases []io.Closer
+	for m.Stats().IdleReaders > 0 {
+		leases = append(leases, readerOf(t, m))
+	}
+
+	return func() {
+		t.Helper()
+		requireClosed(t, leases...)
+	}
+}
+
+func TestALongLifeSinceTheLastFailureMakesTheNextOfAnyKindTheFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		m, _, _ := l.scaling(1, 2, c.connect,
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
+
+		killAll(t, m, 1)
+
+		for range 4 {
+			c.next().fail(errRefused)
+		}
+
+		fresh, _ := l.pair()
+		c.next().succeed(fresh)
+		time.Sleep(time.Minute) // it lives on
+
+		release := leaseAll(t, m, 1)
+		waiting := wantReader(t.Context(), m, 10*time.Second)
+		c.next().fail(errRefused)
+		synctest.Wait()
+
+		failed := time.Now()
+
+		c.next()
+		require.Equal(t, time.Second, time.Since(failed))
+		require.Error(t, (<-waiting).err)
+		release()
+	})
+}
+
 func TestNoAutoScalingIsNoScaling(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)

@@ -231,7 +231,11 @@ func (c *conn) failure() error {
 
 // fail is the hard end, with the error that both halves shall report. The
 // first error counts; later ones are mostly its consequences.
-func (c *conn) fail(cause error) {
+func (c *conn) fail(cause error) { c.failRetiring(cause, c.retire) }
+
+// failRetiring is fail for a caller that keeps the read half for what has
+// arrived before: it says how to retire.
+func (c *conn) failRetiring(cause error, retire func()) {
 	if !c.cause.CompareAndSwap(nil, &cause) {
 		c.retire() // in case the first has not come to it: after any fail, no half is leased again
 		return
@@ -241,7 +245,7 @@ func (c *conn) fail(cause error) {
 	c.leaveLocked()
 	shut := c.beginShutLocked()
 	c.m.mu.Unlock()
-	c.retire()
+	retire()
 	if shut {
 		c.shutTransport()
 	}

@@ -102,7 +102,7 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 			upTo(capacity-open, func(connecting int) {
 				upTo(connecting, func(hung int) {
 					upTo(connecting-hung, func(active int) {
-						upTo(capacity, func(target int) {
+						upTo(capacity+1, func(target int) {
 							upTo(2, func(waiting int) {
 								upTo(waiting, func(requests int) {
 									upTo(1, func(failures int) {

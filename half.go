@@ -173,8 +173,17 @@ func (h *half) hold() bool {
 }
 
 // letGo ends a hold: the half is idle again, or retired if the holder, or
-// anyone meanwhile, says so.
+// anyone meanwhile, says so. The watcher may have come when h was held, and
+// gone away: then what it came for is done now.
 func (h *half) letGo(retire bool) {
+	if w := h.endHold(retire); w&(ending|gone) == ending {
+		h.conn.m.spawn(h.conn.inspect)
+	}
+}
+
+// endHold is letGo for a holder that has looked at the end itself. It returns
+// the word that it has left.
+func (h *half) endHold(retire bool) uint64 {
 	for {
 		w := h.state.Load()
 		next := w &^ (held | dropped)
@@ -194,7 +203,7 @@ func (h *half) letGo(retire bool) {
 			}
 			h.conn.m.settle(h)
 		}
-		return
+		return next
 	}
 }
 
@@ -413,7 +422,7 @@ func (h *half) setDeadline(t time.Time) error {
 		return h.nc.SetWriteDeadline(t)
 	}
 	err := h.nc.SetReadDeadline(t)
-	if err != nil && h.state.Load()&ending != 0 && h.conn.failure() == nil {
+	if err != nil && h.state.Load()&(ending|gone) == ending {
 		err = nil
 	}
 	return err
@@ -495,18 +504,19 @@ func (h *half) release(id uint64) {
 	if h.ended && len(h.back) == 0 {
 		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
 	}
-	look := h.state.Load()&(ending|expiring) != 0
-	if look {
-		c.m.beginLook()
-	}
+	look := false
 	// retire either comes before the swap and is seen here, or comes after it
 	// and sees the half idle or held.
 	var w, next uint64
 	for {
 		w = h.state.Load()
 		next = id | w&(backlog|gone|ending|expiring)
-		if look && w&gone == 0 {
+		if w&gone == 0 && w&(ending|expiring) != 0 {
 			next |= held | dropped // dropped, since it is not in the queue
+			if !look {
+				look = true
+				c.m.beginLook()
+			}
 		}
 		if h.state.CompareAndSwap(w, next) {
 			break
@@ -627,8 +637,8 @@ func (h *half) write(p []byte) (int, error) {
 // failedOperation decides what an error of the transport means, acts on it,
 // and returns what the consumer is told.
 func (h *half) failedOperation(err error) error {
-	c, w := h.conn, h.state.Load()
-	switch judge(err, operation{write: h.writes(), udp: c.udp, tls: c.tls, deadline: w&deadline != 0}) {
+	c := h.conn
+	switch h.verdict(err) {
 	case passing:
 		if cause := c.failure(); cause != nil {
 			return h.told(cause)
@@ -652,6 +662,11 @@ func (h *half) failedOperation(err error) error {
 		c.fail(err)
 		return h.told(c.failure())
 	}
+}
+
+func (h *half) verdict(err error) verdict {
+	c, w := h.conn, h.state.Load()
+	return judge(err, operation{write: h.writes(), udp: c.udp, tls: c.tls, deadline: w&deadline != 0})
 }
 
 // told is what a Read or Write returns for err: to one that the end of its own

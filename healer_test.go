@@ -968,6 +968,82 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 	})
 }
 
+func TestASuccessAfterAFailureIsTheBetterNews(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(12)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
+			plex.WithBackoff(func(int) time.Duration { return time.Minute }))
+
+		killAll(t, m, 12)
+
+		calls := c.unanswered(4)
+
+		time.Sleep(10 * time.Millisecond)
+		calls[0].fail(errRefused)
+		calls[1].fail(errRefused)
+		require.Empty(t, c.unanswered(0), "the pause")
+
+		for _, call := range calls[2:] {
+			fresh, _ := l.pair()
+			call.succeed(fresh)
+		}
+
+		require.Len(t, c.unanswered(3), 3, "the ramp goes on at once")
+	})
+}
+
+func TestAConnectionThatProvesUsefulEndsTheCareAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(10)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 10)
+
+		for _, call := range c.unanswered(4) {
+			call.fail(errRefused)
+		}
+
+		fresh, peer := l.pair()
+		peer.send("x")
+		c.next().succeed(fresh)
+		_ = c.unanswered(2)
+
+		r := readerOf(t, m)
+		require.Equal(t, "x", readN(t, r, 1))
+		_ = c.unanswered(2) // four in all, as if nothing had happened
+		requireClosed(t, r)
+	})
+}
+
+func TestABlackHoleIsProbedByOneConnectAtATimeUnderTheBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(32)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithConnectTimeout(time.Hour),
+			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * 5 * time.Second }))
+
+		killAll(t, m, 32)
+		_ = c.unanswered(4)
+
+		var began []time.Time
+		for range 6 {
+			_ = c.next() // and gets no answer
+			began = append(began, time.Now())
+			_ = c.unanswered(0)
+		}
+
+		var want []time.Duration
+		for n := range 5 { // nobody waits for an answer longer than a second
+			want = append(want, time.Second+time.Duration(n+2)*5*time.Second)
+		}
+
+		require.Equal(t, want, pauses(began))
+		require.Equal(t, []int{0, 10}, []int{m.Stats().Open, m.Stats().Connecting})
+	})
+}
+
 func TestManyConnectsThatFailTogetherAreOneFailure(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)

@@ -37,9 +37,20 @@ func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
 
 // expire retires a connection that is too old, if it is idle.
 func (m *Multiplexer) expire(c *conn) {
-	if c.holdBoth() {
+	if m.mayExpire(c) && c.holdBoth() {
 		m.expireHeld(c)
 	}
+}
+
+// mayExpire reports whether a connection that is too old can be spared now.
+func (m *Multiplexer) mayExpire(c *conn) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mayExpireLocked(c)
+}
+
+func (m *Multiplexer) mayExpireLocked(c *conn) bool {
+	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
 }
 
 // expireHeld retires a connection that is too old, with both halves held, if no
@@ -48,7 +59,7 @@ func (m *Multiplexer) expire(c *conn) {
 // pool is whole again.
 func (m *Multiplexer) expireHeld(c *conn) {
 	m.mu.Lock()
-	retire := !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
+	retire := m.mayExpireLocked(c)
 	if retire {
 		c.lost = true
 		m.stats.Expired++

@@ -61,7 +61,10 @@ func (r Reader) Recv(ctx context.Context, buffer int) (<-chan byte, error) {
 	err := r.h.startStream(ctx, r.id, "Recv", buffer,
 		func() { ch = make(chan byte, buffer) },
 		func(s *stream) { s.recvBytes(ch) })
-	return ch, err
+	if err != nil {
+		return nil, err
+	}
+	return ch, nil
 }
 
 // RecvChunks is Recv in chunks of at most size bytes, or 64 KiB if size is 0.
@@ -73,7 +76,10 @@ func (r Reader) RecvChunks(ctx context.Context, size int) (<-chan []byte, error)
 	err := r.h.startStream(ctx, r.id, "RecvChunks", size,
 		func() { ch = make(chan []byte, chunkQueue) },
 		func(s *stream) { s.recvChunks(ch, chunkSize(size)) })
-	return ch, err
+	if err != nil {
+		return nil, err
+	}
+	return ch, nil
 }
 
 // SetReadDeadline sets the deadline of this lease's Read and streams, blocked

@@ -228,12 +228,10 @@ func unixgramPair(t *testing.T) (client net.Conn, server net.PacketConn) {
 
 func oracle(p []byte, stream int, offset int64) {
 	var word [8]byte
-	for i := range p {
-		at := offset + int64(i)
-		if i == 0 || at%8 == 0 {
-			binary.BigEndian.PutUint64(word[:], uint64(stream)<<48|uint64(at/8))
-		}
-		p[i] = word[at%8]
+	for len(p) > 0 {
+		binary.BigEndian.PutUint64(word[:], uint64(stream)<<48|uint64(offset/8))
+		n := copy(p, word[offset%8:])
+		p, offset = p[n:], offset+int64(n)
 	}
 }
 
@@ -241,6 +239,9 @@ func oracle(p []byte, stream int, offset int64) {
 func checkOracle(p []byte, stream int, offset int64) error {
 	want := make([]byte, len(p))
 	oracle(want, stream, offset)
+	if bytes.Equal(p, want) {
+		return nil
+	}
 	for i := range p {
 		if p[i] == want[i] {
 			continue

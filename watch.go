@@ -97,7 +97,8 @@ func (c *conn) look(h *half) {
 	if h == other {
 		other = &c.r
 	}
-	if other.hold() {
+	// Asked before the other half is held, for nothing if it may not go.
+	if m.mayExpire(c) && other.hold() {
 		m.expireHeld(c)
 	} else {
 		h.letGo(false)
@@ -127,7 +128,7 @@ func (m *Multiplexer) endLook() {
 func (c *conn) readRemains() {
 	h := &c.r
 	if h.ended {
-		h.letGo(len(h.back) == 0 || c.keepRemains())
+		h.endHold(len(h.back) == 0 || c.keepRemains())
 		return
 	}
 	// What is there is there at once; the deadline is for a transport that
@@ -157,10 +158,17 @@ func (c *conn) readRemains() {
 	if err == nil {
 		err = h.nc.SetReadDeadline(time.Time{})
 	}
-	if err != nil {
+	switch {
+	case err != nil && len(h.back) > 0 && h.verdict(err) == fatal:
+		// What had arrived is still delivered, then the error.
+		h.ended = true
+		c.failRetiring(err, c.w.retire)
+	case err != nil:
 		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
 	}
-	h.letGo(h.ended && len(h.back) == 0 || c.keepRemains())
+	over := h.ended && len(h.back) == 0
+	failed := !h.ended && c.failure() != nil
+	h.endHold(over || !failed && c.keepRemains())
 }
 
 // watch begins to watch a connection that has just been admitted.

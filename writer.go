@@ -62,7 +62,10 @@ func (w Writer) Send(ctx context.Context, buffer int) (chan<- byte, error) {
 	err := w.h.startStream(ctx, w.id, "Send", buffer,
 		func() { ch = make(chan byte, buffer) },
 		func(s *stream) { s.sendBytes(ch) })
-	return ch, err
+	if err != nil {
+		return nil, err
+	}
+	return ch, nil
 }
 
 // SendChunks is Send for chunks of bytes. Small chunks are gathered to writes
@@ -74,7 +77,10 @@ func (w Writer) SendChunks(ctx context.Context, size int) (chan<- []byte, error)
 	err := w.h.startStream(ctx, w.id, "SendChunks", size,
 		func() { ch = make(chan []byte, chunkQueue) },
 		func(s *stream) { s.sendChunks(ch, chunkSize(size)) })
-	return ch, err
+	if err != nil {
+		return nil, err
+	}
+	return ch, nil
 }
 
 // SetWriteDeadline sets the deadline of this lease's Write and streams, blocked
