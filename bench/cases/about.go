@@ -1,0 +1,39 @@
+package cases
+
+// About says, for each heading, what has to be known to read its table.
+var About = map[string]string{
+	GroupAcquire: `A connection is taken and given back at once, over and over. plex lends out a Writer, the others a connection.
+The bare channel is the limit: handing something from one goroutine to another, first come first served, cannot be had
+for less. net/http is missing because a connection cannot be taken from its pool without making a request.`,
+
+	GroupWait: `More goroutines than connections, and each holds its connection for a while. A wait is from asking to having;
+the unevenness is by how much the goroutine that was served most often was served more often than the one that was
+served least, over the mean: 0 is fair. A pool that lets the goroutine that runs overtake those that sleep can show a
+short median wait, with a long wait at the end of the distribution for those that it leaves asleep. net/http is missing
+for the same reason as above.`,
+
+	GroupCancel: `What it costs when those who wait give up, and what it costs the others. net/http is missing for the
+same reason as above.`,
+
+	GroupData: `One lease on one connection, and the peer in another process. The bare connection is what a lease is
+compared with; no other pool has a lease that data goes through, as they hand out the connection itself.`,
+
+	GroupStream: `The channels of a lease, in chunks and byte by byte. A chunk belongs to its receiver, so each takes
+memory of its own, which a loop with one buffer does not.`,
+
+	GroupIdle: `What is added to a process by a pool of connections that idle, over what the connections take themselves. The
+transport of net/http has two goroutines for each, one of which watches it; the other pools do not watch
+theirs.`,
+
+	GroupHeal: `Idle connections that the peer ends, a server that goes away with all connections and comes back, and
+a steady rate of resets under load. puddle, go-commons-pool and database/sql look at a connection only when they lend it
+out, if at all, so they do not see an idle one die; net/http sees it and does not replace it.`,
+
+	GroupScale: `Many callers at once on a pool that has one connection. plex adds connections only for those who have
+waited for longer than they should; the others connect at once for whoever finds none idle, and cannot do otherwise.`,
+
+	GroupRequest: `Each goroutine sends a request and waits for its reply. Over plex many requests are on their way over one
+connection, and a reply finds its caller by the number in it, as protocols with identifiers allow; over the other
+pools a connection is lent out until the reply has come. That is not the same work: it is what the multiplexing is for.
+net/http has to write and read HTTP, too.`,
+}

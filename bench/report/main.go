@@ -1,0 +1,125 @@
+// The report runs all benchmarks and writes docs/benchmarks.md with its charts.
+//
+//	go run -C bench ./report          # from the top of the repository
+//
+// A full run takes some minutes and wants a machine that does nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"go.atomizer.io/plex/bench/cases"
+	"go.atomizer.io/plex/bench/harness"
+	"go.atomizer.io/plex/bench/peer"
+)
+
+func main() {
+	peer.Main()
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	short := flag.Bool("short", false, "few rounds, to see whether all works; the figures are rough")
+	only := flag.String("only", "", "run only the cases whose name matches this regular `expression`, and write nothing unless -out says where")
+	list := flag.Bool("list", false, "list the cases, with what each compares, and do nothing")
+	out := flag.String("out", "", "the `directory` to write to (default: docs at the top of the repository)")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see -help", flag.Arg(0))
+	}
+	expression, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if *out == "" && *only == "" && !*list {
+		if *out, err = docs(); err != nil {
+			return err
+		}
+	}
+
+	other, err := peer.Start()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = other.Close() }() // it has nothing to say
+	all := slices.DeleteFunc(cases.All(other), func(c *harness.Case) bool { return !expression.MatchString(c.Name) })
+	if len(all) == 0 {
+		return fmt.Errorf("-only: no case matches %q; -list shows their names", *only)
+	}
+	if *list {
+		for _, c := range all {
+			fmt.Printf("%-24s %s\n", c.Name, c.Compares)
+		}
+		return nil
+	}
+
+	options := harness.Options{Rounds: 31, Turn: 30 * time.Millisecond}
+	if *short {
+		options = harness.Options{Rounds: 2, Turn: 15 * time.Millisecond}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	r := &report{Machine: thisMachine(), Short: *short, Options: options}
+	start := time.Now()
+	if r.Results, err = measureAll(ctx, all, options); err != nil {
+		return err
+	}
+	r.Took = time.Since(start)
+	if *out == "" {
+		return nil
+	}
+	if err := r.write(*out); err != nil {
+		return err
+	}
+	fmt.Printf("written to %s in %v\n", *out, r.Took.Round(time.Second))
+	return nil
+}
+
+// measureAll runs the cases and shows how it goes.
+func measureAll(ctx context.Context, all []*harness.Case, o harness.Options) ([]*harness.Result, error) {
+	progress := newProgress(len(all))
+	defer progress.end()
+	var results []*harness.Result
+	for i, c := range all {
+		progress.begin(i, c)
+		o.Progress = progress.turn
+		r, err := harness.Run(ctx, c, o)
+		if err != nil {
+			return nil, err
+		}
+		progress.done(r)
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// docs finds the documentation of the repository that the working directory is in.
+func docs() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && regexp.MustCompile(`(?m)^module go\.atomizer\.io/plex$`).Match(text) {
+			return filepath.Join(dir, "docs"), nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("this is not a directory of plex's repository; -out says where to write to")
+		}
+		dir = parent
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"go.atomizer.io/plex/bench/cases"
+	"go.atomizer.io/plex/bench/harness"
+	"go.atomizer.io/plex/bench/peer"
+)
+
+// invented returns results of all cases, without measuring anything: subjects
+// get a figure each, the later the larger.
+func invented(t *testing.T) []*harness.Result {
+	t.Helper()
+	var results []*harness.Result
+	for _, c := range cases.All(new(peer.Process)) {
+		for i, s := range c.Subjects {
+			figure := float64(100 * (i + 1))
+			c.Subjects[i] = harness.Subject{Name: s.Name, Open: func() (harness.Work, error) {
+				sample := harness.Sample{
+					Figures: make(map[string]float64),
+					Series:  map[string][]float64{cases.Seen: {figure, 2 * figure}, cases.Replaced: {3 * figure}},
+				}
+				for _, m := range c.Metrics {
+					sample.Figures[m.Key] = figure
+				}
+				return harness.Work{
+					Run:   func(int) (harness.Sample, error) { return sample, nil },
+					Close: func() {},
+				}, nil
+			}}
+		}
+		c.Ops = 1
+		r, err := harness.Run(t.Context(), c, harness.Options{Rounds: 1})
+		require.NoError(t, err)
+		results = append(results, r)
+	}
+	return results
+}
+
+func TestThePageHasAllCasesAndCharts(t *testing.T) {
+	dir := t.TempDir()
+	r := &report{Machine: thisMachine(), Results: invented(t)}
+	require.NoError(t, r.write(dir))
+
+	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	require.NoError(t, err)
+	page := string(text)
+	for _, result := range r.Results {
+		assert.Contains(t, page, "`"+result.Case.Name+"`")
+		assert.Contains(t, page, result.Case.Compares)
+		assert.Contains(t, page, "## "+result.Case.Group)
+	}
+	assert.Contains(t, page, "| Acquire and close: 1 goroutine | time | ≤ 1.35 × channel | 0.50 (0.50 – 0.50) × channel | met |")
+	assert.NotContains(t, page, "A short run")
+	assert.NotContains(t, page, "<no value>")
+	assert.NotContains(t, page, "\n\n\n", "no paragraph is left empty")
+	for _, file := range []string{"acquire.svg", "deaths.svg", "data.svg", "requests.svg"} {
+		assert.Contains(t, page, "]("+file+")")
+		svg, err := os.ReadFile(filepath.Join(dir, file))
+		require.NoError(t, err)
+		assertChart(t, string(svg))
+	}
+}
+
+func TestChartsOfCasesThatWereNotRunAreLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	r := &report{Machine: thisMachine(), Results: invented(t)[:1], Short: true}
+	require.NoError(t, r.write(dir))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	text, err := os.ReadFile(filepath.Join(dir, entries[0].Name()))
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "A short run")
+	assert.NotContains(t, string(text), ".svg")
+}
+
+// assertChart looks whether it is well-formed and suits a light page and a
+// dark one: it has colours for both, a background, and no other colours.
+func assertChart(t *testing.T, svg string) {
+	t.Helper()
+	known := make(map[string]bool)
+	for _, s := range shades {
+		known[text(s.light)] = true
+	}
+	assert.Contains(t, svg, "prefers-color-scheme:dark")
+	assert.Contains(t, svg, "Z\" style=\"fill:"+text(paper.light), "it has a background")
+	d := xml.NewDecoder(strings.NewReader(svg))
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		require.NoError(t, err)
+		e, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		for _, a := range e.Attr {
+			if a.Name.Local != "style" {
+				continue
+			}
+			if e.Name.Local == "text" {
+				assert.Contains(t, a.Value, "fill:", "a text without a colour is black on a dark page")
+			}
+			for declaration := range strings.SplitSeq(a.Value, ";") {
+				property, value, _ := strings.Cut(strings.TrimSpace(declaration), ":")
+				if (property == "fill" || property == "stroke") && value != "none" {
+					assert.True(t, known[value], "%s has no dark counterpart", value)
+				}
+			}
+		}
+	}
+}
+
+func TestDocsAreFoundFromWithinTheRepository(t *testing.T) {
+	dir, err := docs()
+	require.NoError(t, err)
+	assert.Equal(t, "docs", filepath.Base(dir))
+	_, err = os.Stat(filepath.Join(filepath.Dir(dir), "plex.go"))
+	require.NoError(t, err)
+	t.Chdir(t.TempDir())
+	_, err = docs()
+	require.Error(t, err)
+}

@@ -1,0 +1,45 @@
+package model
+
+// What the machine and the histories have found, each as a test of its own.
+
+import (
+	"context"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+)
+
+// A connection that is too old was taken out of the hands of the waiter that it had just been handed to, who then found
+// itself behind all others.
+func TestWaitersKeepTheirOrderThoughTheConnectionIsTooOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n network
+		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxLifetime(time.Second),
+			plex.WithConnector(func(_ context.Context, handle net.Conn) error { return plex.Attach(handle, n.dial()) }))
+		require.NoError(t, err)
+		defer m.Close()
+
+		first, err := m.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		order := make(chan int, 3)
+		for i := range 3 {
+			go func() {
+				w, err := m.Writer(context.Background(), 0)
+				if err == nil {
+					order <- i
+					_ = w.Close()
+				}
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Second)
+		require.NoError(t, first.Close())
+		for i := range 3 {
+			require.Equal(t, i, <-order)
+		}
+	})
+}

@@ -1,0 +1,390 @@
+package model
+
+// The state machine: a pool, the sequential model of it, and the comparison of the two after each action. The actions
+// are in machine_*_test.go beside this file, one file for each party: those who acquire, readers, writers, peers and
+// time, those who connect, and the end.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+	"pgregory.net/rapid"
+)
+
+func TestPoolIsWhatTheModelSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rapid.SyncTest(t, func(t *rapid.T) {
+			m := newMachine(t)
+			defer m.abandon()
+			t.Repeat(map[string]func(*rapid.T){
+				"": m.settle,
+
+				"acquire":   m.acquire,
+				"acquire2":  m.acquire, // there is more to do with leases than without
+				"cancel":    m.cancelWaiter,
+				"stale":     m.useStaleHandle,
+				"read":      m.read,
+				"deadlineR": m.setReadDeadline,
+				"recv":      m.recv,
+				"take":      m.take,
+				"take2":     m.take,
+				"cancelR":   m.cancelRecv,
+				"closeR":    m.closeReader,
+				"killR":     m.killReader,
+				"write":     m.write,
+				"deadlineW": m.setWriteDeadline,
+				"send":      m.send,
+				"give":      m.give,
+				"finish":    m.closeChannel,
+				"cancelW":   m.cancelSend,
+				"closeW":    m.closeWriter,
+				"killW":     m.killWriter,
+				"sends":     m.peerSends,
+				"ends":      m.peerEnds,
+				"resets":    m.peerResets,
+				"stalls":    m.peerStalls,
+				"time":      m.sleep,
+				"connects":  m.connectEnds,
+				"connects2": m.connectEnds,
+				"add":       m.add,
+			})
+			m.end()
+		})
+	})
+}
+
+// setup is what a machine is made with.
+type setup struct {
+	given, capacity, minimum       int
+	connector, scaling, lifetime   bool
+	scaleAfter, idleAfter, maxLife time.Duration
+}
+
+type machine struct {
+	t    *rapid.T
+	cfg  setup
+	net  network
+	pool *plex.Multiplexer
+
+	ctx    context.Context // New's
+	cancel context.CancelFunc
+
+	conns   map[string]*conn // admitted, by remote address
+	order   []*conn          // the same, in the order of admission
+	readers side
+	writers side
+	calls   []*call
+	dials   []*dial
+	quit    chan struct{} // closed when the machine is abandoned
+	accepts atomic.Bool   // dials succeed at once
+	stale   []*lease
+	remains []*conn // at their end, with something left to be read, as the pool keeps them
+	closed  bool    // Close or Shutdown has begun
+	forced  bool    // connections are closed under their leases
+
+	mu            sync.Mutex
+	begun         []*dial // calls of the connector that learn has not seen
+	calledConnect int
+
+	acquired, timedOut, canceled, connected, connectFailed, lost, killed, scaledDown, expired int
+}
+
+// side is one kind of halves: who has one, and who waits for one.
+type side struct {
+	name    string
+	leases  []*lease
+	waiters []*waiter // in the order of their arrival
+}
+
+// conn is what the model knows about a connection.
+type conn struct {
+	*memConn
+	delivered uint64
+	reader    *lease // nil if the half is not leased
+	writer    *lease
+	dead      bool // the connection has failed
+	cause     error
+	atEnd     bool // plex has seen the peer's end
+	retired   bool // closed because it was too many or too old
+	dropped   bool // its remains were given up
+	kept      bool // it is in machine.remains
+	draining  bool // retired by Shutdown
+	counted   bool // its loss is
+}
+
+func (c *conn) left() uint64 { return c.peek().sent - c.delivered }
+
+func (c *conn) readGone() bool {
+	return c.dead || c.retired || c.dropped || c.draining || c.atEnd && c.left() == 0
+}
+
+func (c *conn) writeGone() bool { return c.dead || c.retired || c.draining || c.atEnd }
+
+// shut reports whether plex should have closed the connection.
+func (c *conn) shut() bool {
+	switch {
+	case c.dead, c.retired:
+		return true
+	case c.writer != nil:
+		return false
+	case c.atEnd:
+		return true
+	}
+	return c.draining && c.reader == nil
+}
+
+// call is an operation of the pool under way, in a goroutine of its own.
+type call struct {
+	what   string
+	done   chan struct{}
+	blocks func() bool // the model allows that it is not done
+	check  func()      // compares its outcome, once
+	ends   *lease      // it ends the lease, and may its connection
+}
+
+func (c *call) isDone() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// start runs an operation. What comes of it is looked at when all is quiet.
+func (m *machine) start(what string, run func(), blocks func() bool, check func()) *call {
+	c := &call{what: what, done: make(chan struct{}), blocks: blocks, check: check}
+	m.calls = append(m.calls, c)
+	go func() {
+		defer close(c.done)
+		run()
+	}()
+	return c
+}
+
+func newMachine(t *rapid.T) *machine {
+	m := &machine{t: t, conns: make(map[string]*conn), quit: make(chan struct{})}
+	m.accepts.Store(true)
+	m.readers.name, m.writers.name = "reader", "writer"
+	c := &m.cfg
+	c.connector = rapid.Bool().Draw(t, "connector")
+	c.given = rapid.IntRange(0, 3).Draw(t, "given")
+	c.capacity = max(1, c.given+rapid.IntRange(0, 2).Draw(t, "room"))
+	c.minimum = c.given
+	opts := []plex.Option{plex.WithMaxCapacity(c.capacity)}
+	var given []net.Conn
+	for range c.given {
+		given = append(given, m.net.dial())
+	}
+	if c.given > 0 {
+		opts = append(opts, plex.WithConnections(given...))
+	}
+	if c.connector {
+		opts = append(opts, plex.WithConnector(m.connect), plex.WithConnectTimeout(2*time.Second))
+		if c.capacity > c.given {
+			c.minimum = rapid.IntRange(c.given, c.capacity).Draw(t, "minimum")
+			if c.minimum > c.given {
+				opts = append(opts, plex.WithMinConnections(c.minimum))
+			}
+		}
+		if c.capacity > c.minimum && rapid.Bool().Draw(t, "scaling") {
+			c.scaling, c.scaleAfter, c.idleAfter = true, 50*time.Millisecond, 3*time.Second
+			opts = append(opts, plex.WithAutoScaling(c.scaleAfter), plex.WithIdleTimeout(c.idleAfter))
+		}
+		if rapid.IntRange(0, 3).Draw(t, "lifetime") == 0 {
+			c.lifetime, c.maxLife = true, 4*time.Second
+			opts = append(opts, plex.WithMaxLifetime(c.maxLife))
+		}
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	pool, err := plex.New(m.ctx, opts...)
+	require.NoError(t, err)
+	m.pool = pool
+	for _, nc := range given {
+		m.admitted(nc.(*memConn))
+	}
+	synctest.Wait()
+	m.learn()
+	m.accepts.Store(false)
+	return m
+}
+
+// admitted is told of each connection that plex has taken.
+func (m *machine) admitted(nc *memConn) {
+	c := &conn{memConn: nc}
+	m.conns[nc.RemoteAddr().String()] = c
+	m.order = append(m.order, c)
+}
+
+// fail notes that a connection has failed. The first cause counts.
+func (m *machine) fail(c *conn, cause error) {
+	if c.dead {
+		return
+	}
+	c.dead, c.cause = true, cause
+	if m.countLost(c) && errors.Is(cause, plex.ErrKilled) {
+		m.killed++
+	}
+}
+
+// countLost reports whether it was not counted before.
+func (m *machine) countLost(c *conn) bool {
+	if c.counted || c.retired || m.forced {
+		return false
+	}
+	c.counted = true
+	m.lost++
+	return true
+}
+
+// open is how many connections take a slot.
+func (m *machine) open() (n int) {
+	for _, c := range m.order {
+		if c.peek().closes == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// idle returns the connections one of whose halves can be leased.
+func (m *machine) idle(s *side) (idle []*conn) {
+	for _, c := range m.order {
+		if s == &m.readers && c.reader == nil && !c.readGone() || s == &m.writers && c.writer == nil && !c.writeGone() {
+			idle = append(idle, c)
+		}
+	}
+	return idle
+}
+
+// hopeless reports whether a pool without a connector has lost all it had.
+func (m *machine) hopeless() bool {
+	return !m.cfg.connector && len(m.order) > 0 && m.open() == 0
+}
+
+// settle waits until all is quiet and compares the pool with the model.
+func (m *machine) settle(t *rapid.T) {
+	m.t = t
+	synctest.Wait()
+	m.learn()
+	m.settleCalls()
+	m.settleWaiters()
+	for _, c := range m.calls {
+		require.True(t, c.blocks(), "%s has not returned", c.what)
+	}
+	m.checkConns()
+	m.checkStats()
+}
+
+// learn takes note of what the transports have told plex.
+func (m *machine) learn() {
+	m.mu.Lock()
+	m.dials, m.begun = append(m.dials, m.begun...), nil
+	m.mu.Unlock()
+	for _, d := range m.dials {
+		m.learnDial(d)
+	}
+	m.dials = slices.DeleteFunc(m.dials, func(d *dial) bool { return d.noted })
+	for _, c := range m.order {
+		w := c.peek()
+		if w.errTold {
+			m.fail(c, w.err)
+		}
+		if w.eofTold && !c.atEnd {
+			c.atEnd = true
+			m.countLost(c)
+		}
+		if w.closes > 0 && !c.shut() && !m.closed && c.reader == nil && c.writer == nil {
+			// The pool may only do this to what it does not need.
+			stats := m.pool.Stats()
+			switch {
+			case m.expired < int(stats.Expired):
+				m.expired++
+			case m.scaledDown < int(stats.ScaledDown):
+				m.scaledDown++
+			default:
+				m.t.Fatalf("connection %d was closed for no reason", c.id)
+			}
+			c.retired = true
+		}
+	}
+}
+
+func (m *machine) settleCalls() {
+	for _, c := range m.calls { // the end of one lease explains what others were told
+		if c.isDone() && c.ends != nil && c.ends.conn.peek().torn {
+			m.fail(c.ends.conn, plex.ErrPartialWrite)
+		}
+	}
+	m.calls = slices.DeleteFunc(m.calls, func(c *call) bool {
+		if c.isDone() {
+			c.check()
+		}
+		return c.isDone()
+	})
+	m.learn() // what has ended with a lease
+}
+
+// checkConns compares what has become of the connections.
+func (m *machine) checkConns() {
+	for _, c := range m.order {
+		w := c.peek()
+		require.LessOrEqual(m.t, w.closes, 1, "connection %d was closed twice", c.id)
+		require.Equal(m.t, c.shut(), w.closes == 1, "connection %d: closed: dead %v, at its end %v, retired %v, draining %v, reader %v, writer %v",
+			c.id, c.dead, c.atEnd, c.retired, c.draining, c.reader != nil, c.writer != nil)
+		require.NoError(m.t, c.verdict())
+		require.LessOrEqual(m.t, c.delivered, w.sent)
+	}
+	require.LessOrEqual(m.t, m.net.open(), m.cfg.capacity+m.spare(), "connections open at the peers")
+}
+
+// checkStats compares the figures.
+func (m *machine) checkStats() {
+	s := m.pool.Stats()
+	leased := func(s *side) (n int) {
+		for _, l := range s.leases {
+			if !l.over {
+				n++
+			}
+		}
+		return n
+	}
+	if !m.closed {
+		want := [...]int{
+			m.cfg.capacity, m.open(), len(m.dials), len(m.readers.waiters) + len(m.writers.waiters),
+			len(m.idle(&m.readers)), len(m.idle(&m.writers)),
+			leased(&m.readers), leased(&m.writers),
+		}
+		got := [...]int{s.Capacity, s.Open, s.Connecting, s.Waiting, s.IdleReaders, s.IdleWriters, s.LeasedReaders, s.LeasedWriters}
+		require.Equal(m.t, want, got, "Capacity, Open, Connecting, Waiting, IdleReaders, IdleWriters, LeasedReaders, LeasedWriters")
+	}
+	want := [...]int{
+		m.acquired, m.timedOut, m.canceled, m.connected, m.connectFailed, m.lost, m.killed, m.scaledDown, m.expired,
+	}
+	got := [...]int{
+		int(s.Acquired), int(s.TimedOut), int(s.Canceled), int(s.Connected), int(s.ConnectFailed), int(s.Lost), int(s.Killed),
+		int(s.ScaledDown), int(s.Expired),
+	}
+	require.Equal(m.t, want, got, "Acquired, TimedOut, Canceled, Connected, ConnectFailed, Lost, Killed, ScaledDown, Expired")
+	require.LessOrEqual(m.t, s.Open+s.Connecting, s.Capacity)
+}
+
+// pick draws one of what there is, or skips the action.
+func pick[T any](t *rapid.T, what string, from []T) T {
+	if len(from) == 0 {
+		t.Skip("no " + what)
+	}
+	return from[rapid.IntRange(0, len(from)-1).Draw(t, what)]
+}
+
+func describe(s *side, c *conn) string { return fmt.Sprintf("%s of connection %d", s.name, c.id) }

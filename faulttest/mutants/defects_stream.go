@@ -1,0 +1,90 @@
+package main
+
+// Defects in streams: stream.go, recv.go, send.go.
+
+var streamDefects = []defect{
+	{
+		name: "pushed-back-bytes-dropped", file: "recv.go",
+		what:  "what a stream has read and nobody took is lost if there was a backlog already",
+		edits: []edit{{"\th.back = append(h.reclaim(), h.back...)\n", "\th.back = h.reclaim()\n"}},
+		tests: []suite{root("TestWhatWasPushedBackTwiceKeepsItsOrder", "FuzzReadsAndStreamsDeliverWhatWasSent")},
+	},
+	{
+		name: "pushed-back-bytes-disordered", file: "recv.go",
+		what:  "what a stream left goes behind what came after it",
+		edits: []edit{{"\th.back = append(h.reclaim(), h.back...)\n", "\th.back = append(h.back, h.reclaim()...)\n"}},
+		tests: []suite{root("TestWhatWasPushedBackTwiceKeepsItsOrder", "FuzzReadsAndStreamsDeliverWhatWasSent")},
+	},
+	{
+		name: "channel-not-drained", file: "recv.go",
+		what:  "what a chunk stream left in its channel is lost with the lease",
+		edits: []edit{{"\th.reclaim = func() [][]byte { return drainChunks(ch) }\n", "\th.reclaim = func() [][]byte { return nil }\n"}},
+		tests: []suite{root("TestWhatAStreamReadAheadGoesToTheNextLease")},
+	},
+	{
+		name: "chunk-in-hand-dropped", file: "recv.go",
+		what:  "the chunk that a stream could not deliver when it was halted is lost",
+		edits: []edit{{"\t\tif !s.deliverChunk(ch, chunk) {\n\t\t\th.pushBack(chunk)\n\t\t\tbreak", "\t\tif !s.deliverChunk(ch, chunk) {\n\t\t\tbreak"}},
+		tests: []suite{root("TestWhatAStreamReadAheadGoesToTheNextLease", "TestNothingThatIsCancelledCostsAByte")},
+	},
+	{
+		name: "byte-doubled", file: "recv.go",
+		what:  "the byte at which a stream was halted is delivered twice",
+		edits: []edit{{"\t\tselect {\n\t\tcase ch <- b:\n\t\tcase <-s.halted:\n\t\t\treturn i\n", "\t\tselect {\n\t\tcase ch <- b:\n\t\tcase <-s.halted:\n\t\t\treturn max(i-1, 0)\n"}},
+		tests: []suite{root("TestNothingThatIsCancelledCostsAByte", "TestWhatAStreamReadAheadGoesToTheNextLease")},
+	},
+	{
+		name: "backlog-overlooked", file: "recv.go",
+		what:  "a lease's quick end overlooks what its stream has left",
+		edits: []edit{{"\ts.h.state.Or(backlog) // so that the end of the lease cannot overlook reclaim\n", ""}},
+		tests: []suite{root("TestWhatAStreamReadAheadGoesToTheNextLease", "TestByteTakenWhileTheLeaseClosesGoesToOneOnly", "TestNothingThatIsCancelledCostsAByte")},
+	},
+	{
+		name: "chunk-reused", file: "recv.go",
+		what:  "the memory of a chunk that its receiver keeps is read into again",
+		edits: []edit{{"\t\t\tbuf = nil\n\t\t}\n\t\tif !s.deliverChunk", "\t\t}\n\t\tif !s.deliverChunk"}},
+		tests: []suite{root("TestChunkBelongsToItsReceiver")},
+	},
+	{
+		name: "empty-datagram-is-an-end", file: "recv.go",
+		what:  "an empty datagram is swallowed by a chunk stream",
+		edits: []edit{{"\t\tif n == 0 && (err != nil || !h.conn.datagram) {", "\t\tif n == 0 {"}},
+		tests: []suite{root("TestChunkIsOneDatagramAndAnEmptyOneIsNoEnd")},
+	},
+	{
+		name: "datagrams-merged", file: "recv.go",
+		what:  "datagrams that were pushed back are delivered as one",
+		edits: []edit{{"\tif h.conn.datagram {\n\t\tn = copy(p, h.back[0])", "\tif h.conn.udp && !h.conn.datagram {\n\t\tn = copy(p, h.back[0])"}},
+		tests: []suite{root("TestDatagramsThatWerePushedBackStayWhole")},
+	},
+	{
+		name: "unsent-not-counted", file: "send.go",
+		what:  "a writer's Close does not tell that a stream could not write all",
+		edits: []edit{{"\tg.unsent += int64(len(p) - n)\n", ""}},
+		tests: []suite{root("TestWhatCouldNotBeWrittenIsCountedToTheByte", "TestEverySentByteArrivesOrIsCounted")},
+	},
+	{
+		name: "close-does-not-flush", file: "send.go",
+		what:  "a writer's Close drops what its stream had accepted",
+		edits: []edit{{"\t\t\topen = takeNow(ch, add)\n\t\t\tg.flush()\n\t\t\treturn open\n", "\t\t\treturn true\n"}},
+		tests: []suite{root("TestWriterCloseFlushesWhatWasAccepted")},
+	},
+	{
+		name: "sender-hangs", file: "send.go",
+		what:  "a sender hangs for ever when its connection dies",
+		edits: []edit{{"\tfor open {\n\t\tselect {\n\t\tcase v, ok := <-ch:", "\tfor open = open && g.err == nil; open; {\n\t\tselect {\n\t\tcase v, ok := <-ch:"}},
+		tests: []suite{root("TestSenderThatOnlySendsAndClosesEndsThoughTheConnectionDied")},
+	},
+	{
+		name: "last-bytes-not-flushed", file: "send.go",
+		what:  "closing the channel of a stream does not write the rest",
+		edits: []edit{{"\t\t\topen = gather(ch, g, add)\n\t\t\tg.flush()\n", "\t\t\tif open = gather(ch, g, add); open {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
+		tests: []suite{root("TestSentBytesArriveInOrderAndTheClosedChannelEndsTheStream", "TestManySmallSendsBecomeFewWrites")},
+	},
+	{
+		name: "stream-waits-for-a-buffer", file: "send.go",
+		what:  "what was sent is not written before a buffer is full",
+		edits: []edit{{"\t\t\topen = gather(ch, g, add)\n\t\t\tg.flush()\n", "\t\t\tif open = gather(ch, g, add); !open || len(g.buf) > cap(g.buf)/2 {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
+		tests: []suite{root("TestSentByteIsOnTheWireWithoutFurtherAdo")},
+	},
+}

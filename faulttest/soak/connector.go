@@ -1,0 +1,121 @@
+package main
+
+// The connector: it dials the proxy, from addresses of its own so that no port is used up, and does wrong what
+// faults.go draws.
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"time"
+
+	"go.atomizer.io/plex"
+)
+
+// ownAddresses says that all of 127/8 is this machine's.
+const ownAddresses = runtime.GOOS == "linux"
+
+// extraNet is the second byte of the addresses of connections that the pool does not know of, see link.extra.
+const extraNet = 2
+
+var errConnector = errors.New("the connector fails")
+
+// connect is a plex.Connect for a pool of the given set-up.
+func (s *soak) connect(p setup) plex.Connect {
+	return func(ctx context.Context, conn net.Conn) error {
+		n := s.dials.Add(1)
+		fault := s.drawConnectorFault(n)
+		if fault != connectorWell {
+			s.sums.connector[fault].Add(1)
+		}
+		s.book.beginDial(p.capacity)
+		switch fault {
+		case connectorFails:
+			s.book.dialFailed()
+			return errConnector
+		case connectorPanics:
+			s.book.dialFailed()
+			panic(errConnector)
+		case connectorHangs:
+			<-ctx.Done()
+			s.book.dialFailed()
+			return ctx.Err()
+		case connectorAttachesNothing:
+			s.book.dialFailed()
+			return nil
+		case connectorAttachesNil:
+			s.book.dialFailed()
+			return plex.Attach(conn, (*net.TCPConn)(nil))
+		}
+
+		tcp, err := s.dial(ctx, n, fault == connectorAttachesLate)
+		if err != nil {
+			s.book.dialFailed()
+			return err
+		}
+		l := s.book.enter(tcp, 1)
+		if fault == connectorAttachesLate {
+			s.book.hide(l, true)
+			s.background(func() {
+				time.Sleep(50 * time.Millisecond) // plex has noticed the return by then, on a busy machine too
+				if err := plex.Attach(conn, l); err == nil {
+					s.fail(l, errors.New("attached after Connect had returned"))
+				}
+			})
+			return nil
+		}
+		if err := plex.Attach(conn, transport(l, p)); err != nil {
+			return err
+		}
+		if p.tls != nil {
+			// The handshake is plex's to do, at the latest. It is bounded by the connect timeout.
+			l.log.add("attached")
+		}
+		switch fault {
+		case connectorAttachesAndFails:
+			return errConnector
+		case connectorAttachesTwice:
+			// It is beyond the capacity, which is the connector's doing; plex closes it at once.
+			second, err := s.dial(ctx, n, true)
+			if err != nil {
+				return err
+			}
+			extra := s.book.enter(second, 0)
+			s.book.hide(extra, true)
+			return plex.Attach(conn, extra)
+		}
+		return nil
+	}
+}
+
+// transport is what the pool is given for a link.
+func transport(l *link, p setup) net.Conn {
+	if p.tls != nil {
+		return tls.Client(l, p.tls)
+	}
+	return l
+}
+
+// dial connects from an address drawn from n, another one if the pool does not know of the connection.
+func (s *soak) dial(ctx context.Context, n uint64, extra bool) (*net.TCPConn, error) {
+	var d net.Dialer
+	if ownAddresses {
+		second := byte(1)
+		if extra {
+			second = extraNet
+		}
+		d.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, second, byte(n>>8), byte(n))}
+	}
+	nc, err := d.DialContext(ctx, "tcp", s.proxy.Addr())
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		return nil, fmt.Errorf("a %T", nc)
+	}
+	return tcp, nil
+}

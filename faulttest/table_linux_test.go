@@ -1,0 +1,8 @@
+package faulttest_test
+
+// Rows whose tests need Linux.
+var (
+	blackHoleTests  = tests(TestFaultBlackHole)
+	descriptorTests = tests(TestFaultNoDescriptorsLeft)
+	abortTests      = tests(TestFaultConnectionAbortedByTheHost)
+)

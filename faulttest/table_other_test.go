@@ -1,0 +1,16 @@
+//go:build !linux
+
+package faulttest_test
+
+import "testing"
+
+// Rows whose tests need Linux.
+var (
+	blackHoleTests  = tests(TestFaultsOnLinuxOnly)
+	descriptorTests = tests(TestFaultsOnLinuxOnly)
+	abortTests      = tests(TestFaultsOnLinuxOnly)
+)
+
+func TestFaultsOnLinuxOnly(t *testing.T) {
+	t.Skip("network namespaces, ss -K and a limit on descriptors below those that are open: Linux only")
+}
