@@ -18,6 +18,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -659,6 +660,11 @@ func (h *half) failedOperation(err error) error {
 		c.peerClosed()
 		return err
 	default:
+		// A write to a connection that has been reset meanwhile only says
+		// that the pipe is broken; why, the kernel has told the other half.
+		if h.writes() && errors.Is(err, syscall.EPIPE) && wasReset(c.nc) && !c.saidBye.Load() {
+			err = fmt.Errorf("%w: %w", errReset, err)
+		}
 		c.fail(err)
 		return h.told(c.failure())
 	}

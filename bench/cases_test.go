@@ -24,7 +24,11 @@ func TestEveryCaseRuns(t *testing.T) {
 		}
 		t.Run(c.Name, func(t *testing.T) {
 			once := *c
-			once.Ops, once.Rounds = 1, 1
+			if once.Ops == 0 {
+				once.Ops = 100
+			} else {
+				once.Ops = 1 // each is large
+			}
 			r, err := harness.Run(t.Context(), &once, harness.Options{Rounds: 1})
 			require.NoError(t, err)
 			for _, m := range c.Metrics {

@@ -155,6 +155,7 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 					}
 					return err
 				}))
+			eventually(t, func() bool { return w.Established() == capacity }, "the server has all")
 			mu.Lock()
 			down = true
 			mu.Unlock()
@@ -168,6 +169,7 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 			require.Positive(t, failed, "it has probed")
 			require.LessOrEqual(t, failed, 4+4, "failed connects in 0.4 s")
 			mu.Unlock()
+			eventually(t, func() bool { return w.Established() == capacity }, "the server has all again")
 			require.Equal(t, 2*capacity, w.Accepted(), "each is replaced once")
 			w.alive(m)
 		})

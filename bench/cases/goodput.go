@@ -46,7 +46,7 @@ func openGoodput(conns int, killEvery time.Duration) (harness.Work, error) {
 		received, killed := server.Received(), server.Killed()
 		start := time.Now()
 		err := parallel(conns, n, func(_, n int) error { return writeMessages(mux, n) })
-		took := time.Since(start).Seconds()
+		took := lastArrival(server, received).Sub(start).Seconds()
 		figures := map[string]float64{
 			good.Key:   float64(server.Received()-received) / took,
 			"killed/s": float64(server.Killed()-killed) / took,
@@ -59,6 +59,21 @@ func openGoodput(conns int, killEvery time.Duration) (harness.Work, error) {
 		stopReading()
 		server.Stop()
 	}}, nil
+}
+
+// lastArrival waits until nothing arrives any more, and returns when it last
+// did. Something has to have arrived since it was so much.
+func lastArrival(server *peer.Server, received int64) time.Time {
+	const quiet = 2 * time.Millisecond
+	last := time.Now()
+	before := received
+	for time.Since(last) < quiet || before == received && time.Since(last) < time.Second {
+		time.Sleep(quiet / 20)
+		if now := server.Received(); now != before {
+			before, last = now, time.Now()
+		}
+	}
+	return last
 }
 
 // killer kills a connection every so often, until it is stopped. It never does

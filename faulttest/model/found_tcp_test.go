@@ -69,6 +69,7 @@ func TestThePeerOfAKilledConnectionIsNotLeftHanging(t *testing.T) {
 		require.NoError(t, w.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
 		n, _ = w.Write(p)
 	}
+	time.Sleep(1500 * time.Millisecond) // for the kernel to shut the window to the last byte
 	heard := make(chan struct{}) // of the client's end
 	ended := make(chan error, 1) // what the peer sends
 	require.NoError(t, w.Kill())
