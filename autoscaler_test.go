@@ -962,6 +962,68 @@ func TestAPoolThatHasShrunkToNothingConnectsForTheNextCallerAtOnce(t *testing.T)
 	})
 }
 
+func TestACallerThatComesJustAsTheLastConnectionIsClosedIsServedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m := l.mux(plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithAutoScaling(scaleAfter), plex.WithIdleTimeout(10*time.Second))
+		requireClosed(t, got(t, wantReader(t.Context(), m, 0)).lease())
+
+		used := time.Now()
+		for settled(m).Open == 1 {
+			time.Sleep(100 * time.Millisecond)
+		}
+
+		closes := time.Since(used) // which is the same each time
+
+		for range 200 {
+			r, err := m.Reader(t.Context(), time.Second)
+			require.NoError(t, err)
+			requireClosed(t, r)
+			time.Sleep(closes)
+
+			r, err = m.Reader(t.Context(), time.Second) // now
+			require.NoError(t, err)
+			requireClosed(t, r)
+
+			for settled(m).Open > 0 {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+
+		require.Greater(t, s.count(), 200)
+	})
+}
+
+func TestExactlyOneConnectIsMadeForOneWaiter(t *testing.T) {
+	for range 300 {
+		bubble(t, func(t *testing.T, l *ledger) {
+			s := newService(l)
+			m, _, _ := l.scaling(1, 8, s.connect)
+			release := leaseAll(t, m, 1)
+			r, err := m.Reader(t.Context(), 0)
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+			require.Equal(t, 1, s.count())
+			requireClosed(t, r)
+			release()
+		})
+	}
+}
+
+func TestACallerThatIsThereAsSoonAsNewHasReturnedIsConnectedFor(t *testing.T) {
+	for range 300 {
+		bubble(t, func(t *testing.T, l *ledger) {
+			s := newService(l)
+			m := l.mux(plex.WithConnector(s.connect), plex.WithMaxCapacity(8))
+			r, err := m.Reader(t.Context(), time.Second)
+			require.NoError(t, err)
+			requireClosed(t, r)
+			synctest.Wait()
+			require.Equal(t, 1, s.count())
+		})
+	}
+}
+
 func TestASteadyLoadDoesNotMakeThePoolPumpUpAndDown(t *testing.T) {
 	for name, load := range map[string]struct {
 		every time.Duration // a burst
@@ -1024,7 +1086,9 @@ func TestSurplusIsClosedWithoutAConnectorToo(t *testing.T) {
 		m := l.mux(plex.WithConnections(conns[0]), plex.WithMaxCapacity(3), plex.WithIdleTimeout(time.Minute))
 		_, err := m.Add(t.Context(), conns[1:]...)
 		require.NoError(t, err)
-		time.Sleep(66 * time.Second)
+		time.Sleep(time.Minute - 1)
+		require.Equal(t, 3, settled(m).Open)
+		time.Sleep(6*time.Second + 1)
 		require.Equal(t, 1, settled(m).Open)
 		require.EqualValues(t, 2, m.Stats().ScaledDown)
 		requireReaderIdle(t, m)

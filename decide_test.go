@@ -29,6 +29,8 @@ func TestDecide(t *testing.T) {
 		{"a probe", demand{target: 32, capacity: 32, window: 1, failures: 3}, 1, 0},
 		{"the ramp", demand{target: 32, open: 7, connecting: 2, active: 2, capacity: 32, window: 8, failures: 3}, 6, 0},
 		{"a place that an Add has reserved is none", demand{target: 4, open: 2, connecting: 2, capacity: 4, window: 4}, 0, 0},
+		{"one is lost, and takes long to close", demand{target: 2, open: 2, leaving: 1, capacity: 8, window: 4}, 1, 0},
+		{"one is lost, takes long to close, and has the last slot", demand{target: 2, open: 2, leaving: 1, capacity: 2, window: 4}, 0, 0},
 		{"more are open than there should be", demand{target: 2, open: 4, capacity: 8, window: 4}, 0, 0},
 
 		{"one is overdue", demand{target: 1, open: 1, capacity: 8, window: 4, overdue: 1, waiting: 1}, 0, 1},
@@ -47,6 +49,7 @@ func TestDecide(t *testing.T) {
 		{"nothing is open, somebody waits, one hangs", demand{connecting: 1, hung: 1, capacity: 8, window: 4, waiting: 5}, 0, 1},
 		{"nothing is open, somebody waits, all hang", demand{connecting: 8, hung: 8, capacity: 8, window: 4, waiting: 5}, 0, 0},
 		{"nothing is open, somebody waits, the lost is healed", demand{target: 1, capacity: 8, window: 4, waiting: 5}, 1, 0},
+		{"nothing but what is being closed is open and somebody waits", demand{open: 2, leaving: 2, capacity: 8, window: 4, waiting: 5}, 0, 1},
 		{"one is open and somebody waits", demand{target: 1, open: 1, capacity: 8, window: 4, waiting: 5}, 0, 0},
 		{"nothing is open, somebody waits, the service is dead", demand{capacity: 8, window: 1, failures: 3, waiting: 5}, 0, 1},
 		{"nothing is open, somebody waits, the service is being probed", demand{connecting: 1, active: 1, capacity: 8, window: 1, failures: 3, waiting: 5}, 0, 0},
@@ -71,7 +74,8 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 		checked++
 
 		got := decide(d)
-		healing := d.target - d.open - d.connecting
+		usable := d.open - d.leaving
+		healing := d.target - usable - d.connecting
 		bad := func(what string) { t.Fatalf("%s: %+v of %+v", what, got, d) }
 
 		switch {
@@ -87,11 +91,13 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 			bad("storms a dead service")
 		case got.grow > max(d.overdue, 1):
 			bad("grows by more than was asked for")
-		case got.grow > 0 && d.overdue == 0 && (d.waiting == 0 || d.open+d.connecting-d.hung+got.heal > 0):
+		case got.grow > max(0, d.overdue-(d.connecting-d.hung)-got.heal) && usable+d.connecting-d.hung+got.heal > 0:
+			bad("connects more than there are waiters without a connect")
+		case got.grow > 0 && d.overdue == 0 && (d.waiting == 0 || usable+d.connecting-d.hung+got.heal > 0):
 			bad("grows for nobody")
 		case got.heal == 0 && healing > 0 && d.window > d.active && d.open+d.connecting < d.capacity:
 			bad("heals not what it could")
-		case got.heal+got.grow == 0 && d.waiting > 0 && d.open == 0 && d.connecting == d.hung && d.connecting < d.capacity &&
+		case got.heal+got.grow == 0 && d.waiting > 0 && usable == 0 && d.connecting == d.hung && d.open+d.connecting < d.capacity &&
 			d.target <= d.connecting && d.window > d.active:
 			bad("leaves those who wait alone")
 		}
@@ -104,12 +110,14 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 					upTo(connecting-hung, func(active int) {
 						upTo(capacity+1, func(target int) {
 							upTo(2, func(waiting int) {
-								upTo(waiting, func(requests int) {
+								upTo(waiting, func(overdue int) {
 									upTo(1, func(failures int) {
 										for window := 1; window <= most; window++ {
-											check(demand{
-												target: target, open: open, connecting: connecting, capacity: capacity, active: active, hung: hung,
-												window: window, failures: failures, overdue: requests, waiting: waiting,
+											upTo(open, func(leaving int) {
+												check(demand{
+													target: target, open: open, leaving: leaving, connecting: connecting, capacity: capacity,
+													active: active, hung: hung, window: window, failures: failures, overdue: overdue, waiting: waiting,
+												})
 											})
 										}
 									})

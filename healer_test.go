@@ -185,6 +185,33 @@ func TestAPeersCloseIsHealedWhenTheLiveWriteLeaseHasEnded(t *testing.T) {
 	})
 }
 
+func TestALossIsCountedAndHealedOnceThoughBothHalvesComeToTheirEnd(t *testing.T) {
+	for name, then := range map[string]func(w plex.Writer) error{
+		"Kill":    plex.Writer.Kill,
+		"a reset": func(w plex.Writer) error { _, _ = w.Write([]byte("x")); _, _ = w.Write([]byte("x")); return w.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				s := newService(l)
+				conn, peer := l.pair()
+				m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect))
+				r, w := readerOf(t, m), writerOf(t, m)
+
+				_ = peer.Close()
+
+				_, err := r.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+				requireClosed(t, r)
+				require.NoError(t, then(w))
+
+				st := settled(m)
+				require.Equal(t, []uint64{1, 1}, []uint64{st.Lost, st.Healed})
+				require.Equal(t, []int{1, 1}, []int{st.Open, s.count()})
+			})
+		})
+	}
+}
+
 func TestEachOfManyLossesIsReplacedOnceAtItsOwnAddress(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		const n = 40
@@ -693,6 +720,76 @@ func TestAConnectThatComesAfterCloseIsClosedAndNotWaitedFor(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTheSlotOfAConnectThatHasFailedIsFreeWhenItsTransportIsClosed(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 1)
+
+		call := c.unanswered(1)[0]
+		slow, _ := l.pair()
+		closing, closed := make(chan struct{}), make(chan struct{})
+		slow.hooks.close = func() {
+			close(closing)
+			<-closed
+		}
+
+		call.do(func() error {
+			_ = plex.Attach(call.handle, slow)
+
+			go func() { _ = call.handle.Close() }() // which hangs in the transport's Close
+
+			<-closing
+
+			return errRefused
+		})
+		time.Sleep(time.Minute)
+		require.Empty(t, c.unanswered(0), "the peer has a connection in it")
+		require.Equal(t, 1, m.Stats().Connecting)
+		close(closed)
+
+		fresh, _ := l.pair()
+		c.next().succeed(fresh)
+		require.Equal(t, []int{1, 0}, []int{settled(m).Open, m.Stats().Connecting})
+	})
+}
+
+func TestAConnectionThatIsReadyAfterShutdownHasBegunIsClosedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+		r := readerOf(t, m)
+
+		killAll(t, m, 1)
+
+		call := c.unanswered(1)[0]
+		fresh, peer := l.pair()
+		attached, answer := make(chan struct{}), make(chan struct{})
+
+		call.do(func() error {
+			err := plex.Attach(call.handle, fresh)
+			close(attached)
+			<-answer // the handshake takes long, and heeds no ctx
+
+			return err
+		})
+		<-attached
+
+		ended := later(func() error { return m.Shutdown(context.Background()) })
+		synctest.Wait()
+		close(answer)
+		synctest.Wait()
+		require.True(t, isClosed(peer.clientClosed()))
+		require.Equal(t, []uint64{0, 0}, []uint64{m.Stats().Connected, m.Stats().Healed})
+		requirePending(t, ended, "Shutdown, which waits for the reader,")
+		requireClosed(t, r)
+		require.NoError(t, <-ended)
+	})
 }
 
 func TestAConnectMayCallTheMultiplexer(t *testing.T) {
@@ -1363,6 +1460,37 @@ func TestAServiceThatAcceptsAndHangsUpKeepsBackingOff(t *testing.T) {
 		s := f.m.Stats()
 		require.Zero(t, s.ConnectFailed)
 		require.InDelta(t, s.Lost, s.Healed, 1)
+	})
+}
+
+func TestWhatAHandshakeHasReadProvesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		f := newFlapping(l, 0)
+		defer f.stop()
+
+		f.handshake = func(handle net.Conn) error { // as of a service that says that it is overloaded, and hangs up
+			_, err := handle.Read(make([]byte, 1))
+
+			return err
+		}
+		f.set(func(s *service) {
+			s.greet = func(p *fakePeer) {
+				p.send("x")
+
+				_ = p.Close()
+			}
+		})
+		f.begin()
+		f.awaitDials(10)
+
+		for i, pause := range pauses(f.dialled(1)) {
+			want := time.Duration(i+1) * time.Second
+			if i == 0 {
+				want = 0
+			}
+
+			require.Equal(t, want+10*time.Millisecond, pause, "pause %d", i+1)
+		}
 	})
 }
 

@@ -162,6 +162,8 @@ func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
 				if held == "both" {
 					time.Sleep(time.Hour)
 					require.Zero(t, c.count(), "the writer is still out")
+					requireReaderIdle(t, m) // and so it goes on being leased
+					requireReaderIdle(t, m)
 				}
 
 				if held != "reader" {
@@ -241,6 +243,10 @@ func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
 		time.Sleep(5 * time.Hour)
 		require.Equal(t, 2, m.Stats().Open)
 		require.Zero(t, m.Stats().Expired)
+
+		for range 5 { // they go on being leased
+			leaseAll(t, m, 2)()
+		}
 
 		for range 3 {
 			fresh, _ := l.pair()

@@ -48,6 +48,7 @@ func socketOf(nc net.Conn) syscall.RawConn {
 // reset it.
 func (c *conn) noticed(reset bool) {
 	c.r.state.Or(ending) // before looking for a lease, so that its end looks again
+	reset = reset || wasReset(c.nc)
 	if !reset {
 		c.m.mu.Lock()
 		c.finSeen = true

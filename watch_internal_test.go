@@ -177,6 +177,13 @@ func sweptTLS(t *testing.T) (server, client *tls.Config) {
 	return &tls.Config{Certificates: []tls.Certificate{cert}}, &tls.Config{RootCAs: roots, ServerName: "plex.test"}
 }
 
+// peer returns the other end of a connection by its number.
+func (s *swept) peer(i int) *sweptPeer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[i]
+}
+
 func (p *sweptPeer) reset() {
 	if tc, ok := p.raw.(*net.TCPConn); ok {
 		_ = tc.SetLinger(0)
@@ -211,12 +218,12 @@ func (s *swept) readersOf(n int) map[*sweptPeer]Reader {
 func TestSweeperReplacesIdleConnectionsThatTheirPeersEnd(t *testing.T) {
 	kinds := []string{"tcp", "tls", "unix"}
 	s := sweeping(t, slices.Concat(kinds, kinds, kinds, kinds)...)
-	_, err := s.peers[5].client.Write([]byte("unread")) // which is how a Unix socket is reset
+	_, err := s.peer(5).client.Write([]byte("unread")) // which is how a Unix socket is reset
 	require.NoError(t, err)
 	for i := range kinds {
-		require.NoError(t, s.peers[i].Close())
-		s.peers[3+i].reset()
-		if cw, ok := s.peers[6+i].Conn.(interface{ CloseWrite() error }); ok {
+		require.NoError(t, s.peer(i).Close())
+		s.peer(3 + i).reset()
+		if cw, ok := s.peer(6 + i).Conn.(interface{ CloseWrite() error }); ok {
 			require.NoError(t, cw.CloseWrite()) // over TLS, too, since it reads
 		}
 	}
@@ -239,12 +246,39 @@ func TestSweeperReplacesIdleConnectionsThatTheirPeersEnd(t *testing.T) {
 	}
 
 	// And are swept again.
-	s.peers[12].reset()
-	require.NoError(t, s.peers[13].Close())
+	s.peer(12).reset()
+	require.NoError(t, s.peer(13).Close())
 	s.healed(11)
 	w, err := s.Writer(t.Context(), 0)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
+}
+
+// The real watcher keeps no account of what is gone, in its map or in the kernel.
+func TestWatcherForgetsConnectionsThatAreGone(t *testing.T) {
+	s := &swept{T: t}
+	m, err := New(t.Context(), WithConnections(s.open("tcp"), s.open("tcp")),
+		WithConnector(DialFunc(func(context.Context) (net.Conn, error) { return s.open("tcp"), nil })),
+		WithBackoff(func(int) time.Duration { return time.Millisecond }))
+	require.NoError(t, err)
+	s.Multiplexer = m
+	for i := range 10 {
+		if i%2 == 0 {
+			s.peer(i).reset()
+		} else {
+			require.NoError(t, s.peer(i).Close())
+		}
+		s.healed(i + 1)
+	}
+	soon(t, func() bool {
+		m.watcher.mu.Lock()
+		defer m.watcher.mu.Unlock()
+		return len(m.watcher.conns) == 2
+	}, "it knows the two that are open")
+	require.NoError(t, m.Close())
+	for _, p := range s.peers {
+		_ = p.raw.Close()
+	}
 }
 
 func TestSweeperLeavesWhatItFindsToTheNextReader(t *testing.T) {

@@ -166,6 +166,11 @@ func TestWhatTheClosedConnectionHasLeftIsReadAndThenItsEnd(t *testing.T) {
 				requireHealed(t, m, 1, 1) // before anybody has read
 				replacement := s.next()
 				requireNoMoreThan(t, m, 1)
+				if size < 64<<10 { // what is in memory needs no descriptor
+					eventually(t, func() bool {
+						return errors.Is(p.client.SetReadDeadline(time.Time{}), net.ErrClosed)
+					}, "the transport is closed")
+				}
 
 				// The writer is the replacement's.
 				w := leaseWriter(t, m)
@@ -240,6 +245,22 @@ func TestWhatTheClosedConnectionHasLeftMayBeReadInManyLeases(t *testing.T) {
 		}, "the old reader is gone")
 		requirePassing(t, m, replacement)
 	})
+}
+
+// The look at it must not set a term to the reading.
+func TestWhatTheClosedConnectionHasLeftCanBeReadMuchLater(t *testing.T) {
+	l := newLedger(t)
+	s := newHost(t, "tcp")
+	m, p := s.mux(l)
+	p.send(t, 0, 100_000)
+	p.fin()
+	requireHealed(t, m, 1, 1)
+	time.Sleep(1200 * time.Millisecond)
+	r := readerOn(t, m, p)
+	n, err := readOracle(r, p.number, -1)
+	require.Equal(t, io.EOF, err)
+	require.EqualValues(t, 100_000, n)
+	requireClosed(t, r)
 }
 
 // A stream gets it just as well as Read.
@@ -417,6 +438,25 @@ func TestPeerClosesWhileItsReaderIsLeased(t *testing.T) {
 		requireClosed(t, r)
 		requireNoMoreThan(t, m, 1)
 		assert.Equal(t, 1, m.Stats().IdleReaders)
+	})
+}
+
+// What nobody has come to look at as it happened, because somebody had the reader, is looked at when the lease ends.
+func TestLeaseThatEndsAfterThePeerLeavesNoReaderBehind(t *testing.T) {
+	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+		m, p := s.mux(l)
+		r := leaseReader(t, m)
+		p.fin()
+		requireHealed(t, m, 1, 1)
+		replacement := s.next()
+		requireClosed(t, r) // it has not read, and so knows of no end
+		eventually(t, func() bool {
+			stats := m.Stats()
+			return stats.IdleReaders == 1 && stats.LeasedReaders == 0
+		}, "only the replacement's reader is left")
+		r = leaseReader(t, m)
+		require.Equal(t, replacement.client.LocalAddr(), r.LocalAddr())
+		requireClosed(t, r)
 	})
 }
 

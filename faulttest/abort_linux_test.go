@@ -31,7 +31,7 @@ func TestFaultConnectionAbortedByTheHost(t *testing.T) {
 	}
 	_, port, err := net.SplitHostPort(w.Addr())
 	require.NoError(t, err)
-	eventually(t, func() bool { return w.Established() == 3 }, "the server has all")
+	w.everyone(3)
 	read := make(chan error, 1)
 	go func() {
 		_, err := rd.Read(make([]byte, 1))

@@ -36,6 +36,7 @@ func TestFaultDialRefused(t *testing.T) {
 	mu.Lock()
 	dials = nil
 	mu.Unlock()
+	w.everyone(4)
 	w.Refuse()
 	w.ResetAll()
 	eventually(t, func() bool { return m.Stats().Lost == 4 }, "all are lost")
@@ -393,6 +394,7 @@ func TestFaultWaitTimeoutsHideTheCause(t *testing.T) {
 	w := newWorld(t, 2, proxy.Config{})
 	m := w.lazy()
 	rd := reader(t, m)
+	w.everyone(1)
 	w.Refuse()
 	w.ResetAll()
 	require.NoError(t, rd.Close())

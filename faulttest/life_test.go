@@ -155,7 +155,7 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 					}
 					return err
 				}))
-			eventually(t, func() bool { return w.Established() == capacity }, "the server has all")
+			w.everyone(capacity)
 			mu.Lock()
 			down = true
 			mu.Unlock()
@@ -169,7 +169,7 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 			require.Positive(t, failed, "it has probed")
 			require.LessOrEqual(t, failed, 4+4, "failed connects in 0.4 s")
 			mu.Unlock()
-			eventually(t, func() bool { return w.Established() == capacity }, "the server has all again")
+			w.everyone(capacity)
 			require.Equal(t, 2*capacity, w.Accepted(), "each is replaced once")
 			w.alive(m)
 		})

@@ -48,7 +48,7 @@ func noDescriptorsLeft(t *testing.T) {
 			dials.Add(1)
 			return inner(ctx, conn)
 		}))
-	eventually(t, func() bool { return w.Established() == 4 }, "the server has all")
+	w.everyone(4)
 	dials.Store(0)
 
 	var limit syscall.Rlimit

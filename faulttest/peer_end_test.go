@@ -28,7 +28,7 @@ func idleEnd(t *testing.T, end func(*proxy.Conn)) {
 	w := newWorld(t, 3, proxy.Config{})
 	m := w.mux()
 	for _, round := range []int{1, 2, 3} { // one of three, two, all of them at once
-		eventually(t, func() bool { return w.Established() == 3 }, "the server has all connections")
+		w.everyone(3)
 		before := m.Stats().Lost
 		n := 0
 		for _, c := range w.Conns() {
@@ -205,13 +205,14 @@ func TestFaultRSTInTheMiddleOfARead(t *testing.T) {
 		// The kernel tells of a reset once. Whoever asks next is told of a clean end, which it was not.
 		w := newWorld(t, 1, proxy.Config{})
 		m := w.mux()
-		rd := w.book.Reader(reader(t, m))
+		rd, wr := w.book.Reader(reader(t, m)), writer(t, m) // the latter would be the one who has been told
 		w.server(0).Reset()
 		eventually(t, func() bool { return proxy.State(rd.Conn.TCPConn) == proxy.Closed }, "the reset is here")
 		require.ErrorIs(t, proxy.TakeError(rd.Conn.TCPConn), syscall.ECONNRESET)
 		_, err := rd.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		require.NoError(t, rd.Close())
+		require.NoError(t, wr.Close())
 		w.healed(m, 1)
 	})
 	t.Run("streams", func(t *testing.T) {

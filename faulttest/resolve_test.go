@@ -38,6 +38,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 	require.Equal(t, old.Addr(), rd.RemoteAddr().String())
 	require.NoError(t, rd.Close())
 
+	eventually(t, func() bool { return old.Established() == 2 }, "the server has both")
 	ip2 := net.IPv4(127, 0, 0, 2)
 	answer.Store(&ip2)
 	old.Refuse()
@@ -48,7 +49,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 		require.Equal(t, moved.Addr(), wr.RemoteAddr().String())
 		require.NoError(t, wr.Close())
 	}
-	require.Equal(t, 2, moved.Established())
+	eventually(t, func() bool { return moved.Established() == 2 }, "the new server has both")
 }
 
 // nameServer is a resolver that answers every question for an IPv4 address with *answer, by a DNS server of its own on

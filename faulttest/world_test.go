@@ -146,6 +146,12 @@ func (w *world) server(k int) *proxy.Conn {
 	return c
 }
 
+// everyone waits until the server has accepted n connections, which may be after the client has been told that it has.
+func (w *world) everyone(n int) {
+	w.Helper()
+	eventually(w, func() bool { return w.Established() == n }, "the server has %d connections", n)
+}
+
 // eventually waits until ok.
 func eventually(t testing.TB, ok func() bool, what string, args ...any) {
 	t.Helper()

@@ -43,7 +43,7 @@ func cancelAll(conns int) *harness.Case {
 		Group:    GroupCancel,
 		Name:     fmt.Sprintf("cancel/all/%d", conns),
 		Title:    fmt.Sprintf("%s wait for %s", harness.Thousands(waitersAtOnce), plural(conns, "connection")),
-		Compares: fmt.Sprintf("from the end of a ctx until all of %d callers that wait with it for one of %d connections have returned", waitersAtOnce, conns),
+		Compares: fmt.Sprintf("from the end of a ctx until all of %s callers that wait with it for one of %s have returned", harness.Thousands(waitersAtOnce), plural(conns, "connection")),
 		Metrics:  []harness.Metric{perWaiter, harness.Allocs},
 		Subjects: subjects,
 		Ops:      3 * waitersAtOnce,

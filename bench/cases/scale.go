@@ -27,8 +27,8 @@ func burst() *harness.Case {
 		Group: GroupScale,
 		Name:  "burst",
 		Title: fmt.Sprintf("%s callers at once", harness.Thousands(callers)),
-		Compares: fmt.Sprintf("%d callers that each hold a connection for 1 ms come at once to a pool of 1 that may grow to %d; plex adds connections for those who have waited for 1 ms, the others at once",
-			callers, most),
+		Compares: fmt.Sprintf("%s callers that each hold a connection for 1 ms come at once to a pool of 1 that may grow to %d; plex adds connections for those who have waited for 1 ms, the others at once",
+			harness.Thousands(callers), most),
 		Metrics: []harness.Metric{
 			{Key: harness.TimePerOp, Title: "until all are served", Unit: harness.Nanoseconds},
 			waitP50, waitP99, waitMax, opened,

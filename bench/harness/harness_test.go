@@ -71,6 +71,9 @@ func TestVerdicts(t *testing.T) {
 		Subjects: []harness.Subject{figures("plex", 2, 2, 4), figures("other", 1, 1, 4)},
 	}, 3)
 	verdicts := r.Verdicts()
+	assert.Equal(t, []string{
+		"figure ≤ 1.50 × other", "figure ≥ 0.900 × other", "figure ≤ 3 ns", "figure ≤ 1.000 × nobody",
+	}, r.Case.Limits())
 	require.Len(t, verdicts, 3, "a target against nobody has no verdict")
 	assert.False(t, verdicts[0].Met)
 	assert.True(t, verdicts[0].Close, "the limit of 1.5 is the lower quarter")

@@ -72,6 +72,16 @@ func (v Verdict) Limit() string {
 	return sign + FormatRatio(v.Target.Limit) + " × " + v.Target.Against
 }
 
+// Limits says what the targets of c are, without measuring anything.
+func (c *Case) Limits() []string {
+	var limits []string
+	for _, t := range c.Targets {
+		m := c.metric(t.Key)
+		limits = append(limits, m.Title+" "+Verdict{Target: t, Metric: m}.Limit())
+	}
+	return limits
+}
+
 // Reached says what the figure is.
 func (v Verdict) Reached() string {
 	if v.Target.Against == "" {

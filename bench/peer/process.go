@@ -26,6 +26,7 @@ type Service string
 // HTTP over TCP only.
 const (
 	Sink  Service = "sink"  // reads and forgets
+	Drain Service = "drain" // reads and forgets, but over TCP only when much has come
 	Flood Service = "flood" // writes without end
 	Echo  Service = "echo"  // answers frames, see Frame
 	HTTP  Service = "http"  // answers requests, see NewHandler

@@ -22,6 +22,12 @@ func sink(nc net.Conn) {
 	}
 }
 
+// drain is sink for small messages.
+func drain(nc net.Conn) {
+	readSeldom(nc)
+	sink(nc)
+}
+
 func flood(nc net.Conn) {
 	buf := make([]byte, bigBuffer)
 	for {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"go.atomizer.io/plex/bench/cases"
@@ -33,7 +34,7 @@ func main() {
 func run() error {
 	short := flag.Bool("short", false, "few rounds, to see whether all works; the figures are rough")
 	only := flag.String("only", "", "run only the cases whose name matches this regular `expression`, and write nothing unless -out says where")
-	list := flag.Bool("list", false, "list the cases, with what each compares, and do nothing")
+	list := flag.Bool("list", false, "list the cases, with what each compares and its target, and do nothing")
 	out := flag.String("out", "", "the `directory` to write to (default: docs at the top of the repository)")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -60,7 +61,10 @@ func run() error {
 	}
 	if *list {
 		for _, c := range all {
-			fmt.Printf("%-24s %s\n", c.Name, c.Compares)
+			fmt.Printf("%-20s %s\n", c.Name, c.Compares)
+			if limits := c.Limits(); len(limits) > 0 {
+				fmt.Printf("%-20s target: %s\n", "", strings.Join(limits, ", "))
+			}
 		}
 		return nil
 	}
