@@ -374,6 +374,10 @@ func (c *conn) linger() {
 			return
 		}
 	}
+	// What was sent has arrived. A peer that is itself blocked in a write is
+	// told of the end by a reset only: the window that it waits for is not
+	// opened any more.
+	resetOnClose(c.nc)
 }
 
 func (c *conn) shutNow() {

@@ -70,8 +70,8 @@ func TestThePeerOfAKilledConnectionIsNotLeftHanging(t *testing.T) {
 		n, _ = w.Write(p)
 	}
 	time.Sleep(1500 * time.Millisecond) // for the kernel to shut the window to the last byte
-	heard := make(chan struct{}) // of the client's end
-	ended := make(chan error, 1) // what the peer sends
+	heard := make(chan struct{})        // of the client's end
+	ended := make(chan error, 1)        // what the peer sends
 	require.NoError(t, w.Kill())
 	go func() {
 		defer close(heard)
