@@ -943,6 +943,30 @@ func (s *service) grow2(t testing.TB, m *plex.Multiplexer) {
 	release()
 }
 
+func TestACallerIsConnectedForWhileTheLastConnectionTakesLongToClose(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		m, conns, _ := l.scaling(1, 2, s.connect, plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(0))
+		stuck := make(chan struct{})
+		free := sync.OnceFunc(func() { close(stuck) })
+		defer free()
+
+		conns[0].(*fakeConn).hooks.close = func() { <-stuck }
+
+		time.Sleep(time.Minute)
+		require.Equal(t, []int{1, 0}, []int{m.Stats().Open, m.Stats().IdleReaders})
+
+		began := time.Now()
+		r, err := m.Reader(t.Context(), 0)
+		require.NoError(t, err)
+		require.Zero(t, time.Since(began))
+		requireClosed(t, r)
+		free()
+		time.Sleep(time.Minute)
+		require.Zero(t, m.Stats().Open)
+	})
+}
+
 func TestAPoolThatHasShrunkToNothingConnectsForTheNextCallerAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
@@ -1002,6 +1026,7 @@ func TestExactlyOneConnectIsMadeForOneWaiter(t *testing.T) {
 			release := leaseAll(t, m, 1)
 			r, err := m.Reader(t.Context(), 0)
 			require.NoError(t, err)
+			require.Equal(t, 1, m.Stats().LeasedWriters, "that of the first; nobody has leased one of the second")
 			time.Sleep(time.Second)
 			require.Equal(t, 1, s.count())
 			requireClosed(t, r)
@@ -1017,6 +1042,7 @@ func TestACallerThatIsThereAsSoonAsNewHasReturnedIsConnectedFor(t *testing.T) {
 			m := l.mux(plex.WithConnector(s.connect), plex.WithMaxCapacity(8))
 			r, err := m.Reader(t.Context(), time.Second)
 			require.NoError(t, err)
+			require.Zero(t, m.Stats().LeasedWriters)
 			requireClosed(t, r)
 			synctest.Wait()
 			require.Equal(t, 1, s.count())
@@ -1236,6 +1262,9 @@ func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
 					release() // which is what Shutdown waits for
 					require.NoError(t, <-ended)
 					require.Zero(t, time.Since(began))
+
+					_, connecting, _ := c.counts()
+					require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
 
 					time.Sleep(time.Hour)
 					require.Equal(t, calls, c.count())

@@ -43,6 +43,7 @@ func TestDecide(t *testing.T) {
 		{"a dead service is probed for what is lost first", demand{target: 3, open: 1, capacity: 8, window: 1, failures: 1, overdue: 5, waiting: 5}, 1, 0},
 		{"on the ramp the lost come first", demand{target: 3, open: 1, capacity: 8, window: 4, failures: 1, overdue: 5, waiting: 5}, 2, 2},
 		{"what is to be healed serves those who are overdue, too", demand{target: 6, open: 0, capacity: 8, window: 4, overdue: 5, waiting: 5}, 4, 1},
+		{"what is to be healed later takes no place of theirs", demand{target: 6, open: 0, capacity: 8, window: 4, overdue: 10, waiting: 10}, 4, 2},
 
 		{"nothing is open and somebody waits", demand{capacity: 8, window: 4, waiting: 5}, 0, 1},
 		{"nothing is open, somebody waits, one is on its way", demand{connecting: 1, capacity: 8, window: 4, waiting: 5}, 0, 0},
@@ -95,6 +96,8 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 			bad("connects more than there are waiters without a connect")
 		case got.grow > 0 && d.overdue == 0 && (d.waiting == 0 || usable+d.connecting-d.hung+got.heal > 0):
 			bad("grows for nobody")
+		case got.grow > 0 && max(d.target, usable+d.connecting+got.heal)+got.grow > d.capacity:
+			bad("wants more than the capacity")
 		case got.heal == 0 && healing > 0 && d.window > d.active && d.open+d.connecting < d.capacity:
 			bad("heals not what it could")
 		case got.heal+got.grow == 0 && d.waiting > 0 && usable == 0 && d.connecting == d.hung && d.open+d.connecting < d.capacity &&

@@ -1946,6 +1946,11 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 
 					require.LessOrEqual(t, time.Since(began), state.wait)
 
+					if state.wait == 0 {
+						_, connecting, _ := c.counts()
+						require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
+					}
+
 					for _, ch := range waiting {
 						require.ErrorIs(t, (<-ch).err, plex.ErrClosed)
 					}

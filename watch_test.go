@@ -112,6 +112,27 @@ func TestIdleConnectionThatItsPeerEndsIsDroppedWithoutAConnector(t *testing.T) {
 	})
 }
 
+// Those who wait are told so when the last connection is reset, too.
+func TestWaitersAreToldThatTheLastConnectionHasBeenReset(t *testing.T) {
+	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+		p := s.open()
+		m := l.mux(plex.WithConnections(p.client))
+		w := leaseWriter(t, m)
+		_, err := w.Write([]byte("unread"))
+		require.NoError(t, err)
+		waiting := later(func() error {
+			_, err := m.Writer(soon(t), 0)
+			return err
+		})
+		eventually(t, func() bool { return m.Stats().Waiting == 1 }, "a caller waits")
+		p.reset()
+		require.ErrorIs(t, <-waiting, plex.ErrNoConnections)
+		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
+		requireClosed(t, w)
+		requireLost(t, m, 1)
+	})
+}
+
 // A replacement is watched like what it replaces, again and again.
 func TestReplacementsAreWatchedToo(t *testing.T) {
 	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {

@@ -300,7 +300,8 @@ func TestFaultCloseDuringABlockedReadOrWrite(t *testing.T) {
 	t.Run("Write", func(t *testing.T) {
 		w := newWorld(t, 1, proxy.Config{}) // whose server does not read
 		m := w.mux()
-		for i := range 2 {
+		torn := 0
+		for range 2 {
 			wr := writer(t, m)
 			done := make(chan error, 1)
 			var n int
@@ -312,8 +313,9 @@ func TestFaultCloseDuringABlockedReadOrWrite(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			within(t, "Close", func() { require.NoError(t, wr.Close()) })
 			require.ErrorIs(t, <-done, plex.ErrLeaseClosed)
-			if n > 0 {
-				w.healed(m, i+1) // a torn write, so the connection goes
+			if n > 0 { // else Close came before the Write had begun
+				torn++
+				w.healed(m, torn) // a torn write, so the connection goes
 			}
 		}
 	})

@@ -43,7 +43,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 	answer.Store(&ip2)
 	old.Refuse()
 	old.ResetAll()
-	eventually(t, func() bool { s := m.Stats(); return s.Healed == 2 && s.Open == 2 }, "healed at the new address")
+	eventually(t, func() bool { s := m.Stats(); return s.Healed >= 2 && s.Open == 2 }, "healed at the new address")
 	for range 2 {
 		wr := writer(t, m)
 		require.Equal(t, moved.Addr(), wr.RemoteAddr().String())

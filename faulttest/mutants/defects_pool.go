@@ -25,7 +25,7 @@ var poolDefects = []defect{
 		name: "failed-add-wakes-nobody", file: "plex.go",
 		what:  "waiters who only waited for a connection being added are not told that it failed",
 		edits: []edit{{"\tm.connecting--\n\tif m.hopelessLocked() == ErrNoConnections {\n\t\tm.wakeLocked()\n\t}\n", "\tm.connecting--\n"}},
-		tests: []suite{root("TestTheLossOfTheLastConnectionEndsNoWaitWhileAnotherIsBeingAdded")},
+		tests: []suite{fault("./model", "TestWaitersAreToldThatTheConnectionBeingAddedHasFailed")},
 	},
 	{
 		name: "cancel-races-grant", file: "queue.go",
