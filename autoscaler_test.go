@@ -904,15 +904,22 @@ func TestALeasedConnectionIsNeverSurplus(t *testing.T) {
 	}
 }
 
+// slowToClose makes a connection whose Close takes until free is called.
+func (l *ledger) slowToClose() (conn *fakeConn, free func()) {
+	conn, _ = l.pair()
+	stuck := make(chan struct{})
+	conn.hooks.close = func() { <-stuck }
+
+	return conn, sync.OnceFunc(func() { close(stuck) })
+}
+
 func TestASurplusTransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		m, conns, _ := l.scaling(2, 4, s.connect, plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(1))
-		stuck := make(chan struct{})
-		free := sync.OnceFunc(func() { close(stuck) })
+		conn, free := l.slowToClose()
 		defer free()
 
-		conns[0].(*fakeConn).hooks.close = func() { <-stuck }
+		m, _, _ := l.scaling(1, 4, s.connect, plex.WithConnections(conn), plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(1))
 
 		s.grow(t, m, 2)
 		time.Sleep(time.Minute)
@@ -946,12 +953,10 @@ func (s *service) grow2(t testing.TB, m *plex.Multiplexer) {
 func TestACallerIsConnectedForWhileTheLastConnectionTakesLongToClose(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		m, conns, _ := l.scaling(1, 2, s.connect, plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(0))
-		stuck := make(chan struct{})
-		free := sync.OnceFunc(func() { close(stuck) })
+		conn, free := l.slowToClose()
 		defer free()
 
-		conns[0].(*fakeConn).hooks.close = func() { <-stuck }
+		m, _, _ := l.scaling(0, 2, s.connect, plex.WithConnections(conn), plex.WithIdleTimeout(10*time.Second), plex.WithMinConnections(0))
 
 		time.Sleep(time.Minute)
 		require.Equal(t, []int{1, 0}, []int{m.Stats().Open, m.Stats().IdleReaders})

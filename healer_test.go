@@ -629,12 +629,9 @@ func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 func TestALostTransportThatTakesLongToCloseIsReplacedInAnotherSlot(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conn, _ := l.pair()
-		block := make(chan struct{})
-		free := sync.OnceFunc(func() { close(block) })
+		conn, free := l.slowToClose()
 		defer free()
 
-		conn.hooks.close = func() { <-block }
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxCapacity(2))
 		killed := later(readerOf(t, m).Kill) // which may wait for the close
 		waiting := wantReader(t.Context(), m, time.Minute)

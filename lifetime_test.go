@@ -194,38 +194,68 @@ func TestAConnectionThatIsAlwaysWaitedForIsReplacedBetweenItsLeases(t *testing.T
 		s := newService(l)
 		m := s.pool(1, plex.WithMaxLifetime(2*time.Minute))
 
-		var (
-			consumers sync.WaitGroup
-			mu        sync.Mutex
-			served    []int
-		)
-
-		ctx, cancel := context.WithCancel(t.Context())
-		for i := range n {
-			consumers.Go(func() {
-				for ctx.Err() == nil {
-					if r, err := m.Reader(ctx, 0); err == nil {
-						mu.Lock()
-						served = append(served, i)
-						mu.Unlock()
-						time.Sleep(10 * time.Millisecond)
-
-						_ = r.Close()
-					}
-				}
-			})
-			synctest.Wait()
-		}
-
-		time.Sleep(20 * time.Minute)
-		cancel()
-		consumers.Wait()
+		served := takeTurns(m, n, 20*time.Minute)
 		require.GreaterOrEqual(t, m.Stats().Expired, uint64(9), "in twenty minutes, with a maximal lifetime of two")
 
-		for i, who := range served[:len(served)-n] { // at the end all give up at once
+		for i, who := range served {
 			require.Equal(t, i%n, who, "lease %d: it cost nobody his place in the queue", i)
 		}
 	})
+}
+
+func TestATooOldConnectionThatCannotBeReplacedCostsNobodyHisPlace(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 3
+
+		s := newService(l)
+		s.goDown()
+
+		conns, _ := l.pairs(2)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Minute),
+			plex.WithBackoff(func(int) time.Duration { return 10 * time.Millisecond })) // so that it is looked at as each lease ends
+
+		time.Sleep(50 * time.Second)
+		killAll(t, m, 1)
+
+		for i, who := range takeTurns(m, n, 2*time.Minute) {
+			require.Equal(t, i%n, who, "lease %d", i)
+		}
+
+		require.Zero(t, m.Stats().Expired)
+	})
+}
+
+// takeTurns has n consumers lease the only reader of m again and again for d, so that there is always one who waits. It
+// returns who was served, in order.
+func takeTurns(m *plex.Multiplexer, n int, d time.Duration) (served []int) {
+	var (
+		consumers sync.WaitGroup
+		mu        sync.Mutex
+	)
+
+	ctx, cancel := context.WithCancel(context.Background())
+
+	for i := range n {
+		consumers.Go(func() {
+			for ctx.Err() == nil {
+				if r, err := m.Reader(ctx, 0); err == nil {
+					mu.Lock()
+					served = append(served, i)
+					mu.Unlock()
+					time.Sleep(10 * time.Millisecond)
+
+					_ = r.Close()
+				}
+			}
+		})
+		synctest.Wait()
+	}
+
+	time.Sleep(d)
+	cancel()
+	consumers.Wait()
+
+	return served[:len(served)-n] // at the end all give up at once
 }
 
 func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
@@ -310,13 +340,11 @@ func TestSurplusExpiresAsWell(t *testing.T) {
 func TestATransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(4)
-		block := make(chan struct{})
-		free := sync.OnceFunc(func() { close(block) })
+		conns, _ := l.pairs(3)
+		conn, free := l.slowToClose()
 		defer free()
 
-		conns[0].(*fakeConn).hooks.close = func() { <-block }
-		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
+		m := l.mux(plex.WithConnections(append(conns, conn)...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
 
 		for settled(m).IdleReaders == 4 {
 			time.Sleep(time.Second) // until it is the turn of the one that does not close
