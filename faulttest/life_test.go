@@ -182,7 +182,7 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 func TestFaultGarbageCollectionAllTheTime(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	w := oracled(t, 4, proxy.Config{Script: proxy.Random(seed, proxy.Rates{Reset: 0.3, FIN: 0.3, HalfClose: 0.2, Bytes: 200 << 10})}, nil)
-	m := w.mux()
+	m := w.lazy(plex.WithAutoScaling(time.Millisecond))
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -200,7 +200,7 @@ func TestFaultGarbageCollectionAllTheTime(t *testing.T) {
 	w.settle(m)
 }
 
-// settle ends the faults and sees that the pool serves all. Random scripts go on, so it only asks for a lease.
+// settle sees that the pool goes on serving, with the faults of random scripts going on as well.
 func (w *world) settle(m *plex.Multiplexer) {
 	w.Helper()
 	require.NoError(w, reader(w, m).Close())

@@ -115,7 +115,7 @@ func TestFaultCancelRacesTheHandOver(t *testing.T) {
 			}
 			eventually(t, func() bool { s := m.Stats(); return s.IdleReaders == 1 && s.IdleWriters == 1 }, "it is kept")
 			require.Zero(t, m.Stats().Lost)
-			eventually(t, func() bool { return m.Stats().Connected == 1 }, "it is counted")
+			require.EqualValues(t, 1, m.Stats().Connected, "what is there is counted")
 			require.NoError(t, m.Close())
 			w.Proxy.Close()
 		}

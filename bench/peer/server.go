@@ -124,6 +124,9 @@ func (s *Server) acceptAll(l net.Listener) {
 	}
 }
 
+// serverBuffer is how much the system keeps for a connection of the server.
+const serverBuffer = 64 << 10
+
 func (s *Server) serve(nc net.Conn) {
 	defer func() {
 		s.mu.Lock()
@@ -134,6 +137,9 @@ func (s *Server) serve(nc net.Conn) {
 	if _, err := nc.Write([]byte{'!'}); err != nil {
 		return
 	}
+	// The system would let the buffers of a connection grow with its age, and
+	// an old one would be another thing than a new one.
+	_ = nc.(*net.TCPConn).SetReadBuffer(serverBuffer) // fails only if it is dead already
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := nc.Read(buf)

@@ -20,7 +20,10 @@ type defect struct {
 }
 
 // edit replaces a text that occurs exactly once in the file.
-type edit struct{ old, new string }
+type edit struct {
+	old, new string
+	file     string // another than the defect's, if not empty
+}
 
 // suite is tests of one package.
 type suite struct {
@@ -39,17 +42,23 @@ func defects() []defect {
 
 // apply plants d into the copy of the library at dir.
 func (d defect) apply(dir string) error {
-	path := filepath.Join(dir, d.file)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
 	for i, e := range d.edits {
+		file := d.file
+		if e.file != "" {
+			file = e.file
+		}
+		path := filepath.Join(dir, file)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
 		if n := bytes.Count(text, []byte(e.old)); n != 1 {
 			return fmt.Errorf("defect %s: the old text of edit %d is %d times in %s, it has to be there exactly once:\n%s",
-				d.name, i+1, n, d.file, e.old)
+				d.name, i+1, n, file, e.old)
 		}
-		text = bytes.Replace(text, []byte(e.old), []byte(e.new), 1)
+		if err := os.WriteFile(path, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(path, text, 0o644)
+	return nil
 }

@@ -20,14 +20,25 @@ func TestEveryDefectFindsItsPlaceInTheLibrary(t *testing.T) {
 			names[d.name] = true
 			require.NotEmpty(t, d.what)
 
-			text, err := os.ReadFile(filepath.Join(root, d.file))
-			require.NoError(t, err)
 			dir := t.TempDir()
-			require.NoError(t, os.WriteFile(filepath.Join(dir, d.file), text, 0o644))
+			files := map[string]string{d.file: ""}
+			for _, e := range d.edits {
+				if e.file != "" {
+					files[e.file] = ""
+				}
+			}
+			for file := range files {
+				text, err := os.ReadFile(filepath.Join(root, file))
+				require.NoError(t, err)
+				files[file] = string(text)
+				require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
+			}
 			require.NoError(t, d.apply(dir))
-			changed, err := os.ReadFile(filepath.Join(dir, d.file))
-			require.NoError(t, err)
-			require.NotEqual(t, string(text), string(changed))
+			for file, before := range files {
+				changed, err := os.ReadFile(filepath.Join(dir, file))
+				require.NoError(t, err)
+				require.NotEqual(t, before, string(changed))
+			}
 		})
 	}
 }
@@ -36,7 +47,7 @@ func TestADefectThatDoesNotFindItsPlaceSaysSo(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.go"), []byte("one two two"), 0o644))
 	for _, old := range []string{"two", "three"} {
-		d := defect{name: "some", file: "a.go", edits: []edit{{old, "x"}}}
+		d := defect{name: "some", file: "a.go", edits: []edit{{old: old, new: "x"}}}
 		require.ErrorContains(t, d.apply(dir), "exactly once")
 	}
 }

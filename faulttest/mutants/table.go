@@ -19,19 +19,19 @@ func printList(w io.Writer, chosen []defect) {
 
 func printTable(w io.Writer, verdicts []verdict) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DEFECT\tWHAT IT DOES\tOUTCOME\tCAUGHT BY")
+	fmt.Fprintln(t, "DEFECT\tCAUGHT BY\tWHAT IT DOES")
 	for _, v := range verdicts {
 		by := v.by
 		switch {
 		case v.outcome != caught:
-			by = "-"
+			by = string(v.outcome)
 		case v.how != "fails":
 			by += " (" + v.how + ")"
 		}
 		if v.late {
 			by += " [not on its list]"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.defect.name, v.defect.what, v.outcome, by)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", v.defect.name, by, v.defect.what)
 	}
 	_ = t.Flush()
 }

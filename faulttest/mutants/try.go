@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	targetTime = 30 * time.Second // for the tests that are known to catch a defect
+	targetTime = 20 * time.Second // for the tests that are known to catch a defect
 	suiteTime  = 3 * time.Minute  // for all tests of a package
 )
 

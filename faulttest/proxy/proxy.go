@@ -57,11 +57,12 @@ func (e Event) String() string {
 
 // Proxy is a running proxy.
 type Proxy struct {
-	cfg     Config
-	addr    *net.TCPAddr
-	started time.Time
-	stop    chan struct{}
-	wg      sync.WaitGroup
+	cfg      Config
+	addr     *net.TCPAddr
+	started  time.Time
+	stop     chan struct{}
+	wg       sync.WaitGroup
+	entering sync.Mutex // one connection at a time is given its number
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -150,27 +151,13 @@ func (p *Proxy) goesOn(l *net.TCPListener, err error) bool {
 }
 
 func (p *Proxy) serve(tcp *net.TCPConn) {
-	p.mu.Lock()
-	k := p.accepted
-	p.accepted++
-	p.mu.Unlock()
-	var script Script
-	if p.cfg.Script != nil {
-		script = p.cfg.Script(k)
-	}
-	c := newConn(p, tcp, k, script)
-
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
+	c, script := p.enter(tcp)
+	if c == nil {
 		_ = tcp.SetLinger(0)
 		_ = tcp.Close()
 		return
 	}
-	p.conns[k] = c
-	p.peak = max(p.peak, p.establishedLocked())
-	p.cond.Broadcast()
-	p.mu.Unlock()
+	k := c.Number
 
 	p.wg.Go(func() {
 		defer func() {
@@ -201,6 +188,30 @@ func (p *Proxy) serve(tcp *net.TCPConn) {
 			p.forward(c)
 		}
 	})
+}
+
+// enter gives a connection its number and its script, or nil if the proxy is closed. Whoever sees that the connection
+// is counted also finds it; the script is the user's and may ask the proxy, so it is not called under p.mu.
+func (p *Proxy) enter(tcp *net.TCPConn) (*Conn, Script) {
+	p.entering.Lock()
+	defer p.entering.Unlock()
+	k := p.Accepted()
+	var script Script
+	if p.cfg.Script != nil {
+		script = p.cfg.Script(k)
+	}
+	c := newConn(p, tcp, k, script)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.accepted++
+	if p.closed {
+		return nil, Script{}
+	}
+	p.conns[k] = c
+	p.peak = max(p.peak, p.establishedLocked())
+	p.cond.Broadcast()
+	return c, script
 }
 
 // forward joins c with a connection to the backend.

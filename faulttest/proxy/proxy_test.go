@@ -242,3 +242,20 @@ func TestConnGivesUpWithItsContext(t *testing.T) {
 	defer cancel()
 	require.Nil(t, p.Conn(ctx, 0))
 }
+
+// A connection that has been counted can be had, though its script has taken a while to make.
+func TestAConnectionThatIsBeingEnteredIsWaitedFor(t *testing.T) {
+	p, err := proxy.New(proxy.Config{
+		Handler: func(c *proxy.Conn) { <-c.Done() },
+		Script:  func(int) proxy.Script { time.Sleep(5 * time.Millisecond); return proxy.Script{} },
+	})
+	require.NoError(t, err)
+	defer p.Close()
+	for k := range 3 {
+		c, err := net.Dial("tcp", p.Addr())
+		require.NoError(t, err)
+		defer c.Close()
+		time.Sleep(time.Millisecond) // it is accepted, and its script is being made
+		require.NotNil(t, p.Conn(t.Context(), k), "connection %d", k)
+	}
+}

@@ -56,9 +56,8 @@ func (s *soak) connect(p setup) plex.Connect {
 			s.book.dialFailed()
 			return err
 		}
-		l := s.book.enter(tcp, 1)
+		l := s.book.enter(tcp, 1, fault == connectorAttachesLate)
 		if fault == connectorAttachesLate {
-			s.book.hide(l, true)
 			s.background(func() {
 				time.Sleep(50 * time.Millisecond) // plex has noticed the return by then, on a busy machine too
 				if err := plex.Attach(conn, l); err == nil {
@@ -83,9 +82,7 @@ func (s *soak) connect(p setup) plex.Connect {
 			if err != nil {
 				return err
 			}
-			extra := s.book.enter(second, 0)
-			s.book.hide(extra, true)
-			return plex.Attach(conn, extra)
+			return plex.Attach(conn, s.book.enter(second, 0, true))
 		}
 		return nil
 	}
@@ -117,5 +114,7 @@ func (s *soak) dial(ctx context.Context, n uint64, extra bool) (*net.TCPConn, er
 	if !ok {
 		return nil, fmt.Errorf("a %T", nc)
 	}
+	_ = tcp.SetWriteBuffer(kernelBuffer) // as at the server
+	_ = tcp.SetReadBuffer(kernelBuffer)
 	return tcp, nil
 }

@@ -126,8 +126,9 @@ func (b *book) dialFailed() {
 	b.dialing--
 }
 
-// enter makes a link of a connection that was dialled; dialing is 1 if it was counted as such.
-func (b *book) enter(tcp *net.TCPConn, dialing int) *link {
+// enter makes a link of a connection that was dialled; dialing is 1 if it was counted as such, and extra says that the
+// pool does not know of it.
+func (b *book) enter(tcp *net.TCPConn, dialing int, extra bool) *link {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dialing -= dialing
@@ -138,22 +139,22 @@ func (b *book) enter(tcp *net.TCPConn, dialing int) *link {
 	}
 	l.addr = linkAddr{tcp.LocalAddr(), l}
 	l.log.start = b.s.start
+	l.extra.Store(extra)
 	b.open[l] = struct{}{}
+	if extra {
+		b.hidden[l.addr.Addr.String()] = true
+	}
 	delete(b.closed, tcp.LocalAddr().String()) // the address is used again, and the server has not seen the former end
 	delete(b.served, tcp.LocalAddr().String())
 	return l
 }
 
-// hide says whether a link is open without the pool's knowledge.
-func (b *book) hide(l *link, extra bool) {
-	l.extra.Store(extra)
+// known says that the pool knows of the link now.
+func (b *book) known(l *link) {
+	l.extra.Store(false)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if extra {
-		b.hidden[l.addr.Addr.String()] = true
-	} else {
-		delete(b.hidden, l.addr.Addr.String())
-	}
+	delete(b.hidden, l.addr.Addr.String())
 }
 
 // counts reports whether the pool holds the connection for open, for the proxy.

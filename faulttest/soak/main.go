@@ -42,7 +42,7 @@ func main() {
 	flag.DurationVar(&o.length, "for", 30*time.Second, "how long")
 	flag.Uint64Var(&o.seed, "seed", 0, "the seed of all that is random; 0 draws one")
 	flag.IntVar(&o.capacity, "capacity", 16, "the pool's capacity")
-	flag.Float64Var(&o.faults, "faults", 10, "how many faults there are per MB that a connection moves, about")
+	flag.Float64Var(&o.faults, "faults", 15, "how many faults there are per MB that a connection moves, about")
 	flag.StringVar(&o.markdown, "markdown", "", "write the figures into this file too, between the lines <!-- soak --> and <!-- /soak -->")
 	flag.BoolVar(&o.verbose, "v", false, "tell when a pool gives way to the next, and how it is set up")
 	flag.Parse()

@@ -172,12 +172,11 @@ func (s *soak) adds(ctx context.Context, m *plex.Multiplexer, p setup) {
 		if err != nil {
 			continue
 		}
-		l := s.book.enter(tcp, 0)
-		s.book.hide(l, true)
+		l := s.book.enter(tcp, 0, true)
 		nc := transport(l, p)
 		rest, err := m.Add(ctx, nc)
 		if len(rest) == 0 {
-			s.book.hide(l, false)
+			s.book.known(l)
 			continue
 		}
 		if err == nil || rest[0] != nc {

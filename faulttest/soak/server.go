@@ -17,7 +17,7 @@ import (
 	"go.atomizer.io/plex/faulttest/proxy"
 )
 
-const kernelBuffer = 256 << 10
+const kernelBuffer = 64 << 10
 
 var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
@@ -65,7 +65,7 @@ func endOf(nc net.Conn, c *proxy.Conn) error {
 // send sends what connection k gets, and returns nil if that has an end and came to it.
 func (s *soak) send(nc net.Conn, src *oracle.Source, rng *rand.Rand) error {
 	limit := ^uint64(0)
-	pause, silence, size := time.Duration(0), time.Duration(0), 128<<10
+	pause, silence, size := time.Duration(0), time.Duration(0), 64<<10
 	switch rng.IntN(10) {
 	case 0: // little, then nothing for a while, and an end
 		limit, size, silence = uint64(rng.IntN(1000)), 100, time.Duration(rng.IntN(20))*time.Millisecond

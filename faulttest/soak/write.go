@@ -143,7 +143,7 @@ func (w *writing) writes(n int) {
 
 // write writes once.
 func (w *writing) write() {
-	size := 128 << 10
+	size := 64 << 10
 	if w.c.chance(3) {
 		size = 1 + w.c.rng.IntN(size)
 	}
