@@ -146,7 +146,7 @@ func (m *Multiplexer) beginPartLocked(now time.Time) {
 func (m *Multiplexer) oldestIdleLocked(n int) []*conn {
 	var idle []*conn
 	for c := range m.conns {
-		if c.counted && (c.r.state.Load()|c.w.state.Load())&(leased|gone|held) == 0 {
+		if c.counted && c.pins == 0 && (c.r.state.Load()|c.w.state.Load())&(leased|gone|held) == 0 {
 			idle = append(idle, c)
 		}
 	}
@@ -163,7 +163,7 @@ func (m *Multiplexer) scaleDown(c *conn) {
 	m.mu.Lock()
 	// Losses may have come in between.
 	from := m.open - m.leaving
-	surplus := from > m.cfg.minimum.value && !m.refusing && !c.lost
+	surplus := from > m.cfg.minimum.value && !m.refusing && !c.lost && c.pins == 0
 	if surplus {
 		c.lost = true
 		c.leaveLocked()

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -37,7 +38,11 @@ type conn struct {
 	udp      bool // and some errors are about one datagram, not the connection
 	tls      bool // a write that times out breaks the write side for good
 
-	watchKey uint64 // the watcher's number for it, set before it is watched
+	socket   syscall.RawConn // beneath nc; nil if there is none
+	watchKey uint32          // the watcher's number for it; written under its mu, before any event
+
+	watcher   *watcher  // that arms it; written before its read half is attended
+	attention attention // how ready readers come to know of what arrives; constant from its admission on
 
 	// cause is the first fatal error; nil while there is none.
 	cause atomic.Pointer[error]
@@ -63,6 +68,9 @@ type conn struct {
 	lostAt     time.Time
 	replace    *loss     // what its slot is to be filled for, once it is free
 	expiresAt  time.Time // zero without a maximal lifetime
+	pins       int       // somebody expects something of it without a lease
+	ends       []*afterEnd
+	pollWake   chan struct{} // has the goroutine that polls it look again; nil if there is none
 
 	w half
 }
@@ -77,6 +85,7 @@ func (m *Multiplexer) claim(nc net.Conn, owned bool) (*conn, error) {
 	c := &conn{m: m, nc: nc, remote: nc.RemoteAddr(), owned: owned}
 	c.datagram, c.udp = transportKind(nc)
 	_, c.tls = nc.(interface{ ConnectionState() tls.ConnectionState })
+	c.socket = socketOf(nc)
 	c.r.init(c, &m.readers, firstLease|leased)
 	c.w.init(c, &m.writers, firstLease|leased)
 
@@ -121,6 +130,7 @@ func (c *conn) prepare(ctx context.Context, timeout time.Duration) error {
 		return fmt.Errorf("plex: the connection is closed already: %w", err)
 	}
 	// Any other error is that of a transport without deadlines.
+	c.attention = attentionOf(c, err == nil)
 	tc, ok := c.nc.(*tls.Conn)
 	if !ok || tc.ConnectionState().HandshakeComplete {
 		return nil
@@ -209,10 +219,14 @@ func (m *Multiplexer) admit(c *conn) error {
 	// What a handshake has read proves nothing: a service that is overloaded
 	// can say so and hang up.
 	c.r.proved, c.proved = false, false
+	attend := m.attending.Load()
 	m.mu.Unlock()
 
 	m.kick()
 	m.watch(c)
+	if attend {
+		c.startAttention()
+	}
 	c.r.release(firstLease)
 	c.w.release(firstLease)
 	if a != nil {
@@ -288,6 +302,9 @@ func (m *Multiplexer) settle(h *half) {
 	h.settled = true
 	shut := c.uselessLocked() && c.beginShutLocked()
 	halfShut := h == &c.w && c.finSeen && !c.shutting
+	if h == &c.r {
+		c.endedLocked()
+	}
 	m.forgetLocked(c)
 	m.mu.Unlock()
 	switch {
@@ -352,8 +369,9 @@ func (c *conn) shutTransport() {
 }
 
 const (
-	lingerTime = time.Second      // for the peer to take what has been sent
-	lingerLook = time.Millisecond // how often to look whether it has
+	lingerTime  = time.Second            // for the peer to take what has been sent
+	lingerClose = 100 * time.Millisecond // the same when the multiplexer closes
+	lingerLook  = time.Millisecond       // how often to look whether it has
 )
 
 // linger ends both directions, which wakes whoever is blocked in them, and
@@ -363,20 +381,17 @@ func (c *conn) linger() {
 	shutDown(c.nc)
 	ticker := time.NewTicker(lingerLook)
 	defer ticker.Stop()
-	for end := time.Now().Add(lingerTime); unsent(c.nc) > 0; {
+	end, closing := time.Now().Add(lingerTime), c.m.closing
+	for unsent(c.nc) > 0 && time.Now().Before(end) {
 		select {
-		case now := <-ticker.C:
-			if now.After(end) {
-				resetOnClose(c.nc)
-				return
-			}
-		case <-c.m.closing: // nothing comes after it
-			return
+		case <-ticker.C:
+		case <-closing: // no slot is waited for, but Close waits
+			end, closing = time.Now().Add(lingerClose), nil
 		}
 	}
-	// What was sent has arrived. A peer that is itself blocked in a write is
-	// told of the end by a reset only: the window that it waits for is not
-	// opened any more.
+	// Also when what was sent has arrived: a peer that is itself blocked in a
+	// write is told of the end by a reset only, since the window that it waits
+	// for is not opened any more.
 	resetOnClose(c.nc)
 }
 
@@ -460,11 +475,7 @@ func (m *Multiplexer) forgetLocked(c *conn) {
 
 // leases is how often h has been leased by consumers.
 func (h *half) leases() uint64 {
-	w := h.state.Load()
-	if h.settled && w&leased != 0 {
-		w -= leaseOne // just taken from the queue, to be found gone and given up
-	}
-	return (w - firstLease) / leaseOne
+	return (h.state.Load() - firstLease) / leaseOne
 }
 
 // transportKind reports whether nc keeps the boundaries of messages, and whether

@@ -38,13 +38,17 @@ const (
 	torn                  // the lease's last write was cut short
 	watched               // there is a Done channel, or a stream's result, to see to
 	gone                  // it is never leased again
-	held                  // idle, and taken out of service for a moment, see hold
+	held                  // taken out of service without taking it out of the queue, see hold
 	dropped               // whoever took it from the queue meanwhile has dropped it
 	ending                // (read halves) the peer's end has been seen, by the watcher or by a Read
 	expiring              // its connection is too old
+	attended              // (read halves) somebody wants to know when it has something to deliver, see ready.go
+	queued                // it is in the ready queue
+	fresh                 // something has come since the last lease
 	leaseOne              // the number of a lease counts in these
 
 	flags = leaseOne - 1
+	lent  = leased | held // leased by the ready queue, while its entry in the readers' queue stays
 )
 
 // interruptGrace is how long a blocked operation may take to notice a deadline
@@ -72,6 +76,7 @@ type half struct {
 	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
 	ended   bool            // the transport has said io.EOF
 	proved  bool            // the connection has delivered something
+	looked  bool            // nothing is left inside the transport; for release
 
 	mu          sync.Mutex
 	out         chan struct{} // closed when the present operation leaves; nil if nobody waits
@@ -108,41 +113,39 @@ func (h *half) init(c *conn, q *queue, word uint64) {
 
 func (h *half) writes() bool { return h == &h.conn.w }
 
-// lease begins a lease of a half that has just come out of the queue, where
-// it was idle; nobody else can lease it, so adding to the word is enough. It
+// lease begins a lease of a half that has just come out of the queue. It
 // reports false for one that is gone or held, which the caller then drops.
 func (h *half) lease() (id uint64, ok bool) {
-	w := h.state.Add(leaseOne | leased)
-	if w&(gone|held) == 0 {
-		return w &^ flags, true
+	w := h.state.Load()
+	if next := w&^fresh + leaseOne | leased; w&(gone|held) == 0 && h.state.CompareAndSwap(w, next) {
+		return next &^ flags, true
 	}
-	return h.leaseUnusual(w)
+	return h.leaseUnusual()
 }
 
-// leaseUnusual is lease for a half that is held or gone. Which of the two it
-// was first decides whose it is: one that was gone when it was idle is given up.
-// One that was held is the holder's as long as it is held, which puts it back,
-// see letGo; but if the hold has ended meanwhile, it is the caller's, and if
-// it is gone by then, the end of this lease settles it.
-func (h *half) leaseUnusual(w uint64) (id uint64, ok bool) {
-	const added = leaseOne | leased
-	wasHeld := w&held != 0
-	for w&held != 0 {
-		if h.state.CompareAndSwap(w, w-added|dropped) {
+// leaseUnusual is lease for a half that is held or gone, or was changed
+// meanwhile. One that is held, or lent, is its holder's, who puts it back, see
+// endHold and release.
+func (h *half) leaseUnusual() (id uint64, ok bool) {
+	for {
+		w := h.state.Load()
+		switch {
+		case w&held != 0:
+			if !h.state.CompareAndSwap(w, w|dropped) {
+				continue
+			}
+			if w&leased != 0 {
+				h.queue.stale.Add(-1) // lend has counted the entry that is dropped
+			}
+			return 0, false
+		case w&gone != 0:
+			h.queue.stale.Add(-1)
 			return 0, false
 		}
-		w = h.state.Load()
+		if next := w&^fresh + leaseOne | leased; h.state.CompareAndSwap(w, next) {
+			return next &^ flags, true
+		}
 	}
-	switch {
-	case w&gone == 0:
-		return w &^ flags, true
-	case wasHeld:
-		h.release(w &^ flags)
-	default:
-		h.state.Add(^uint64(added - 1))
-		h.queue.stale.Add(-1)
-	}
-	return 0, false
 }
 
 // retire marks h so that it is never leased again. If nobody has it, it
@@ -195,10 +198,14 @@ func (h *half) endHold(retire bool) uint64 {
 			continue
 		}
 		switch {
-		case w&leased != 0: // whoever has come upon it meanwhile has it, see leaseUnusual
-		case next&gone == 0 && w&dropped != 0:
-			h.queue.put(h)
-		case next&gone != 0:
+		case next&gone == 0:
+			if w&dropped != 0 {
+				h.queue.put(h)
+			}
+			if next&attended != 0 {
+				h.attend(next&^flags, true)
+			}
+		default:
 			if w&dropped == 0 {
 				h.queue.stale.Add(1)
 			}
@@ -348,6 +355,7 @@ func (h *half) end(id uint64) error {
 	err := h.finishSending(id)
 	h.evict()
 	h.takeBack()
+	h.peek()
 	h.clear()
 	h.release(id)
 	return err
@@ -508,12 +516,17 @@ func (h *half) release(id uint64) {
 	look := false
 	// retire either comes before the swap and is seen here, or comes after it
 	// and sees the half idle or held.
+	looked := h.looked
+	h.looked = false
 	var w, next uint64
 	for {
 		w = h.state.Load()
-		next = id | w&(backlog|gone|ending|expiring)
+		next = id | w&(backlog|gone|ending|expiring|attended|queued)
 		if w&gone == 0 && w&(ending|expiring) != 0 {
-			next |= held | dropped // dropped, since it is not in the queue
+			next |= held
+			if w&held == 0 || w&dropped != 0 {
+				next |= dropped // since it is not in the queue
+			}
 			if !look {
 				look = true
 				c.m.beginLook()
@@ -523,13 +536,22 @@ func (h *half) release(id uint64) {
 			break
 		}
 	}
+	inQueue := w&held != 0 && w&dropped == 0 // it was lent, and nobody has come upon it
+	if inQueue && next&gone == 0 {
+		h.queue.stale.Add(-1)
+	}
 	switch {
 	case next&gone != 0:
 		c.m.settle(h)
 	case next&held != 0:
 		c.look(h)
 	default:
-		h.queue.put(h)
+		if !inQueue {
+			h.queue.put(h)
+		}
+		if next&attended != 0 {
+			h.attend(id, looked)
+		}
 	}
 	if look {
 		c.m.endLook()

@@ -50,7 +50,7 @@ func (m *Multiplexer) mayExpire(c *conn) bool {
 }
 
 func (m *Multiplexer) mayExpireLocked(c *conn) bool {
-	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
+	return !m.refusing && !c.lost && c.pins == 0 && c.counted && m.open-m.leaving >= m.target
 }
 
 // expireHeld retires a connection that is too old, with both halves held, if no

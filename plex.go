@@ -58,6 +58,7 @@ type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
 	writers queue
+	ready   queue // read halves with something to deliver; empty until attending, see ready.go
 	cfg     *config
 	tracks  bool // leases are remembered, for leak detection
 
@@ -70,6 +71,7 @@ type Multiplexer struct {
 	patiences sync.Pool // *patience, for waits with auto-scaling
 	addr      atomic.Pointer[net.Addr]
 	short     atomic.Bool // connections are missing, so that a waiter should wake the supervisor
+	attending atomic.Bool // somebody has asked for ready readers; written under mu
 
 	// mu guards what follows and the fields that say so. It is held for
 	// bookkeeping only: never while a transport or a callback is called.
@@ -417,6 +419,10 @@ func (m *Multiplexer) refuseLocked() {
 func (m *Multiplexer) spawn(f func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.spawnLocked(f)
+}
+
+func (m *Multiplexer) spawnLocked(f func()) bool {
 	if m.closed {
 		return false
 	}

@@ -23,7 +23,8 @@ type queue struct {
 	// newQueue. A nil in it is a token that says: look at the state of the
 	// multiplexer (see Multiplexer.wakeLocked).
 	idle chan *half
-	name string // "reader" or "writer"
+	name string // "reader", "writer" or "ready reader"
+	lends bool  // it holds halves that wait in another queue as well, see ready.go
 	// low is the fewest halves that were idle since the auto-scaler looked
 	// last: those that nobody has needed. It is 0, and stays so, if nobody
 	// wants to know.
@@ -83,14 +84,16 @@ func (q *queue) makeRoom(h *half) {
 // channel once, holding one half at a time, so that no caller finds it empty
 // who would have found a half before, unless that was the only one.
 func (q *queue) sweep(least int) {
-	if q.stale.Load() < int64(least) {
+	if q.stale.Load() < int64(least) && !q.lends {
 		return
 	}
 	for range len(q.idle) {
 		select {
 		case h := <-q.idle:
 			if h != nil && h.state.Load()&gone != 0 {
-				q.stale.Add(-1)
+				if !q.lends {
+					q.stale.Add(-1)
+				}
 				continue
 			}
 			q.put(h)
@@ -109,7 +112,7 @@ func (q *queue) take() (h *half, lease uint64, token bool) {
 			if h == nil {
 				return nil, 0, true
 			}
-			if lease, ok := h.lease(); ok {
+			if lease, ok := q.lease(h); ok {
 				q.noteLow()
 				return h, lease, false
 			}
@@ -117,6 +120,14 @@ func (q *queue) take() (h *half, lease uint64, token bool) {
 			return nil, 0, false
 		}
 	}
+}
+
+// lease begins the lease of a half that has come out of q, if it can be had.
+func (q *queue) lease(h *half) (id uint64, ok bool) {
+	if q.lends {
+		return h.lend()
+	}
+	return h.lease()
 }
 
 // noteLow keeps low up to date. Halves that are not idle, only not yet swept
@@ -214,11 +225,11 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		q.low.Store(0) // somebody needs all that there is
 	}
 	start := time.Now()
-	if m.short.Load() {
+	if m.short.Load() && !q.lends {
 		m.kick() // a wait is a reason to connect, or to do so sooner
 	}
 
-	if m.cfg.autoScaling.set {
+	if m.cfg.autoScaling.set && !q.lends {
 		defer m.patient(q).end()
 	}
 	var expired <-chan time.Time // nil, which never comes, without a timeout
@@ -254,7 +265,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		}
 		if h == nil {
 			err = m.tokenTaken(q)
-		} else if id, ok := h.lease(); ok {
+		} else if id, ok := q.lease(h); ok {
 			leased, lease = h, id
 		}
 		// A half that died between its release and this moment sends its
@@ -294,8 +305,8 @@ func (m *Multiplexer) putTimer(t *time.Timer) {
 // if there is nothing to wait for puts it back for the next and fails; so one
 // token wakes all waiters, and those still to come.
 func (m *Multiplexer) wakeLocked() {
-	for _, q := range []*queue{&m.readers, &m.writers} {
-		if !q.token {
+	for _, q := range []*queue{&m.readers, &m.writers, &m.ready} {
+		if !q.token && q.idle != nil {
 			q.token = true
 			q.put(nil)
 		}

@@ -16,6 +16,7 @@ type Stats struct {
 	IdleWriters   int // write halves that can be leased now
 	LeasedWriters int // write halves in consumers' hands
 	Waiting       int // callers blocked in Reader or Writer
+	WaitingReady  int // callers blocked in ReadyReader
 
 	// Counters.
 	Acquired       uint64 // leases
@@ -67,6 +68,7 @@ func (m *Multiplexer) statsLocked() Stats {
 		s.Canceled += q.canceled.Load()
 		s.WaitDuration += time.Duration(q.waitTime.Load())
 	}
+	s.WaitingReady = int(m.ready.waiting.Load())
 	s.LastConnectError = m.lastErr
 	return s
 }

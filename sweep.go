@@ -78,23 +78,18 @@ func (s *sweeper) run() {
 // glance reads from an idle connection for a moment.
 func (c *conn) glance() {
 	h := &c.r
-	if h.state.Load()&backlog != 0 || !h.hold() {
+	if h.state.Load()&(backlog|ending) != 0 || !h.hold() {
 		return // there is something to be read, or somebody reads
 	}
-	buf := make([]byte, 512)
 	err := h.nc.SetReadDeadline(time.Now().Add(sweepGlance))
 	if err == nil {
-		var n int
-		if n, err = h.nc.Read(buf); n > 0 {
-			h.back = append(h.back, buf[:n])
-			h.noteBacklog()
+		if err = h.fetch(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			h.lookFailed(err)
 		}
-	}
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		err = h.nc.SetReadDeadline(time.Time{})
 	}
-	if err != nil {
-		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+	if !h.ended {
+		h.deadlineLeft(err)
 	}
-	h.letGo(h.ended && (len(h.back) == 0 || c.keepRemains()))
+	h.letGo(h.over() || h.ended && c.keepRemains())
 }

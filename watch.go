@@ -129,7 +129,7 @@ func (m *Multiplexer) endLook() {
 func (c *conn) readRemains() {
 	h := &c.r
 	if h.ended {
-		h.endHold(len(h.back) == 0 || c.keepRemains())
+		h.endHold(h.over() || c.keepRemains())
 		return
 	}
 	// What is there is there at once; the deadline is for a transport that
@@ -159,17 +159,11 @@ func (c *conn) readRemains() {
 	if err == nil {
 		err = h.nc.SetReadDeadline(time.Time{})
 	}
-	switch {
-	case err != nil && len(h.back) > 0 && h.verdict(err) == fatal:
-		// What had arrived is still delivered, then the error.
-		h.ended = true
-		c.failRetiring(err, c.w.retire)
-	case err != nil:
-		_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+	if err != nil {
+		h.lookFailed(err)
 	}
-	over := h.ended && len(h.back) == 0
 	failed := !h.ended && c.failure() != nil
-	h.endHold(over || !failed && c.keepRemains())
+	h.endHold(h.over() || !failed && c.keepRemains())
 }
 
 // watch begins to watch a connection that has just been admitted.
@@ -177,26 +171,47 @@ func (m *Multiplexer) watch(c *conn) {
 	if !watches(c) {
 		return
 	}
-	m.mu.Lock()
-	w := m.watcher
-	created := w == nil && !m.closed
-	if created {
-		var err error
-		if w, err = newWatcher(m); err != nil {
-			m.mu.Unlock()
+	w, err := m.theWatcher()
+	if err != nil {
+		if err != ErrClosed {
 			m.log("plex: idle connections are not watched", "cause", err)
-			return
 		}
-		m.watcher = w
-	}
-	m.mu.Unlock()
-	if w == nil {
 		return
 	}
-	if created {
-		m.spawn(w.run)
-	}
 	w.add(c)
+	m.mu.Lock()
+	late := c.shutting // and may have been removed before it was added
+	m.mu.Unlock()
+	if late {
+		w.remove(c)
+	}
+}
+
+// theWatcher returns the multiplexer's watcher, which begins with the first
+// connection that it can watch.
+func (m *Multiplexer) theWatcher() (*watcher, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.theWatcherLocked()
+}
+
+func (m *Multiplexer) theWatcherLocked() (*watcher, error) {
+	if m.watcher != nil {
+		return m.watcher, nil
+	}
+	if m.closed {
+		return nil, ErrClosed
+	}
+	w, err := newWatcher(m)
+	if err == nil && m.attending.Load() {
+		err = w.attendLocked()
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.watcher = w
+	m.spawnLocked(w.run)
+	return w, nil
 }
 
 // unwatchConn ends the watching of c.
@@ -204,7 +219,7 @@ func (m *Multiplexer) unwatchConn(c *conn) {
 	m.mu.Lock()
 	w := m.watcher
 	m.mu.Unlock()
-	if w != nil && watches(c) {
+	if w != nil {
 		w.remove(c)
 	}
 }

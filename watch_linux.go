@@ -1,64 +1,73 @@
 package plex
 
 // The watcher: one goroutine and one epoll descriptor see the end of any
-// connection of the pool. The descriptor sits in Go's own poller, so that
-// the goroutine is parked like any that reads from a network.
+// connection of the pool; once anyone has asked for ready readers, another of
+// each sees what arrives.
 
 import (
-	"os"
+	"errors"
 	"sync"
 	"syscall"
 )
 
 type watcher struct {
 	m    *Multiplexer
-	file *os.File // of the epoll descriptor
-	raw  syscall.RawConn
+	ends *epoll
 
 	mu    sync.Mutex
-	next  uint64 // connections are known by a number that is never used again, as a descriptor is
-	conns map[uint64]*conn
+	next  uint32 // connections are known by a number that is not used again, as a descriptor is
+	conns map[uint32]*conn
+	ready *epoll // nil until anyone has asked for ready readers
 }
 
 func newWatcher(m *Multiplexer) (*watcher, error) {
-	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	ends, err := newEpoll("plex watcher")
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
-	}
-	if err := syscall.SetNonblock(fd, true); err != nil {
-		_ = syscall.Close(fd)
-		return nil, os.NewSyscallError("setnonblock", err)
-	}
-	file := os.NewFile(uintptr(fd), "plex watcher")
-	raw, err := file.SyscallConn()
-	if err != nil {
-		_ = file.Close()
 		return nil, err
 	}
-	return &watcher{m: m, file: file, raw: raw, conns: make(map[uint64]*conn)}, nil
+	return &watcher{m: m, ends: ends, conns: make(map[uint32]*conn)}, nil
 }
 
 // watches reports whether the watcher can see the end of a connection like c.
-func watches(c *conn) bool { return !c.udp && socketOf(c.nc) != nil }
+func watches(c *conn) bool { return !c.udp && c.socket != nil }
 
-// add begins to watch c. If its end has come already, that is seen at once.
-func (w *watcher) add(c *conn) {
-	raw := socketOf(c.nc)
-	if raw == nil {
+// know gives c the number that its events carry.
+func (w *watcher) know(c *conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.watchKey != 0 {
 		return
 	}
-	w.mu.Lock()
-	w.next++
+	for {
+		w.next++
+		if _, used := w.conns[w.next]; !used && w.next != 0 { // after four thousand million connections
+			break
+		}
+	}
 	c.watchKey = w.next
 	w.conns[c.watchKey] = c
-	w.mu.Unlock()
-	event := syscall.EpollEvent{
-		Events: syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
-		Fd:     int32(uint32(c.watchKey)), Pad: int32(uint32(c.watchKey >> 32)),
-	}
+}
+
+func (w *watcher) find(key int32) *conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.conns[uint32(key)]
+}
+
+func (w *watcher) forget(c *conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.conns, c.watchKey)
+}
+
+// add begins to watch for the end of c. If it has come already, that is seen
+// at once.
+func (w *watcher) add(c *conn) {
+	w.know(c)
+	event := syscall.EpollEvent{Events: syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(c.watchKey)}
 	added := false
-	err := raw.Control(func(fd uintptr) {
-		added = w.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
+	err := c.socket.Control(func(fd uintptr) {
+		added = w.ends.control(syscall.EPOLL_CTL_ADD, int(fd), &event) == nil
 	})
 	if err != nil || !added { // it is closed already, or its end shows when it is used
 		w.forget(c)
@@ -68,49 +77,89 @@ func (w *watcher) add(c *conn) {
 // remove ends the watching of c, before its transport is closed.
 func (w *watcher) remove(c *conn) {
 	w.forget(c)
-	if raw := socketOf(c.nc); raw != nil {
-		_ = raw.Control(func(fd uintptr) { w.control(syscall.EPOLL_CTL_DEL, int(fd), nil) })
+	if c.socket == nil {
+		return
 	}
-}
-
-// control is epoll_ctl, as long as the epoll descriptor is open.
-func (w *watcher) control(op, fd int, event *syscall.EpollEvent) (ok bool) {
-	err := w.raw.Control(func(epfd uintptr) { ok = syscall.EpollCtl(int(epfd), op, fd, event) == nil })
-	return ok && err == nil
-}
-
-func (w *watcher) forget(c *conn) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.conns, c.watchKey)
+	ready := w.ready
+	w.mu.Unlock()
+	_ = c.socket.Control(func(fd uintptr) {
+		_ = w.ends.control(syscall.EPOLL_CTL_DEL, int(fd), nil)
+		if ready != nil {
+			_ = ready.control(syscall.EPOLL_CTL_DEL, int(fd), nil)
+		}
+	})
 }
 
 // run tells each connection of its end, until stop.
 func (w *watcher) run() {
-	events := make([]syscall.EpollEvent, 128)
-	for {
-		n := 0
-		err := w.raw.Read(func(fd uintptr) bool {
-			n, _ = syscall.EpollWait(int(fd), events, 0)
-			return n > 0 // else wait until there is one
-		})
-		if err != nil {
-			return // stopped
-		}
-		for _, e := range events[:n] {
-			key := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-			w.mu.Lock()
-			c := w.conns[key]
-			w.mu.Unlock()
-			if c == nil {
-				continue
-			}
+	w.ends.run(func(e syscall.EpollEvent) {
+		if c := w.find(e.Fd); c != nil {
 			// In its own goroutine, so that nothing about one connection
 			// delays another.
 			reset := e.Events&syscall.EPOLLERR != 0
 			w.m.spawn(func() { c.noticed(reset) })
 		}
+	})
+}
+
+func (w *watcher) stop() {
+	w.ends.stop()
+	w.mu.Lock()
+	ready := w.ready
+	w.mu.Unlock()
+	if ready != nil {
+		ready.stop()
 	}
 }
 
-func (w *watcher) stop() { _ = w.file.Close() }
+// attendLocked makes the watcher one that sees what arrives; Multiplexer.mu is
+// held.
+func (w *watcher) attendLocked() error {
+	ready, err := newEpoll("plex ready watcher")
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.ready = ready
+	w.mu.Unlock()
+	w.m.spawnLocked(func() {
+		ready.run(func(e syscall.EpollEvent) {
+			if c := w.find(e.Fd); c != nil {
+				c.arrived(uint32(e.Pad))
+			}
+		})
+	})
+	return nil
+}
+
+// arms says that the watcher can tell what arrives.
+const arms = true
+
+// makeKnown lets the watcher find c by its events.
+func (c *conn) makeKnown() error {
+	w, err := c.m.theWatcher()
+	if err == nil {
+		w.know(c)
+		c.watcher = w
+	}
+	return err
+}
+
+// arm asks for one event when c can be read from, or can be already. The event
+// carries the lower bits of the number of the lease that was the last before:
+// if there has been another by then, it is of no interest.
+func (c *conn) arm(lease uint64) {
+	w := c.watcher
+	event := syscall.EpollEvent{
+		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
+		Fd:     int32(c.watchKey), Pad: int32(uint32(lease / leaseOne)),
+	}
+	// It fails if c is closed already: then its end is told in other ways.
+	_ = c.socket.Control(func(fd uintptr) {
+		err := w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event)
+		if errors.Is(err, syscall.ENOENT) {
+			_ = w.ready.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
+		}
+	})
+}

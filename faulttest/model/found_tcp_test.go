@@ -4,6 +4,7 @@ package model
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -53,6 +54,11 @@ func (c *slowToClose) Close() error {
 // A connection was killed while both ends were full, and its reader read on meanwhile. Its end was then so quiet that the
 // peer, whose window was shut, heard of it only from the kernel's keeping of time, a minute or more later.
 func TestThePeerOfAKilledConnectionIsNotLeftHanging(t *testing.T) {
+	t.Run("the pool goes on", func(t *testing.T) { killedWhileBothEndsAreFull(t, false) })
+	t.Run("the pool closes", func(t *testing.T) { killedWhileBothEndsAreFull(t, true) })
+}
+
+func killedWhileBothEndsAreFull(t *testing.T, closes bool) {
 	client, server := tcpPair(t)
 	slow := &slowToClose{client, make(chan struct{})}
 	m, err := plex.New(context.Background(), plex.WithConnections(slow))
@@ -73,6 +79,13 @@ func TestThePeerOfAKilledConnectionIsNotLeftHanging(t *testing.T) {
 	heard := make(chan struct{})        // of the client's end
 	ended := make(chan error, 1)        // what the peer sends
 	require.NoError(t, w.Kill())
+	if closes {
+		go m.Close()
+		require.Eventually(t, func() bool {
+			_, err := m.Reader(context.Background(), -1)
+			return errors.Is(err, plex.ErrClosed)
+		}, 10*time.Second, time.Millisecond)
+	}
 	go func() {
 		defer close(heard)
 		p := make([]byte, 64<<10)

@@ -1,0 +1,141 @@
+package plex
+
+// The name of a connection, for consumers whose interest in it outlasts a
+// lease: those who wait for a reply, or for the rest of a message.
+
+import (
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+)
+
+// ErrRetired is the cause that [Conn.AfterEnd] gives for a connection that plex
+// has closed for its age or because nobody needed it.
+var ErrRetired = errors.New("plex: connection retired, for its age or because nobody needed it")
+
+// Conn names the connection that a lease is on. Two leases are on the same
+// connection if their Conns are equal; a connection and its replacement are not
+// the same. It keeps nothing open and stays valid after the lease. The zero Conn
+// is that of the zero Reader and the zero Writer.
+//
+// All methods may be called from several goroutines.
+type Conn struct{ c *conn }
+
+// Conn returns the name of the connection that the lease is on, also after the
+// lease has ended.
+func (r Reader) Conn() Conn { return r.h.name() }
+
+// Conn returns the name of the connection that the lease is on, also after the
+// lease has ended.
+func (w Writer) Conn() Conn { return w.h.name() }
+
+func (h *half) name() Conn {
+	if h == nil {
+		return Conn{}
+	}
+	return Conn{h.conn}
+}
+
+// LocalAddr returns the local address of the connection; nil for the zero Conn.
+func (c Conn) LocalAddr() net.Addr {
+	if c.c == nil {
+		return nil
+	}
+	return c.c.nc.LocalAddr()
+}
+
+// RemoteAddr returns the remote address of the connection; nil for the zero
+// Conn.
+func (c Conn) RemoteAddr() net.Addr {
+	if c.c == nil {
+		return nil
+	}
+	return c.c.remote
+}
+
+// afterEnd is one call of AfterEnd.
+type afterEnd struct{ f func(cause error) }
+
+// AfterEnd arranges to call f in a goroutine of its own when nothing more will
+// be read from the connection: it is lost or retired, and its last read lease has
+// ended, so that whatever had arrived has been read or is given up. If that is so
+// already, and for the zero Conn, f is called right away.
+//
+// The cause is the connection's error as its leases report it, io.EOF after a clean end by the
+// peer, [ErrClosed] after Close or Shutdown, and [ErrRetired].
+//
+// stop reports whether it has kept f from being called. It does not wait for an f
+// that runs. Close of the multiplexer waits for it, but only briefly.
+func (c Conn) AfterEnd(f func(cause error)) (stop func() bool) {
+	if c.c == nil {
+		go f(ErrLeaseClosed)
+		return func() bool { return false }
+	}
+	m, e := c.c.m, &afterEnd{f}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.c.ends = append(c.c.ends, e)
+	if c.c.r.settled {
+		c.c.endedLocked()
+	}
+	return func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		i := slices.Index(c.c.ends, e)
+		if i < 0 {
+			return false
+		}
+		c.c.ends = slices.Delete(c.c.ends, i, i+1)
+		return true
+	}
+}
+
+// endedLocked is called when the read half is settled.
+func (c *conn) endedLocked() {
+	if c.pollWake != nil {
+		select {
+		case c.pollWake <- struct{}{}: // to find that there is nothing to do any more
+		default:
+		}
+	}
+	if len(c.ends) == 0 {
+		return
+	}
+	cause := c.failure()
+	switch {
+	case cause != nil:
+	case c.atEnd || c.finSeen:
+		cause = io.EOF
+	case c.m.refusing:
+		cause = ErrClosed
+	default:
+		cause = ErrRetired
+	}
+	for _, e := range c.ends {
+		c.m.spawnOutsideLocked(func() { e.f(cause) })
+	}
+	c.ends = nil
+}
+
+// Pin keeps plex from retiring the connection, because of its age or because
+// nobody needs it, until unpin is called: for a consumer that expects something
+// of it without having a lease. It keeps nothing from failing. Every Pin has to be
+// undone; to call unpin again does nothing.
+func (c Conn) Pin() (unpin func()) {
+	if c.c == nil {
+		return func() {}
+	}
+	m := c.c.m
+	m.mu.Lock()
+	c.c.pins++
+	m.mu.Unlock()
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if c.c.pins--; c.c.pins == 0 && c.c.expired {
+			m.kick() // it could not be replaced before
+		}
+	})
+}

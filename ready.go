@@ -1,0 +1,326 @@
+package plex
+
+// Ready readers: a second way to lease read halves, for callers that want
+// whichever has something to deliver. The first caller of ReadyReader turns
+// attention on, for good: from then on each read half that becomes idle is
+// attended until it has something, and is then put into the ready queue.
+//
+// A half in the ready queue is still idle and in the readers' queue, so that
+// plain readers, the auto-scaler and the healer deal with it as ever. Three
+// flags of its word keep the two ways apart:
+//
+//	queued  it is in the ready queue, once
+//	fresh   something has come since the last lease ended, and nobody has had it
+//	held    with leased: it is lent, leased by the ready queue; its entry in the
+//	        readers' queue is dropped by whoever comes upon it, as with any hold
+//
+// Nothing is overlooked, because the end of every lease and of every hold
+// attends to the half anew, when it is idle: it looks first at what is
+// there and then waits for more, in one step (an armed epoll reports what is
+// there already). And nothing is delivered that is not there: any lease takes
+// the fresh flag away, and an event that was armed before it is told by its
+// number.
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"time"
+)
+
+// attention says how plex comes to know that a connection has something to
+// deliver.
+type attention int8
+
+const (
+	armed  attention = iota // the kernel tells, and its bytes are all there is: TCP, UDP, Unix
+	inside                  // the kernel tells, but there can be bytes inside the transport, or too few to deliver any: TLS and unknown types
+	polled                  // nobody tells, so it is looked at from time to time
+	blind                   // it cannot be looked at either, as it refuses deadlines: it counts as ready whenever it is idle
+)
+
+// ReadyReader leases the read half of whichever idle connection has something to
+// deliver: bytes that have arrived, bytes that an earlier lease has left over, or
+// an end, which the first Read returns. So a few goroutines can serve any number
+// of connections, those that healing and scaling add later as well, and no reply
+// waits on a connection that nobody reads.
+//
+// Callers are served first come, first served, and so are connections: one that
+// always has something goes to the end of the line when its lease ends. ctx and
+// timeout are as in [Multiplexer.Reader], and so are the errors; with a connector
+// a caller goes on waiting while no connection is open. Waiting here is no reason
+// to add a connection, and no part of the figures of [Stats] but WaitingReady.
+//
+// On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for
+// TLS and whatever else shows the socket beneath it (by SyscallConn, or NetConn as
+// *tls.Conn does); no connection has a goroutine. Elsewhere, and for connections
+// without a socket, such as a [net.Pipe], one goroutine for each connection looks at it, at
+// most 20 ms apart. One that refuses deadlines cannot be looked at: its lease is
+// given out when it is idle, and its Read may block.
+//
+// Reader and ReadyReader can be used side by side. But whoever holds a lease gets
+// what arrives, so where both read the same messages they had better not be.
+func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
+	if ctx == nil {
+		return Reader{}, errNilContext("ReadyReader")
+	}
+	if !m.attending.Load() {
+		if err := m.startAttending(); err != nil {
+			return Reader{}, err
+		}
+	}
+	h, lease, err := m.acquireSlow(ctx, timeout, &m.ready)
+	if err == nil && m.tracks {
+		h.remember(lease)
+	}
+	return Reader{h, lease}, err
+}
+
+// startAttending turns attention on, once.
+func (m *Multiplexer) startAttending() error {
+	m.mu.Lock()
+	if m.attending.Load() {
+		m.mu.Unlock()
+		return nil
+	}
+	if m.ready.idle == nil {
+		m.ready.init("ready reader", m.capacity)
+		m.ready.lends = true
+		if m.hopelessLocked() != nil {
+			m.ready.token = true
+			m.ready.put(nil)
+		}
+	}
+	if m.watcher != nil {
+		if err := m.watcher.attendLocked(); err != nil {
+			m.mu.Unlock()
+			return fmt.Errorf("plex: ReadyReader: watching for what arrives: %w", err)
+		}
+	}
+	all := make([]*conn, 0, len(m.conns))
+	for c := range m.conns {
+		if c.admitted {
+			all = append(all, c)
+		}
+	}
+	// From here on admit sees to those that come.
+	m.attending.Store(true)
+	m.mu.Unlock()
+	for _, c := range all {
+		c.startAttention()
+	}
+	return nil
+}
+
+// startAttention makes a read half one that is attended. It is idle now, or
+// the end of its lease or hold finds the flag.
+func (c *conn) startAttention() {
+	if c.attention == armed || c.attention == inside {
+		if err := c.makeKnown(); err != nil {
+			if err != ErrClosed {
+				c.m.log("plex: what arrives is looked for from time to time", "addr", text(c.remote), "cause", err)
+			}
+			c.attention = polled
+		}
+	}
+	h := &c.r
+	if w := h.state.Or(attended); w&(leased|held|gone|attended) == 0 {
+		h.attend(w&^flags, false)
+	}
+}
+
+// attend is called when a read half has become idle, after the lease, or the
+// hold, with the number lease; looked says that nothing is left inside the transport.
+func (h *half) attend(lease uint64, looked bool) {
+	c := h.conn
+	switch w := h.state.Load(); {
+	case w&(backlog|ending) != 0 || c.attention == blind:
+		h.becomeReady(uint32(lease / leaseOne))
+	case c.attention == polled:
+		if !looked {
+			c.pollSoon()
+		}
+	case c.attention == inside && !looked:
+		c.m.spawn(c.glance) // whose end comes back here
+	default:
+		c.arm(lease)
+	}
+}
+
+// arrived is called by the watcher when c can be read from.
+func (c *conn) arrived(lease uint32) {
+	if c.attention == inside {
+		c.m.spawn(c.glance) // what has arrived may be too little to deliver anything
+		return
+	}
+	c.r.becomeReady(lease)
+}
+
+// becomeReady puts an idle half into the ready queue, unless it is there, or has
+// been leased after the lease that number is the lower part of.
+func (h *half) becomeReady(number uint32) {
+	for {
+		w := h.state.Load()
+		if w&(leased|gone) != 0 || uint32(w/leaseOne) != number || w&(fresh|queued) == fresh|queued {
+			return
+		}
+		if h.state.CompareAndSwap(w, w|fresh|queued) {
+			if w&queued == 0 {
+				h.conn.m.ready.put(h)
+			}
+			return
+		}
+	}
+}
+
+// lend leases a half that has come out of the ready queue. It reports false if
+// there is nothing to deliver any more, or somebody else has the half: then what
+// is to be done is done when that ends.
+func (h *half) lend() (id uint64, ok bool) {
+	if h.queue.waiting.Load() > 0 {
+		// A plain reader waits, so this half may be on its way to that one,
+		// who must not lose its place in the line. It is a matter of
+		// microseconds.
+		if h.state.Load()&(leased|held|gone) == 0 {
+			h.conn.m.ready.put(h)
+			runtime.Gosched()
+			return 0, false
+		}
+	}
+	h.state.And(^uint64(queued))
+	for {
+		w := h.state.Load()
+		if w&(leased|held|gone) != 0 || w&fresh == 0 {
+			return 0, false
+		}
+		next := w&^fresh + leaseOne | lent
+		if h.state.CompareAndSwap(w, next) {
+			h.queue.stale.Add(1) // its entry in the readers' queue
+			h.queue.noteLow()
+			return next &^ flags, true
+		}
+	}
+}
+
+// peek fetches what the transport has inside itself, without waiting for more.
+// The lease is ending and nobody busy; clear sets the deadline back.
+func (h *half) peek() {
+	w := h.state.Load()
+	if w&attended == 0 || w&gone != 0 || h.conn.attention != inside || len(h.back) > 0 || h.ended {
+		return
+	}
+	h.mu.Lock()
+	h.calmLocked()
+	h.state.Or(deadline)
+	err := h.setDeadline(longAgo)
+	h.mu.Unlock()
+	h.looked = true
+	if err == nil {
+		err = h.fetch()
+	}
+	if err != nil && !isClosed(err) {
+		h.lookFailed(err)
+	}
+}
+
+// fetch reads once into back. The caller owns the half.
+func (h *half) fetch() error {
+	buf := byteBuffers.Get().(*[byteBuffer]byte)
+	defer byteBuffers.Put(buf)
+	n, err := h.nc.Read(buf[:])
+	if n > 0 || err == nil && h.conn.datagram {
+		h.back = append(h.back, append([]byte{}, buf[:n]...))
+	}
+	h.noteBacklog()
+	return err
+}
+
+// lookFailed acts on an error of a Read of plex's own. What had arrived before is
+// still delivered, and where somebody may ask for ready readers, so is the end.
+func (h *half) lookFailed(err error) {
+	if (len(h.back) > 0 || h.state.Load()&attended != 0) && h.verdict(err) == fatal {
+		h.ended = true
+		h.state.Or(ending)
+		h.conn.failRetiring(err, h.conn.w.retire)
+		return
+	}
+	_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+}
+
+// over reports whether a read half that plex holds has nothing to be leased for.
+func (h *half) over() bool {
+	return h.ended && len(h.back) == 0 && h.state.Load()&attended == 0
+}
+
+// attentionOf says how a transport can be attended to. Deadlines says whether it
+// has them.
+func attentionOf(c *conn, deadlines bool) attention {
+	switch {
+	case !arms || c.socket == nil:
+		if !deadlines {
+			return blind
+		}
+		return polled
+	default:
+		switch c.nc.(type) {
+		case *net.TCPConn, *net.UnixConn, *net.UDPConn, *net.IPConn:
+			return armed
+		}
+		if !deadlines {
+			return blind
+		}
+		return inside
+	}
+}
+
+const (
+	pollShort = time.Millisecond      // the pause after something has happened
+	pollLong  = 20 * time.Millisecond // the pause after a while of nothing
+)
+
+// pollSoon has a connection be looked at again soon.
+func (c *conn) pollSoon() {
+	c.m.mu.Lock()
+	poll := c.pollWake
+	if poll == nil {
+		poll = make(chan struct{}, 1)
+		c.pollWake = poll
+		c.m.mu.Unlock()
+		c.m.spawn(func() { c.poll(poll) })
+		return
+	}
+	c.m.mu.Unlock()
+	select {
+	case poll <- struct{}{}:
+	default:
+	}
+}
+
+// poll looks at a connection whenever it is idle and has nothing to deliver yet,
+// until its read half is gone.
+func (c *conn) poll(wake <-chan struct{}) {
+	pause := pollShort
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		var later <-chan time.Time
+		switch w := c.r.state.Load(); {
+		case w&gone != 0:
+			return
+		case w&(leased|backlog|ending) != 0: // wakes when that has changed
+		default:
+			c.glance()
+			timer.Reset(pause)
+			later = timer.C
+		}
+		select {
+		case <-later:
+			pause = min(2*pause, pollLong)
+		case <-wake:
+			pause = pollShort
+		case <-c.m.closing:
+			return
+		}
+	}
+}
