@@ -22,9 +22,9 @@ type queue struct {
 	// idle holds each idle half once. It never blocks a sender, see
 	// newQueue. A nil in it is a token that says: look at the state of the
 	// multiplexer (see Multiplexer.wakeLocked).
-	idle chan *half
-	name string // "reader", "writer" or "ready reader"
-	lends bool  // it holds halves that wait in another queue as well, see ready.go
+	idle  chan *half
+	name  string // "reader", "writer" or "ready reader"
+	lends bool   // it holds halves that wait in another queue as well, see ready.go
 	// low is the fewest halves that were idle since the auto-scaler looked
 	// last: those that nobody has needed. It is 0, and stays so, if nobody
 	// wants to know.

@@ -86,7 +86,7 @@ var leaseDefects = []defect{
 		what: "a read half that has come to its end is leased again and again",
 		edits: []edit{
 			{old: "\t\th.state.Or(gone) // all is delivered; still leased, so this settles nothing\n", new: "\t\th.state.Or(0)\n"},
-			{file: "watch.go", old: "\t\th.endHold(len(h.back) == 0 || c.keepRemains())\n\t\treturn\n", new: "\t\th.endHold(c.keepRemains())\n\t\treturn\n"},
+			{file: "watch.go", old: "\t\th.endHold(h.over() || c.keepRemains())\n\t\treturn\n", new: "\t\th.endHold(c.keepRemains())\n\t\treturn\n"},
 		},
 		tests: []suite{root("TestAReadHalfThatHasComeToItsEndIsNotLeasedAgain")},
 	},

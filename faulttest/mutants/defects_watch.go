@@ -12,7 +12,7 @@ var watchDefects = []defect{
 	{
 		name: "watched-half-not-let-go", file: "watch.go",
 		what:  "a read half that the watcher has looked at is never leased again",
-		edits: []edit{{old: "\th.endHold(over || !failed && c.keepRemains())\n", new: "\t_ = over || !failed && c.keepRemains()\n"}},
+		edits: []edit{{old: "\th.endHold(h.over() || !failed && c.keepRemains())\n", new: "\t_ = h.over() || !failed && c.keepRemains()\n"}},
 		tests: []suite{root("TestTransportEndOfStreamEndsStreamsCleanly")},
 	},
 	{
@@ -28,9 +28,9 @@ var watchDefects = []defect{
 		tests: []suite{root("TestLeasesThatDoNothingDoNotHoldUpTheReplacementOfWhatWasReset")},
 	},
 	{
-		name: "epoll-left-open", file: "watch_linux.go",
+		name: "epoll-left-open", file: "epoll_linux.go",
 		what:  "the watcher's descriptor and goroutine outlive the multiplexer",
-		edits: []edit{{old: "func (w *watcher) stop() { _ = w.file.Close() }", new: "func (w *watcher) stop() {}"}},
+		edits: []edit{{old: "func (e *epoll) stop() { _ = e.file.Close() }", new: "func (e *epoll) stop() {}"}},
 		tests: []suite{root("TestWatcherCostsOneDescriptorForThePool", "TestTheProcessIsAsItWasAfterManyMultiplexersOfRealConnections")},
 	},
 }
