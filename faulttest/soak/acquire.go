@@ -23,12 +23,14 @@ type consumer struct {
 	pool *plex.Multiplexer
 	rng  *rand.Rand
 	buf  []byte
+
+	ready bool // it wants readers with something to deliver
 }
 
 func (s *soak) newConsumer(m *plex.Multiplexer, p setup, number int) *consumer {
 	return &consumer{
 		s: s, pool: m, rng: rand.New(rand.NewPCG(s.o.seed^0x55, uint64(p.number)<<32|uint64(number))),
-		buf: make([]byte, 256<<10),
+		buf: make([]byte, 256<<10), ready: p.ready,
 	}
 }
 

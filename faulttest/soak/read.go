@@ -24,7 +24,11 @@ type reading struct {
 
 func (c *consumer) readers() {
 	for {
-		r, ok := acquire(c, "reader", c.pool.Reader)
+		half, take := "reader", c.pool.Reader
+		if c.ready {
+			half, take = "ready reader", c.pool.ReadyReader
+		}
+		r, ok := acquire(c, half, take)
 		if !ok {
 			return
 		}

@@ -31,6 +31,7 @@ type setup struct {
 	leaks    time.Duration
 	pause    time.Duration // for each failure in a row, before the next connect
 	tls      *tls.Config   // the client's
+	ready    bool          // the readers ask for connections that have something to deliver
 	end      ending
 }
 
@@ -53,8 +54,12 @@ func (p setup) String() string {
 	if p.tls != nil {
 		protocol = "TLS"
 	}
-	return fmt.Sprintf("pool %d, %s, %v: capacity %d, minimum %d, %d readers, %d writers, scaling %v, idle %v, lifetime %v, leaks %v, pause %v; %v",
-		p.number, protocol, p.length, p.capacity, p.minimum, p.readers, p.writers, p.scaling, p.idle, p.lifetime, p.leaks, p.pause, p.end)
+	kind := "readers"
+	if p.ready {
+		kind = "ready readers"
+	}
+	return fmt.Sprintf("pool %d, %s, %v: capacity %d, minimum %d, %d %s, %d writers, scaling %v, idle %v, lifetime %v, leaks %v, pause %v; %v",
+		p.number, protocol, p.length, p.capacity, p.minimum, p.readers, kind, p.writers, p.scaling, p.idle, p.lifetime, p.leaks, p.pause, p.end)
 }
 
 // drawSetup draws how pool n is set up.
@@ -82,6 +87,7 @@ func (s *soak) drawSetup(n int) setup {
 	if n%4 == 2 {
 		p.tls = s.clientTLS
 	}
+	p.ready = n%5 == 1 || n%5 == 3
 	p.readers = p.capacity + rng.IntN(p.capacity+1)
 	p.writers = p.capacity + rng.IntN(p.capacity+1)
 	return p
