@@ -69,6 +69,7 @@ type conn struct {
 	replace    *loss     // what its slot is to be filled for, once it is free
 	expiresAt  time.Time // zero without a maximal lifetime
 	pins       int       // somebody expects something of it without a lease
+	draining   bool      // too old and pinned: its read half goes when it is not
 	ends       []*afterEnd
 	pollWake   chan struct{} // has the goroutine that polls it look again; nil if there is none
 

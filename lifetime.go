@@ -37,9 +37,26 @@ func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
 
 // expire retires a connection that is too old, if it is idle.
 func (m *Multiplexer) expire(c *conn) {
-	if m.mayExpire(c) && c.holdBoth() {
+	if !m.drain(c) && m.mayExpire(c) && c.holdBoth() {
 		m.expireHeld(c)
 	}
+}
+
+// drain retires the write half of a connection that is too old and pinned, so
+// that it comes to an end: what is expected of it may still arrive, but nothing
+// more is asked for. It reports whether it did.
+func (m *Multiplexer) drain(c *conn) bool {
+	m.mu.Lock()
+	drains := c.expired && c.pins > 0 && m.mayExpireLocked(c)
+	if drains {
+		c.draining = true
+		m.expireLocked(c)
+	}
+	m.mu.Unlock()
+	if drains {
+		c.w.retire()
+	}
+	return drains
 }
 
 // mayExpire reports whether a connection that is too old can be spared now.
@@ -50,7 +67,7 @@ func (m *Multiplexer) mayExpire(c *conn) bool {
 }
 
 func (m *Multiplexer) mayExpireLocked(c *conn) bool {
-	return !m.refusing && !c.lost && c.pins == 0 && c.counted && m.open-m.leaving >= m.target
+	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
 }
 
 // expireHeld retires a connection that is too old, with both halves held, if no
@@ -59,13 +76,18 @@ func (m *Multiplexer) mayExpireLocked(c *conn) bool {
 // pool is whole again.
 func (m *Multiplexer) expireHeld(c *conn) {
 	m.mu.Lock()
-	retire := m.mayExpireLocked(c)
+	retire := c.pins == 0 && m.mayExpireLocked(c)
 	if retire {
-		c.lost = true
-		m.stats.Expired++
-		c.replace = &loss{addr: c.remote, at: time.Now(), expired: true}
-		c.leaveLocked()
+		m.expireLocked(c)
 	}
 	m.mu.Unlock()
 	c.letGo(retire)
+}
+
+// expireLocked accounts for a connection that is retired for its age.
+func (m *Multiplexer) expireLocked(c *conn) {
+	c.lost = true
+	m.stats.Expired++
+	c.replace = &loss{addr: c.remote, at: time.Now(), expired: true}
+	c.leaveLocked()
 }

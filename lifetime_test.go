@@ -412,3 +412,65 @@ func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
 		})
 	}
 }
+
+func TestAPinnedConnectionThatIsTooOldIsAskedForNothingMoreAndGoesWhenWhatWasExpectedHasCome(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conns, peers := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour))
+		w := writerOf(t, m)
+		old := w.Conn()
+		unpin, again := old.Pin(), old.Pin()
+		requireClosed(t, w)
+
+		time.Sleep(90 * time.Minute)
+		st := m.Stats()
+		require.Equal(t, []uint64{1, 0}, []uint64{st.Expired, st.Lost})
+		require.Equal(t, []int{2, 1}, []int{st.Open, st.IdleWriters}, "its replacement is there, and nobody writes to it")
+		w = writerOf(t, m)
+		require.NotEqual(t, old, w.Conn())
+		requireClosed(t, w)
+		require.Zero(t, peers[0].conn.closeCount())
+
+		peers[0].send("the reply")
+		r, err := m.ReadyReader(t.Context(), time.Minute)
+		require.NoError(t, err)
+		require.Equal(t, old, r.Conn())
+		require.Equal(t, "the reply", readN(t, r, 9))
+		requireClosed(t, r)
+
+		unpin()
+		unpin()
+		synctest.Wait()
+		require.Zero(t, peers[0].conn.closeCount(), "it has been pinned twice")
+
+		ended := make(chan error, 1)
+		old.AfterEnd(func(cause error) { ended <- cause })
+		again()
+		synctest.Wait()
+		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.ErrorIs(t, <-ended, plex.ErrRetired)
+		require.Equal(t, 1, m.Stats().Open)
+	})
+}
+
+func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conns, peers := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
+		w, r := writerOf(t, m), readerOf(t, m)
+		unpin := r.Conn().Pin()
+
+		time.Sleep(2 * time.Hour)
+		_, err := w.Write([]byte("a lease goes on"))
+		require.NoError(t, err)
+		requireClosed(t, w, r)
+		requireNoWriter(t, m)
+		require.EqualValues(t, 1, m.Stats().Expired)
+		unpin()
+		time.Sleep(time.Second)
+		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.Equal(t, []int{1, 1}, []int{m.Stats().Open, m.Stats().IdleWriters}, "replaced, in the only slot")
+	})
+}

@@ -121,8 +121,9 @@ func (c *conn) endedLocked() {
 
 // Pin keeps plex from retiring the connection, because of its age or because
 // nobody needs it, until unpin is called: for a consumer that expects something
-// of it without having a lease. It keeps nothing from failing. Every Pin has to be
-// undone; to call unpin again does nothing.
+// of it without having a lease. Of one that is too old no more writers are leased
+// meanwhile, so that it comes to an end. Pin keeps nothing from failing. Every
+// Pin has to be undone; to call unpin again does nothing.
 func (c Conn) Pin() (unpin func()) {
 	if c.c == nil {
 		return func() {}
@@ -133,9 +134,14 @@ func (c Conn) Pin() (unpin func()) {
 	m.mu.Unlock()
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
-		defer m.mu.Unlock()
-		if c.c.pins--; c.c.pins == 0 && c.c.expired {
+		c.c.pins--
+		drained := c.c.pins == 0 && c.c.draining
+		if c.c.pins == 0 && c.c.expired {
 			m.kick() // it could not be replaced before
+		}
+		m.mu.Unlock()
+		if drained && !m.spawn(c.c.r.retire) { // its transport may take long to close
+			c.c.r.retire()
 		}
 	})
 }
