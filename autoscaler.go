@@ -181,7 +181,7 @@ func (m *Multiplexer) scaleDown(c *conn) {
 // idle. As long as anybody waits it is not: a half may be on its way to a waiter,
 // who would lose its place in the queue.
 func (c *conn) holdBoth() bool {
-	if c.m.readers.waiting.Load()+c.m.writers.waiting.Load() > 0 || !c.r.hold() {
+	if c.m.readers.waiting.Load()+c.m.writers.waiting.Load() > 0 || c.r.undelivered() || !c.r.hold() {
 		return false
 	}
 	if !c.w.hold() {

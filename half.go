@@ -510,14 +510,14 @@ func (h *half) deadlineLeft(err error) {
 // so that no waiter is given what may be taken from it again.
 func (h *half) release(id uint64) {
 	c := h.conn
-	if h.ended && len(h.back) == 0 {
+	looked := h.looked
+	h.looked = false
+	if h.ended && len(h.back) == 0 && !looked { // else the end has just been found, and nobody been told
 		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
 	}
 	look := false
 	// retire either comes before the swap and is seen here, or comes after it
 	// and sees the half idle or held.
-	looked := h.looked
-	h.looked = false
 	var w, next uint64
 	for {
 		w = h.state.Load()

@@ -55,6 +55,15 @@ func (c Conn) RemoteAddr() net.Addr {
 	return c.c.remote
 }
 
+// Kill ends the connection, both its halves, as the Kill of a lease does: for a
+// consumer that finds it to be of no use without having a lease on it. It is
+// closed and counts as lost. If it has ended already, Kill does nothing.
+func (c Conn) Kill() {
+	if c.c != nil {
+		c.c.fail(ErrKilled)
+	}
+}
+
 // afterEnd is one call of AfterEnd.
 type afterEnd struct{ f func(cause error) }
 

@@ -248,6 +248,13 @@ func (h *half) lookFailed(err error) {
 	_ = h.failedOperation(err) // it acts on it; there is nobody to tell
 }
 
+// undelivered reports whether a read half has something that a ready reader will
+// come for, so that it should not be retired now for want of use, or for its age.
+func (h *half) undelivered() bool {
+	w := h.state.Load()
+	return w&attended != 0 && w&(fresh|backlog) != 0
+}
+
 // over reports whether a read half that plex holds has nothing to be leased for.
 func (h *half) over() bool {
 	return h.ended && len(h.back) == 0 && h.state.Load()&attended == 0

@@ -99,7 +99,7 @@ func (c *conn) look(h *half) {
 		other = &c.r
 	}
 	// Asked before the other half is held, for nothing if it may not go.
-	if !m.drain(c) && m.mayExpire(c) && other.hold() {
+	if !m.drain(c) && m.mayExpire(c) && !c.r.undelivered() && other.hold() {
 		m.expireHeld(c)
 	} else {
 		h.letGo(false)

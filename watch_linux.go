@@ -5,7 +5,6 @@ package plex
 // each sees what arrives.
 
 import (
-	"errors"
 	"sync"
 	"syscall"
 )
@@ -65,13 +64,8 @@ func (w *watcher) forget(c *conn) {
 func (w *watcher) add(c *conn) {
 	w.know(c)
 	event := syscall.EpollEvent{Events: syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(c.watchKey)}
-	added := false
-	err := c.socket.Control(func(fd uintptr) {
-		added = w.ends.control(syscall.EPOLL_CTL_ADD, int(fd), &event) == nil
-	})
-	if err != nil || !added { // it is closed already, or its end shows when it is used
-		w.forget(c)
-	}
+	// It fails if c is closed already, or its end shows when it is used.
+	_ = c.socket.Control(func(fd uintptr) { _ = w.ends.control(syscall.EPOLL_CTL_ADD, int(fd), &event) })
 }
 
 // remove ends the watching of c, before its transport is closed.
@@ -155,11 +149,16 @@ func (c *conn) arm(lease uint64) {
 		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
 		Fd:     int32(c.watchKey), Pad: int32(uint32(lease / leaseOne)),
 	}
-	// It fails if c is closed already: then its end is told in other ways.
-	_ = c.socket.Control(func(fd uintptr) {
-		err := w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event)
-		if errors.Is(err, syscall.ENOENT) {
-			_ = w.ready.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
+	var err error
+	closed := c.socket.Control(func(fd uintptr) {
+		err = w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event)
+		if err == syscall.ENOENT {
+			err = w.ready.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
 		}
 	})
+	// The end of one that is closed is told in other ways. If the kernel does
+	// not take it, whoever reads finds out.
+	if closed == nil && err != nil && !isClosed(err) {
+		c.r.becomeReady(uint32(lease / leaseOne))
+	}
 }
