@@ -76,7 +76,7 @@ type half struct {
 	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
 	ended   bool            // the transport has said io.EOF
 	proved  bool            // the connection has delivered something
-	looked  bool            // nothing is left inside the transport; for release
+	looked  bool            // nothing is left inside the transport; for the end of the lease, or of the hold
 
 	mu          sync.Mutex
 	out         chan struct{} // closed when the present operation leaves; nil if nobody waits
@@ -188,6 +188,8 @@ func (h *half) letGo(retire bool) {
 // endHold is letGo for a holder that has looked at the end itself. It returns
 // the word that it has left.
 func (h *half) endHold(retire bool) uint64 {
+	looked := h.looked
+	h.looked = false
 	for {
 		w := h.state.Load()
 		next := w &^ (held | dropped)
@@ -203,7 +205,7 @@ func (h *half) endHold(retire bool) uint64 {
 				h.queue.put(h)
 			}
 			if next&attended != 0 {
-				h.attend(next&^flags, true)
+				h.attend(next&^flags, looked)
 			}
 		default:
 			if w&dropped == 0 {

@@ -67,7 +67,7 @@ func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (R
 	}
 	if !m.attending.Load() {
 		if err := m.startAttending(); err != nil {
-			return Reader{}, err
+			return Reader{}, m.acquireFailed(&m.ready, 0, err)
 		}
 	}
 	h, lease, err := m.acquireSlow(ctx, timeout, &m.ready)
@@ -95,7 +95,7 @@ func (m *Multiplexer) startAttending() error {
 	if m.watcher != nil {
 		if err := m.watcher.attendLocked(); err != nil {
 			m.mu.Unlock()
-			return fmt.Errorf("plex: ReadyReader: watching for what arrives: %w", err)
+			return fmt.Errorf("watching for what arrives: %w", err)
 		}
 	}
 	all := make([]*conn, 0, len(m.conns))
@@ -132,19 +132,20 @@ func (c *conn) startAttention() {
 
 // attend is called when a read half has become idle, after the lease, or the
 // hold, with the number lease; looked says that nothing is left inside the transport.
+// It may come late, when there have been other leases since; see arrived.
 func (h *half) attend(lease uint64, looked bool) {
 	c := h.conn
 	switch w := h.state.Load(); {
 	case w&(backlog|ending) != 0 || c.attention == blind:
 		h.becomeReady(uint32(lease / leaseOne))
 	case c.attention == polled:
-		if !looked {
-			c.pollSoon()
-		}
+		c.pollSoon()
 	case c.attention == inside && !looked:
 		c.m.spawn(c.glance) // whose end comes back here
 	default:
-		c.arm(lease)
+		if err := c.arm(lease); err != nil {
+			c.pollSoon() // the kernel has no room, or does not watch such a descriptor
+		}
 	}
 }
 
@@ -154,7 +155,14 @@ func (c *conn) arrived(lease uint32) {
 		c.m.spawn(c.glance) // what has arrived may be too little to deliver anything
 		return
 	}
-	c.r.becomeReady(lease)
+	h := &c.r
+	h.becomeReady(lease)
+	// What was armed after an earlier lease may have taken the place of what was
+	// armed after the last, if the end of that one overtook the end of the earlier.
+	// Only a half that is idle is seen to here: the end of a lease or a hold arms anew.
+	if w := h.state.Load(); w&(leased|held|gone) == 0 && uint32(w/leaseOne) != lease {
+		h.attend(w&^flags, true)
+	}
 }
 
 // becomeReady puts an idle half into the ready queue, unless it is there, or has
@@ -174,19 +182,22 @@ func (h *half) becomeReady(number uint32) {
 	}
 }
 
+// courtesy is how often a caller that has come upon a half lets others run first.
+const courtesy = 64
+
 // lend leases a half that has come out of the ready queue. It reports false if
 // there is nothing to deliver any more, or somebody else has the half: then what
 // is to be done is done when that ends.
 func (h *half) lend() (id uint64, ok bool) {
-	if h.queue.waiting.Load() > 0 {
-		// A plain reader waits, so this half may be on its way to that one,
-		// who must not lose its place in the line. It is a matter of
-		// microseconds.
-		if h.state.Load()&(leased|held|gone) == 0 {
-			h.conn.m.ready.put(h)
-			runtime.Gosched()
-			return 0, false
+	// While a plain reader waits, this half may be on its way to that one, who
+	// should not lose its place in the line. It is a matter of microseconds; but
+	// a reader that needs Multiplexer.mu before it can take what it is given
+	// would never come to it if the caller has mu and went on waiting.
+	for range courtesy {
+		if h.queue.waiting.Load() == 0 || h.state.Load()&(leased|held|gone) != 0 {
+			break
 		}
+		runtime.Gosched()
 	}
 	h.state.And(^uint64(queued))
 	for {
@@ -215,7 +226,6 @@ func (h *half) peek() {
 	h.state.Or(deadline)
 	err := h.setDeadline(longAgo)
 	h.mu.Unlock()
-	h.looked = true
 	if err == nil {
 		err = h.fetch()
 	}
@@ -226,6 +236,7 @@ func (h *half) peek() {
 
 // fetch reads once into back. The caller owns the half.
 func (h *half) fetch() error {
+	h.looked = true
 	buf := byteBuffers.Get().(*[byteBuffer]byte)
 	defer byteBuffers.Put(buf)
 	n, err := h.nc.Read(buf[:])
@@ -318,6 +329,10 @@ func (c *conn) poll(wake <-chan struct{}) {
 		case w&(leased|backlog|ending) != 0: // wakes when that has changed
 		default:
 			c.glance()
+			select {
+			case <-wake: // by the end of the glance itself
+			default:
+			}
 			timer.Reset(pause)
 			later = timer.C
 		}

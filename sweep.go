@@ -82,14 +82,26 @@ func (c *conn) glance() {
 		return // there is something to be read, or somebody reads
 	}
 	err := h.nc.SetReadDeadline(time.Now().Add(sweepGlance))
+	var failed error
 	if err == nil {
-		if err = h.fetch(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			h.lookFailed(err)
+		if failed = h.fetch(); errors.Is(failed, os.ErrDeadlineExceeded) {
+			failed = nil
 		}
 		err = h.nc.SetReadDeadline(time.Time{})
+	}
+	if failed != nil || err != nil {
+		c.m.beginLook()
+		defer c.m.endLook()
+	}
+	if failed != nil {
+		h.lookFailed(failed)
 	}
 	if !h.ended {
 		h.deadlineLeft(err)
 	}
 	h.letGo(h.over() || h.ended && c.keepRemains())
+	// Whoever came meanwhile because of its age, and went away as it was held.
+	if h.state.Load()&(expiring|leased|gone) == expiring && c.w.state.Load()&(leased|held) == 0 {
+		c.m.expire(c)
+	}
 }

@@ -203,11 +203,14 @@ func (m *Multiplexer) theWatcherLocked() (*watcher, error) {
 		return nil, ErrClosed
 	}
 	w, err := newWatcher(m)
-	if err == nil && m.attending.Load() {
-		err = w.attendLocked()
-	}
 	if err != nil {
 		return nil, err
+	}
+	if m.attending.Load() {
+		if err := w.attendLocked(); err != nil {
+			w.stop()
+			return nil, err
+		}
 	}
 	m.watcher = w
 	m.spawnLocked(w.run)

@@ -5,6 +5,7 @@ package plex
 // each sees what arrives.
 
 import (
+	"errors"
 	"sync"
 	"syscall"
 )
@@ -142,23 +143,23 @@ func (c *conn) makeKnown() error {
 
 // arm asks for one event when c can be read from, or can be already. The event
 // carries the lower bits of the number of the lease that was the last before:
-// if there has been another by then, it is of no interest.
-func (c *conn) arm(lease uint64) {
+// if there has been another by then, it is of no interest. An error says that
+// there will be none.
+func (c *conn) arm(lease uint64) error {
 	w := c.watcher
 	event := syscall.EpollEvent{
 		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
 		Fd:     int32(c.watchKey), Pad: int32(uint32(lease / leaseOne)),
 	}
 	var err error
-	closed := c.socket.Control(func(fd uintptr) {
-		err = w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event)
-		if err == syscall.ENOENT {
+	// Control fails if c is closed already: then its end is told in other ways.
+	_ = c.socket.Control(func(fd uintptr) {
+		if err = w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event); errors.Is(err, syscall.ENOENT) {
 			err = w.ready.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
 		}
 	})
-	// The end of one that is closed is told in other ways. If the kernel does
-	// not take it, whoever reads finds out.
-	if closed == nil && err != nil && !isClosed(err) {
-		c.r.becomeReady(uint32(lease / leaseOne))
+	if errors.Is(err, syscall.EEXIST) {
+		return nil // another has added it meanwhile, see conn.arrived
 	}
+	return err
 }
