@@ -152,6 +152,20 @@ func (h *handle) take(transport net.Conn) (*conn, error) {
 	return nil, err
 }
 
+// giveUp is called when the time for the Connect is up: what it has attached
+// fails, so that it does not go on waiting for the transport.
+func (h *handle) giveUp(cause error) {
+	h.mu.Lock()
+	c := h.c
+	if h.returned {
+		c = nil
+	}
+	h.mu.Unlock()
+	if c != nil {
+		c.fail(cause)
+	}
+}
+
 // finish ends the Connect that was given h: it returns the connection, which
 // has failed if there is an error, and is nil if none was attached.
 func (h *handle) finish(err error) (*conn, error) {
@@ -252,7 +266,18 @@ func (m *Multiplexer) connect(addr net.Addr, a *attempt) error {
 	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.connectTimeout.value)
 	defer cancel()
 	h := &handle{m: m, addr: addr}
-	c, err := h.finish(m.callConnect(ctx, h))
+	// A handshake that blocks in the transport without a deadline would not
+	// notice.
+	gaveUp := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(gaveUp)
+		h.giveUp(contextError(ctx))
+	})
+	err := m.callConnect(ctx, h)
+	if !stop() {
+		<-gaveUp // so that what is admitted below does not fail behind its back
+	}
+	c, err := h.finish(err)
 	if err == nil {
 		c.dialed, c.attempt = true, a // c is not admitted yet, so nobody else looks
 		if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {

@@ -1264,3 +1264,26 @@ func TestDialRefused(t *testing.T) {
 	var unknown net.UnknownNetworkError
 	assert.ErrorAs(t, err, &unknown)
 }
+
+func TestAHandshakeThatWaitsForTheTransportEndsWithTheConnectTimeout(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		conn, peer := l.pair()
+		took := make(chan time.Duration, 1)
+		m := l.mux(plex.WithConnector(func(ctx context.Context, handle net.Conn) error {
+			if err := plex.Attach(handle, conn); err != nil {
+				return err
+			}
+			began := time.Now()
+			_, err := handle.Read(make([]byte, 1)) // no deadline, and the peer says nothing
+			took <- time.Since(began)
+			return err
+		}), plex.WithConnectTimeout(3*time.Second), plex.WithBackoff(func(int) time.Duration { return time.Hour }))
+
+		_, err := m.Writer(t.Context(), 5*time.Second)
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "what the connect died of")
+		require.Equal(t, 3*time.Second, <-took)
+		require.Equal(t, 1, peer.conn.closeCount())
+		require.Equal(t, []int{0, 0}, []int{m.Stats().Open, m.Stats().Connecting}, "its slot is free")
+	})
+}

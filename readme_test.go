@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/message"
+	"go.atomizer.io/plex/request"
 )
 
 // The functions up to Example are the README's snippet, word for word. TestReadmeSnippets holds the two together, so
@@ -51,6 +55,66 @@ func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line stri
 	}
 
 	return errors.Join(lines.Err(), r.Kill()) // not Close: the scanner reads ahead, the next lease would miss that
+}
+
+// lines is a protocol of lines: "7 how are you?" is answered by "7 fine".
+type lines struct{}
+
+func (lines) Append(dst []byte, id uint64, question string) ([]byte, error) {
+	return fmt.Appendf(dst, "%d %s\n", id, question), nil
+}
+
+func (lines) Split(data []byte, atEOF bool) (int, []byte, error) { return message.Lines(data, atEOF) }
+
+func (lines) Parse(line []byte) (id uint64, answer string, err error) {
+	number, answer, _ := strings.Cut(string(line), " ")
+	id, err = strconv.ParseUint(number, 10, 64)
+
+	return id, answer, err
+}
+
+// ask asks any number of questions at the same time, over a few connections.
+func ask(ctx context.Context, mux *plex.Multiplexer, questions []string) error {
+	client, err := request.New(mux, lines{})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+
+	var all sync.WaitGroup
+	for _, question := range questions {
+		all.Go(func() {
+			answer, err := client.Do(ctx, question)
+			fmt.Println(question, answer, err)
+		})
+	}
+	all.Wait()
+
+	return nil
+}
+
+func Example_requests() {
+	address, stop := exampleService(exampleEcho)
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	mux, err := connectTo(ctx, address)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	if err := ask(ctx, mux, []string{"one", "two", "three"}); err != nil {
+		fmt.Println(err)
+	}
+
+	// Unordered output:
+	// one one <nil>
+	// two two <nil>
+	// three three <nil>
 }
 
 func Example() {
