@@ -23,9 +23,11 @@ const connectGrace = 250 * time.Millisecond
 // for an additional one it is that of the pool's first connection, nil if there
 // was none.
 //
-// ctx ends after the connect timeout and when the multiplexer closes; nothing
-// that a caller of Reader or Writer does ends it. A Connect that ignores it
-// holds its slot of the capacity until it returns.
+// ctx ends after the connect timeout, when the multiplexer closes, and when
+// Connect returns, so it must not be what keeps the transport alive. Nothing that
+// a caller of Reader or Writer does ends it. When it ends, what has been attached
+// fails, and with it whatever Connect is waiting for there; a Connect that hangs
+// elsewhere and ignores ctx holds its slot of the capacity until it returns.
 //
 // conn is usable until Connect returns. Deadlines set on it end then. What its
 // handshake has not read is there for the first Reader. An error, a panic, or a

@@ -4,6 +4,7 @@ package plex
 // who took it, and the supervisor looks for those that are held for too long.
 
 import (
+	"net"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,10 +22,10 @@ type origin struct {
 
 // leak is a lease that is suspected.
 type leak struct {
-	kind  string
-	addr  string
-	held  time.Duration
-	stack string
+	kind   string
+	remote net.Addr
+	held   time.Duration
+	origin origin
 }
 
 // remember notes the caller of Reader or Writer.
@@ -66,11 +67,8 @@ func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
 		return leak{}, false
 	}
 	o.reported = true
-	l := leak{kind: h.queue.name, held: now.Sub(o.at), stack: o.text()}
-	if h.conn.remote != nil {
-		l.addr = h.conn.remote.String()
-	}
-	return l, true
+	// What it says is made later, under no lock: the address is the user's.
+	return leak{kind: h.queue.name, remote: h.conn.remote, held: now.Sub(o.at), origin: *o}, true
 }
 
 // text is the stack in the form of a panic's.

@@ -79,7 +79,7 @@ func (m *Multiplexer) logScaled(why string, from, to int) {
 
 func (m *Multiplexer) reportLeaks(leaks []leak) {
 	for _, l := range leaks {
-		m.log("plex: suspected leak of a lease", "half", l.kind, "addr", l.addr, "held", l.held, "stack", l.stack)
+		m.log("plex: suspected leak of a lease", "half", l.kind, "addr", text(l.remote), "held", l.held, "stack", l.origin.text())
 	}
 }
 
