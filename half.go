@@ -75,6 +75,7 @@ type half struct {
 	back    [][]byte        // read from the transport and not delivered
 	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
 	ended   bool            // the transport has said io.EOF
+	untold  bool            // and it was plex that it has told, which has to tell a ready reader
 	proved  bool            // the connection has delivered something
 	looked  bool            // nothing is left inside the transport; for the end of the lease, or of the hold
 
@@ -498,7 +499,7 @@ func (h *half) deadlineLeft(err error) {
 	case err == nil:
 	case !h.writes() && h.conn.failure() == nil && isClosed(err):
 		h.ended = true
-		h.state.Or(ending)
+		h.untold = h.state.Or(ending)&attended != 0
 		h.conn.peerClosed()
 	default:
 		h.conn.fail(fmt.Errorf("plex: setting back the deadline: %w", err))
@@ -514,7 +515,13 @@ func (h *half) release(id uint64) {
 	c := h.conn
 	looked := h.looked
 	h.looked = false
-	if h.ended && len(h.back) == 0 && !looked { // else the end has just been found, and nobody been told
+	switch {
+	case !h.ended:
+	case len(h.back) > 0:
+		h.untold = h.state.Load()&attended != 0
+	case h.untold:
+		h.untold = false // the next lease is for the end
+	default:
 		h.state.Or(gone) // all is delivered; still leased, so this settles nothing
 	}
 	look := false
@@ -619,9 +626,14 @@ func (h *half) read(p []byte) (int, error) {
 		h.takeBack()
 	}
 	if len(h.back) > 0 {
+		if !h.proved && h.state.Load()&(attended|ending) == attended { // it was plex that has read it
+			h.proved = true
+			h.conn.prove()
+		}
 		return h.readBack(p), nil
 	}
 	if h.ended {
+		h.untold = false
 		if cause := h.conn.failure(); cause != nil {
 			return 0, cause
 		}

@@ -59,8 +59,9 @@ const (
 // most 20 ms apart. One that refuses deadlines cannot be looked at: its lease is
 // given out when it is idle, and its Read may block.
 //
-// Reader and ReadyReader can be used side by side. But whoever holds a lease gets
-// what arrives, so where both read the same messages they had better not be.
+// Reader and ReadyReader can be used side by side, but seldom should be. Whoever
+// holds a lease gets what arrives. And as long as callers of Reader wait, who take
+// any half, each half that is freed goes to them.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
 	if ctx == nil {
 		return Reader{}, errNilContext("ReadyReader")
@@ -183,7 +184,7 @@ func (h *half) becomeReady(number uint32) {
 }
 
 // courtesy is how often a caller that has come upon a half lets others run first.
-const courtesy = 64
+const courtesy = 1000
 
 // lend leases a half that has come out of the ready queue. It reports false if
 // there is nothing to deliver any more, or somebody else has the half: then what
@@ -250,13 +251,15 @@ func (h *half) fetch() error {
 // lookFailed acts on an error of a Read of plex's own. What had arrived before is
 // still delivered, and where somebody may ask for ready readers, so is the end.
 func (h *half) lookFailed(err error) {
-	if (len(h.back) > 0 || h.state.Load()&attended != 0) && h.verdict(err) == fatal {
+	tell := h.state.Load()&attended != 0
+	if (len(h.back) > 0 || tell) && h.verdict(err) == fatal {
 		h.ended = true
 		h.state.Or(ending)
 		h.conn.failRetiring(err, h.conn.w.retire)
-		return
+	} else {
+		_ = h.failedOperation(err) // it acts on it; there is nobody to tell yet
 	}
-	_ = h.failedOperation(err) // it acts on it; there is nobody to tell
+	h.untold = h.ended && tell
 }
 
 // undelivered reports whether a read half has something that a ready reader will

@@ -36,4 +36,7 @@ waited for longer than they should; the others connect at once for whoever finds
 connection, and a reply finds its caller by the number in it, as protocols with identifiers allow; over the other
 pools a connection is lent out until the reply has come. That is not the same work: it is what the multiplexing is for.
 net/http has to write and read HTTP, too.`,
+
+	GroupMessage: `The two layers above leases. What they are compared with is what one would write without plex, on connections
+that nobody heals: a loop for each connection, and a connection for each caller.`,
 }

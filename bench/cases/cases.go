@@ -23,6 +23,7 @@ const (
 	GroupHeal    = "Deaths and healing"
 	GroupScale   = "Scaling"
 	GroupRequest = "Requests and replies"
+	GroupMessage = "Packages message and request"
 )
 
 // connections is how many connections a pool has in most cases.
@@ -41,6 +42,8 @@ func All(p *peer.Process) []*harness.Case {
 	all = append(all, healCases()...)
 	all = append(all, scaleCases()...)
 	all = append(all, requestCases(p)...)
+	all = append(all, messageCases(p)...)
+	all = append(all, clientCases(p)...)
 	return all
 }
 

@@ -42,16 +42,16 @@ func Serving(d time.Duration) string {
 func requestCases(p *peer.Process) []*harness.Case {
 	var cases []*harness.Case
 	for _, d := range RequestTimes {
-		cases = append(cases, request(p, d))
+		cases = append(cases, requesting(p, d))
 	}
 	return cases
 }
 
-// request compares a request and its reply when there are many more callers
+// requesting compares a request and its reply when there are many more callers
 // than connections. Over plex the requests of many callers are on their way
 // over one connection at the same time, and a reply finds its caller by what is
 // in it. The other pools lend a connection out until the reply has come.
-func request(p *peer.Process, service time.Duration) *harness.Case {
+func requesting(p *peer.Process, service time.Duration) *harness.Case {
 	const callers, conns = 1_000, 64
 	c := &harness.Case{
 		Group: GroupRequest,

@@ -48,7 +48,10 @@ func serveAll() error {
 		return err
 	}
 	h := hello{Addresses: make(map[string]string), CA: certificate.Certificate[0]}
-	for service, serve := range map[Service]func(net.Conn){Sink: sink, Drain: drain, Flood: flood, Echo: echo} {
+	for service, serve := range map[Service]func(net.Conn){
+		Sink: sink, Drain: drain, Flood: flood, Echo: echo,
+		Messages64: floodMessages(MessageSizes[Messages64]), Messages1K: floodMessages(MessageSizes[Messages1K]),
+	} {
 		for _, network := range []string{TCP, Unix, TLS} {
 			var l net.Listener
 			switch network {

@@ -30,7 +30,14 @@ const (
 	Flood Service = "flood" // writes without end
 	Echo  Service = "echo"  // answers frames, see Frame
 	HTTP  Service = "http"  // answers requests, see NewHandler
+
+	Messages64 Service = "messages-64" // writes messages without end, see MessageSizes
+	Messages1K Service = "messages-1k"
 )
+
+// MessageSizes are the sizes of the messages of services that write such, each
+// behind its length in 4 bytes, the high ones first.
+var MessageSizes = map[Service]int{Messages64: 64, Messages1K: 1 << 10}
 
 // The networks.
 const (

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
@@ -33,6 +34,19 @@ func flood(nc net.Conn) {
 	for {
 		if _, err := nc.Write(buf); err != nil {
 			return
+		}
+	}
+}
+
+// floodMessages returns flood with messages of a size.
+func floodMessages(size int) func(net.Conn) {
+	message := append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
+	buf := bytes.Repeat(message, bigBuffer/len(message))
+	return func(nc net.Conn) {
+		for {
+			if _, err := nc.Write(buf); err != nil {
+				return
+			}
 		}
 	}
 }

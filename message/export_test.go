@@ -1,0 +1,11 @@
+package message
+
+// Leftovers is how many connections something is kept of.
+func (r *Receiver) Leftovers() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.leftovers)
+}
+
+// Framing is what may be taken beside the longest message.
+const Framing = framing

@@ -1,0 +1,895 @@
+package message_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/message"
+)
+
+func TestNewSaysWhatItCannotUse(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		for _, c := range []struct {
+			name    string
+			m       *plex.Multiplexer
+			split   bufio.SplitFunc
+			options []message.Option
+			says    []string
+		}{
+			{"no multiplexer", nil, message.Lines, nil, []string{"multiplexer is nil", "plex.New"}},
+			{"no split function", m, nil, nil, []string{"split function is nil", "Lines"}},
+			{"an empty delimiter", m, message.Delimiter(nil), nil, []string{"split function is nil", "empty delimiter"}},
+			{"a nil option", m, message.Lines, []message.Option{message.WithMaxSize(1), nil}, []string{"option 2 is nil"}},
+			{"size 0", m, message.Lines, []message.Option{message.WithMaxSize(0)}, []string{"WithMaxSize(0)", "at least 1"}},
+			{"size -7", m, message.Lines, []message.Option{message.WithMaxSize(-7)}, []string{"WithMaxSize(-7)", "at least 1"}},
+			{
+				"a size that nothing has", m, message.Lines,
+				[]message.Option{message.WithMaxSize(int(^uint(0) >> 1))},
+				[]string{"WithMaxSize", "memory"},
+			},
+		} {
+			r, err := message.New(c.m, c.split, c.options...)
+			require.Error(w, err, c.name)
+			require.Nil(w, r, c.name)
+			for _, says := range c.says {
+				require.ErrorContains(w, err, says, c.name)
+			}
+		}
+	})
+}
+
+func TestMessagesOfAllConnectionsComeWholeAndInOrder(t *testing.T) {
+	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
+		l := start(w, receiver(w, m, message.Lines), nil)
+
+		// Cut in all sorts of places.
+		w.conns[0].arrive("a1\na2\na", "3\n", "a", "4", "\n")
+		w.conns[1].arrive("b1", "\nb2\n")
+		w.conns[2].arrive("\n\nc3\r", "\nc4\n")
+		settle()
+
+		var words [3][]string
+		conns := l.names()
+		for i, word := range l.words() {
+			c := slices.IndexFunc(w.conns, func(c *script) bool { return c.addr() == conns[i].RemoteAddr() })
+			words[c] = append(words[c], word)
+		}
+		require.Equal(w, [3][]string{{"a1", "a2", "a3", "a4"}, {"b1", "b2"}, {"", "", "c3", "c4"}}, words)
+		require.Empty(w, l.errors)
+	})
+}
+
+func TestAConnectionThatComesLaterIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{TB: t}
+		connected := make(chan *script, 10)
+		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2),
+			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
+				c := w.script()
+				connected <- c
+				return c, nil
+			})))
+		require.NoError(t, err)
+		w.closeAtEnd(m)
+		l := start(t, receiver(t, m, message.Lines), nil)
+
+		first := <-connected
+		first.arrive("one\n")
+		first.finish(io.EOF)
+		healed := <-connected
+		healed.arrive("two\n")
+		added := w.script()
+		rest, err := m.Add(t.Context(), added)
+		require.NoError(t, err)
+		require.Empty(t, rest)
+		added.arrive("three\n")
+		settle()
+
+		require.ElementsMatch(t, []string{"one", "two", "three"}, l.words())
+		require.NotEqual(t, l.names()[0], l.names()[1], "a connection and its replacement")
+	})
+}
+
+func TestAMessageHasMemoryOfItsOwn(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		var all [][]byte
+		l := start(w, receiver(w, m, message.Lines), func(m message.Message) {
+			require.Equal(w, len(m.Data), cap(m.Data), "room for what comes behind it")
+			all = append(all, m.Data)
+		})
+		w.conns[0].arrive("one\n\ntwo\nthr", "ee\n")
+		settle()
+		l.stop()
+		require.Equal(w, "one,,two,three", string(bytes.Join(all, []byte(","))))
+		require.NotNil(w, all[1], "an empty message")
+	})
+}
+
+func TestALoopThatIsLeftLosesNothing(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("a1\na2\na3\na")
+		require.Equal(w, []string{"a1"}, take(w, r, 1))
+		require.Zero(w, m.Stats().LeasedReaders, "a lease outlives the loop")
+		require.Equal(w, 1, r.Leftovers())
+
+		// What is left comes before what arrives, also when it arrives before the next loop.
+		w.conns[0].arrive("4\na5\n")
+		require.Equal(w, []string{"a2", "a3"}, take(w, r, 2))
+		require.Equal(w, []string{"a4", "a5"}, take(w, r, 2))
+
+		w.conns[1].arrive("b1\nb2\n")
+		require.Equal(w, []string{"b1", "b2"}, take(w, r, 2))
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		for m, err := range r.All(ctx) {
+			require.ErrorIs(w, err, context.DeadlineExceeded, "something came: %q", m.Data)
+		}
+		require.Zero(w, r.Leftovers(), "something is kept of connections that nothing is left of")
+	})
+}
+
+// Left after each message, with all of it there from the start and with the end behind it.
+func TestALoopForEachMessage(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("1\n2\n3\n4\n5\n6")
+		w.conns[0].finish(io.EOF)
+		for _, want := range []string{"1", "2", "3", "4", "5", "cut(6)"} {
+			require.Equal(w, []string{want}, take(w, r, 1))
+		}
+		require.Equal(w, []string{"end"}, take(w, r, 1))
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestALoopBodyThatPanicsLosesItsMessageOnly(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("one\ntwo\nthree\n")
+		require.PanicsWithValue(w, "one", func() {
+			for m := range r.All(w.Context()) {
+				panic(string(m.Data))
+			}
+		})
+		require.Zero(w, m.Stats().LeasedReaders)
+		require.Equal(w, []string{"two", "three"}, take(w, r, 2))
+	})
+}
+
+func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
+	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		var (
+			mu   sync.Mutex
+			busy = map[plex.Conn]bool{}
+			got  = map[plex.Conn][]string{}
+		)
+		body := func(m message.Message) {
+			mu.Lock()
+			require.False(w, busy[m.Conn], "two loops have the connection")
+			busy[m.Conn] = true
+			mu.Unlock()
+			time.Sleep(time.Millisecond)
+			mu.Lock()
+			busy[m.Conn] = false
+			got[m.Conn] = append(got[m.Conn], string(m.Data))
+			mu.Unlock()
+		}
+		loops := []*loop{start(w, r, body), start(w, r, body)}
+		const n = 60
+		for i := range n {
+			for _, c := range w.conns {
+				c.arrive(fmt.Sprintf("%d\n%d", 2*i, 2*i+1), "\n")
+			}
+			if i%10 == 9 { // the loops are left in the middle of things, and others come
+				time.Sleep(15 * time.Millisecond)
+				loops[i/10%2].stop()
+				loops[i/10%2] = start(w, r, body)
+			}
+		}
+		time.Sleep(time.Second)
+		want := []string{}
+		for i := range 2 * n {
+			want = append(want, fmt.Sprint(i))
+		}
+		require.Len(w, got, 3)
+		for _, words := range got {
+			require.Equal(w, want, words)
+		}
+	})
+}
+
+// One loop delivers what an earlier one has left, slowly, while more arrives: another loop must not overtake it.
+func TestWhatIsLeftIsNotOvertakenByWhatArrives(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("1\n2\n3\n")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+
+		step := make(chan struct{})
+		var both []string
+		slow := start(w, r, func(m message.Message) { both = append(both, string(m.Data)); <-step })
+		settle() // it has 2
+		fast := start(w, r, func(m message.Message) { both = append(both, string(m.Data)) })
+		w.conns[0].arrive("4\n", "5\n")
+		settle()
+		require.Equal(w, []string{"2"}, slow.words())
+		require.Empty(w, fast.words())
+
+		step <- struct{}{} // it has 3
+		settle()
+		require.Empty(w, fast.words())
+		close(step)
+		settle()
+		require.Equal(w, []string{"2", "3"}, slow.words()[:2])
+		require.Equal(w, []string{"2", "3", "4", "5"}, both)
+	})
+}
+
+func TestTheEndOfCtxEndsTheLoop(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		reason := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(w.Context())
+		defer cancel(nil)
+		var words []string
+		w.conns[0].arrive("1\n2\n3\n")
+		var last error
+		for m, err := range r.All(ctx) {
+			if last = err; err == nil {
+				words = append(words, string(m.Data))
+				cancel(reason)
+				synctest.Wait()
+			}
+		}
+		require.Equal(w, []string{"1"}, words, "after ctx has ended")
+		require.ErrorIs(w, last, context.Canceled)
+		require.ErrorIs(w, last, reason)
+		require.Zero(w, m.Stats().LeasedReaders)
+
+		for range r.All(ctx) { // it has ended: one pair
+			words = append(words, "pair")
+		}
+		require.Equal(w, []string{"1", "pair"}, words)
+		require.Equal(w, []string{"2", "3"}, take(w, r, 2), "for the next loop")
+
+		l := start(w, r, nil)
+		settle()
+		l.stop()
+		require.ErrorIs(w, l.end, context.Canceled, "one that waits")
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestANilContextIsAnError(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		var none context.Context
+		pairs := 0
+		for m, err := range r.All(none) {
+			require.ErrorContains(w, err, "nil context")
+			require.Zero(w, m)
+			pairs++
+		}
+		require.Equal(w, 1, pairs)
+		got := <-r.Channel(none, 0)
+		require.ErrorContains(w, got.Err, "nil context")
+		ch := r.Channel(w.Context(), -1)
+		require.ErrorContains(w, (<-ch).Err, "buffer of -1")
+		_, open := <-ch
+		require.False(w, open)
+	})
+}
+
+// The transport refuses deadlines, so plex cannot look whether anything has arrived, and a loop's Read may block.
+func TestTheEndOfCtxEndsABlockedRead(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{TB: t}
+			c := w.script()
+			c.noDeadlines = refuses
+			m, err := plex.New(context.Background(), plex.WithConnections(c))
+			require.NoError(w, err)
+			w.closeAtEnd(m)
+			r := receiver(w, m, message.Lines)
+			l := start(w, r, nil)
+			c.arrive("one\ntw")
+			settle()
+			require.Equal(w, []string{"one"}, l.words())
+			l.stop()
+			require.ErrorIs(w, l.end, context.Canceled)
+			require.Zero(w, m.Stats().LeasedReaders)
+			if refuses {
+				require.Equal(w, []string{"cut(tw)", "end"}, take(w, r, 2), "nothing else could end the Read")
+				return
+			}
+			c.arrive("o\n")
+			require.Equal(w, []string{"two"}, take(w, r, 1), "which costs nothing")
+		})
+	}
+}
+
+func TestTheEndOfTheMultiplexerEndsTheLoops(t *testing.T) {
+	for name, end := range map[string]func(*plex.Multiplexer) error{
+		"Close":    (*plex.Multiplexer).Close,
+		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+				r := receiver(w, m, message.Lines)
+				loops := []*loop{start(w, r, nil), start(w, r, nil)}
+				w.conns[0].arrive("one\ntw")
+				settle()
+				require.NoError(w, end(m))
+				var words []string
+				for _, l := range loops {
+					<-l.done
+					require.ErrorIs(w, l.end, plex.ErrClosed)
+					words = append(words, l.words()...)
+				}
+				require.ElementsMatch(w, []string{"one", "cut(tw)"}, words)
+				require.Zero(w, r.Leftovers())
+			})
+		})
+	}
+}
+
+func TestWhatIsLeftWhenTheMultiplexerClosesIsDeliveredLater(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("1\n2\n3")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+		require.NoError(w, m.Close())
+		synctest.Wait()
+		require.Equal(w, []string{"2", "cut(3)", "end"}, take(w, r, 3))
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestTheLossOfTheLastConnectionEndsTheLoops(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		l := start(w, r, nil)
+		w.conns[0].arrive("one\ntw")
+		settle()
+		w.conns[0].finish(io.EOF)
+		<-l.done
+		require.ErrorIs(w, l.end, plex.ErrNoConnections)
+		require.Equal(w, []string{"one", "cut(tw)"}, l.words())
+
+		c := w.script()
+		_, err := m.Add(w.Context(), c)
+		require.NoError(w, err)
+		c.arrive("three\n")
+		require.Equal(w, []string{"three"}, take(w, r, 1), "after an Add it goes on")
+	})
+}
+
+func TestAMessageThatAnEndCutsOffIsReportedAndNotGlued(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(w *world, m *plex.Multiplexer)
+		why  error
+	}{
+		{"clean end", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(io.EOF) }, io.ErrUnexpectedEOF},
+		{"reset", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(syscall.ECONNRESET) }, syscall.ECONNRESET},
+		{"killed by a writer", func(w *world, m *plex.Multiplexer) {
+			for { // on the one that has the beginning of a message
+				wr, err := m.Writer(w.Context(), -1)
+				require.NoError(w, err)
+				if wr.RemoteAddr() == w.conns[0].addr() {
+					require.NoError(w, wr.Kill())
+					return
+				}
+				require.NoError(w, wr.Close())
+			}
+		}, plex.ErrKilled},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+				r := receiver(w, m, message.Lines)
+				l := start(w, r, nil)
+				w.conns[0].arrive("whole\nbegin")
+				settle()
+				c.end(w, m)
+				settle()
+				require.Equal(w, []string{"whole", "cut(begin)"}, l.words(), "without anything else having happened")
+				w.conns[1].arrive("other\n")
+				settle()
+				require.Equal(w, []string{"whole", "cut(begin)", "other"}, l.words())
+				require.ErrorIs(w, l.err(), c.why)
+				require.ErrorContains(w, l.err(), w.conns[0].addr().String())
+				require.ErrorContains(w, l.err(), "after 5 bytes")
+				require.Zero(w, r.Leftovers())
+			})
+		})
+	}
+}
+
+// An error behind the last bytes says nothing of whether the peer was done, so split is not asked with atEOF.
+func TestOnlyACleanEndIsAnEnd(t *testing.T) {
+	for end, want := range map[error]string{io.EOF: "line", syscall.ECONNRESET: "cut(line)"} {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			l := start(w, receiver(w, m, bufio.ScanLines), nil)
+			w.conns[0].arrive("line")
+			w.conns[0].finish(end)
+			settle()
+			require.Equal(w, []string{want}, l.words())
+		})
+	}
+}
+
+// What bufio.Scanner does, written down by the split function itself.
+func TestSplitIsAskedAsAScannerAsks(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		var calls []string
+		l := start(w, receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
+			calls = append(calls, fmt.Sprintf("%s %v", data, atEOF))
+			return bufio.ScanWords(data, atEOF)
+		}), nil)
+		w.conns[0].arrive("  a b", "c ")
+		settle()
+		w.conns[0].arrive("d")
+		settle()
+		w.conns[0].finish(io.EOF)
+		settle()
+		require.Equal(w, []string{"a", "bc", "d"}, l.words())
+		require.Equal(w, []string{
+			"  a b false", "b false", "bc  false", "d false", "d true", " true",
+		}, calls)
+	})
+}
+
+func TestAMessageThatIsTooLongCostsItsConnectionAlone(t *testing.T) {
+	announced := "\x00\x00\x00\x0b" // 11 bytes, of which none comes
+	line, frame := "0123456789\r\n", "\x00\x00\x00\x0a0123456789"
+	for _, c := range []struct {
+		name    string
+		split   bufio.SplitFunc
+		chunks  []string
+		size    uint64
+		longest string // that may come
+	}{
+		{"all there", message.Lines, []string{"0123456789a\nx\n"}, 11, line},
+		{"announced", message.Prefix{Bytes: 4, Max: 10}.Split, []string{announced}, 11, frame},
+		{
+			"announced to a Prefix that allows more", message.Prefix{Bytes: 4}.Split,
+			[]string{announced, "0123456789a"}, 11, frame,
+		},
+		{
+			"without an end", message.Lines,
+			slices.Repeat([]string{"0123456789"}, (10+message.Framing)/10+1), 10 + message.Framing, line,
+		},
+		{
+			"more and more of it", func([]byte, bool) (int, []byte, error) { return 0, nil, nil },
+			[]string{strings.Repeat("x", 10+message.Framing)}, 10 + message.Framing, "",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+				r := receiver(w, m, c.split, message.WithMaxSize(10))
+				l := start(w, r, nil)
+				w.conns[0].arrive(c.chunks...)
+				settle()
+				require.Equal(w, []string{"long"}, l.words())
+				var long *message.TooLongError
+				require.ErrorAs(w, l.err(), &long)
+				require.Equal(w, 10, long.Max)
+				require.GreaterOrEqual(w, long.Size, c.size)
+				require.Equal(w, w.conns[0].addr(), long.Conn.RemoteAddr())
+				require.ErrorContains(w, long, w.conns[0].addr().String())
+				require.True(w, w.conns[0].isClosed())
+				require.EqualValues(w, 1, m.Stats().Killed)
+				require.Zero(w, r.Leftovers())
+
+				if c.longest == "" {
+					return
+				}
+				w.conns[1].arrive(c.longest)
+				settle()
+				require.Equal(w, "0123456789", l.words()[len(l.words())-1], "the longest that is allowed")
+			})
+		})
+	}
+}
+
+func TestALongMessageComesWhole(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		const size = 3 << 20
+		var bodies [][]byte
+		r := receiver(w, m, message.Prefix{Bytes: 4, Max: size}.Split, message.WithMaxSize(size))
+		l := start(w, r, func(m message.Message) { bodies = append(bodies, m.Data) })
+		body := make([]byte, size)
+		for i := range body {
+			body[i] = byte(i * 7 >> 3)
+		}
+		frame, err := message.Prefix{Bytes: 4, Max: size}.Append(nil, body)
+		require.NoError(w, err)
+		frame, err = message.Prefix{Bytes: 4}.Append(frame, []byte("next"))
+		require.NoError(w, err)
+		for len(frame) > 0 {
+			n := min(len(frame), 30_011)
+			w.conns[0].arrive(string(frame[:n]))
+			frame = frame[n:]
+		}
+		w.conns[1].arrive("\x00\x00\x00\x02hi")
+		time.Sleep(time.Minute)
+		l.stop()
+		require.Len(w, bodies, 3)
+		require.Equal(w, "hi", string(bodies[0]), "the long one holds up the others")
+		require.True(w, bytes.Equal(body, bodies[1]))
+		require.Equal(w, "next", string(bodies[2]))
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		name  string
+		split func(data []byte) (int, []byte, error)
+		is    error
+		says  []string
+	}{
+		{"an error", func([]byte) (int, []byte, error) { return 0, nil, broken }, broken, []string{"broken"}},
+		{"a panic", func([]byte) (int, []byte, error) { panic("oh") }, nil, []string{"panicked: oh", "receive_test.go"}},
+		{
+			"backwards", func([]byte) (int, []byte, error) { return -2, nil, nil },
+			bufio.ErrNegativeAdvance, []string{"by -2 bytes"},
+		},
+		{
+			"too far", func(data []byte) (int, []byte, error) { return len(data) + 1, data, nil },
+			bufio.ErrAdvanceTooFar, []string{"by 9 of 8 bytes"},
+		},
+		{
+			"no progress", func(data []byte) (int, []byte, error) { return 0, data[:1], nil },
+			nil, []string{"without advancing"},
+		},
+		{
+			"no progress with nothing", func(data []byte) (int, []byte, error) { return 0, data[:0], nil },
+			nil, []string{"without advancing"},
+		},
+		{
+			"an end before the end", func([]byte) (int, []byte, error) { return 0, nil, io.ErrUnexpectedEOF },
+			io.ErrUnexpectedEOF, []string{"unexpected EOF"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+				r := receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
+					if data[0] == '!' {
+						return c.split(data)
+					}
+					return message.Lines(data, atEOF)
+				})
+				l := start(w, r, nil)
+				w.conns[0].arrive("good\n!bad\nxx\n")
+				settle()
+				w.conns[1].arrive("other\n")
+				settle()
+				require.Equal(w, []string{"good", "split", "other"}, l.words())
+				if c.is != nil {
+					require.ErrorIs(w, l.err(), c.is)
+				}
+				for _, says := range append(c.says, w.conns[0].addr().String(), "split function") {
+					require.ErrorContains(w, l.err(), says)
+				}
+				require.True(w, w.conns[0].isClosed())
+				require.EqualValues(w, 1, m.Stats().Killed)
+				require.Zero(w, r.Leftovers())
+			})
+		})
+	}
+}
+
+// What is wrong is found by a loop that has no lease, since it delivers what another has left. The connection is
+// killed when it has something next.
+func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledLater(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
+		w.conns[0].arrive("1\n2 is too long\n")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+		require.Equal(w, []string{"long"}, take(w, r, 1))
+		require.False(w, w.conns[0].isClosed())
+		l := start(w, r, nil)
+		w.conns[0].arrive("3\n")
+		settle()
+		require.True(w, w.conns[0].isClosed())
+		require.Empty(w, l.words(), "of a connection that is out of step")
+		require.EqualValues(w, 1, m.Stats().Killed)
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestNothingIsKeptOfAConnectionThatWasToBeKilledAndEnded(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
+		w.conns[0].arrive("1\n2 is too long\n")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+		require.Equal(w, []string{"long"}, take(w, r, 1))
+		require.Equal(w, 1, r.Leftovers())
+		for range 2 {
+			wr, err := m.Writer(w.Context(), 0)
+			require.NoError(w, err)
+			require.NoError(w, wr.Kill())
+		}
+		settle()
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestFinalTokenEndsAConnection(t *testing.T) {
+	bye := func(data []byte, atEOF bool) (int, []byte, error) {
+		advance, token, err := message.Lines(data, atEOF)
+		switch string(token) {
+		case "bye":
+			return advance, token, bufio.ErrFinalToken
+		case "gone":
+			return 0, nil, bufio.ErrFinalToken
+		}
+		return advance, token, err
+	}
+	for sent, want := range map[string][]string{"hello\nbye\nmore\n": {"hello", "bye"}, "hello\ngone\n": {"hello"}} {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			r := receiver(w, m, bye)
+			l := start(w, r, nil)
+			w.conns[0].arrive(sent)
+			settle()
+			require.Equal(w, want, l.words())
+			require.True(w, w.conns[0].isClosed())
+			require.Zero(w, r.Leftovers())
+		})
+	}
+	// At the end of the data it is no more than a last message, as in bufio's own example.
+	commas := func(data []byte, atEOF bool) (int, []byte, error) {
+		if i := bytes.IndexByte(data, ','); i >= 0 {
+			return i + 1, data[:i], nil
+		}
+		if !atEOF {
+			return 0, nil, nil
+		}
+		return 0, data, bufio.ErrFinalToken
+	}
+	for sent, want := range map[string][]string{"1,2,3": {"1", "2", "3"}, "1,2,": {"1", "2", ""}} {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			l := start(w, receiver(w, m, commas), nil)
+			w.conns[0].arrive(sent)
+			w.conns[0].finish(io.EOF)
+			settle()
+			require.Equal(w, want, l.words())
+		})
+	}
+}
+
+func TestDataThatIsNoMessageIsPassedOver(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		l := start(w, receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
+			if len(data) > 0 && data[0] == '#' {
+				advance, _, err := message.Lines(data, atEOF)
+				return advance, nil, err
+			}
+			return message.Lines(data, atEOF)
+		}), nil)
+		w.conns[0].arrive("#a\n#b\none\n#c", "\n#d\ntwo\n#e\n#f\nthree\n")
+		w.conns[0].finish(io.EOF)
+		settle()
+		require.Equal(w, []string{"one", "two", "three"}, l.words())
+	})
+}
+
+func TestAConnectionIsNotRetiredInTheMiddleOfAMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{TB: t}
+		connected := make(chan *script, 100)
+		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Minute),
+			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
+				c := w.script()
+				connected <- c
+				return c, nil
+			})))
+		require.NoError(t, err)
+		w.closeAtEnd(m)
+		r := receiver(t, m, message.Lines)
+		l := start(t, r, nil)
+		first := <-connected
+		first.arrive("o")
+		time.Sleep(10 * time.Minute)
+		require.False(t, first.isClosed())
+		first.arrive("ne\n")
+		settle()
+		require.Equal(t, []string{"one"}, l.words())
+		time.Sleep(10 * time.Minute)
+		require.True(t, first.isClosed(), "nothing keeps it any more")
+		require.Equal(t, []string{"one"}, l.words())
+		require.Zero(t, r.Leftovers())
+	})
+}
+
+func TestDatagramsAreSplitByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{TB: t}
+		c := w.script()
+		c.datagrams = true
+		m, err := plex.New(t.Context(), plex.WithConnections(c))
+		require.NoError(t, err)
+		w.closeAtEnd(m)
+		r := receiver(t, m, func(data []byte, atEOF bool) (int, []byte, error) {
+			if !atEOF {
+				return 0, nil, errors.New("a datagram is all that there is")
+			}
+			if bytes.HasPrefix(data, []byte("!")) {
+				panic("!")
+			}
+			if len(data) == 0 {
+				return 0, data, nil // an empty one is a message here
+			}
+			return message.Lines(data, atEOF)
+		}, message.WithMaxSize(8))
+		l := start(t, r, nil)
+		whole := func(words ...string) (all []string) { // each datagram has an empty message at its end here
+			for _, word := range words {
+				all = append(all, word, "")
+			}
+			return all
+		}
+		c.arrive("one\n", "two\nthr", "ee\n", "", "!", "much too long\n", "four\n", strings.Repeat("x", 70_000))
+		settle()
+		require.Equal(t, slices.Concat(
+			whole("one"), []string{"two", "cut(thr)"}, whole("ee"), []string{"", "split", "long"}, whole("four"), []string{"long"},
+		), l.words())
+
+		c.finish(syscall.ECONNREFUSED) // for one datagram
+		settle()
+		c.arrive("five\n")
+		settle()
+		require.Equal(t, whole("five"), l.words()[len(l.words())-2:])
+		require.Zero(t, m.Stats().Lost)
+		l.stop()
+
+		// A loop that is left within a datagram does not glue the next to it.
+		c.arrive("1\n2\n3", "4\n")
+		require.Equal(t, []string{"1"}, take(t, r, 1))
+		settle()
+		require.Equal(t, []string{"2", "cut(3)", "4", ""}, take(t, r, 4))
+		c.arrive("5\n")
+		require.Equal(t, []string{"5", ""}, take(t, r, 2))
+	})
+}
+
+func TestChannelDeliversAndIsClosedAtTheEnd(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		ctx, cancel := context.WithCancel(w.Context())
+		ch := r.Channel(ctx, 0)
+		w.conns[0].arrive("1\n2\n3\n4\n")
+		require.Equal(w, "1", string((<-ch).Data))
+		got := <-ch
+		require.Equal(w, "2", string(got.Data))
+		require.Equal(w, w.conns[0].addr(), got.Conn.RemoteAddr())
+		require.NoError(w, got.Err)
+		synctest.Wait() // it offers 3
+		cancel()
+		synctest.Wait()
+		_, open := <-ch
+		require.False(w, open)
+		require.Zero(w, m.Stats().LeasedReaders)
+
+		ch = r.Channel(w.Context(), 1)
+		synctest.Wait()
+		require.Equal(w, "3", string((<-ch).Data), "what was not taken is not lost")
+		require.Equal(w, "4", string((<-ch).Data))
+		w.conns[0].arrive("5")
+		settle()
+		require.NoError(w, m.Close())
+		require.Equal(w, "cut(5)", word(message.Message{}, (<-ch).Err))
+		require.ErrorIs(w, (<-ch).Err, plex.ErrClosed)
+		_, open = <-ch
+		require.False(w, open)
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+// Errors that a channel could not deliver are not lost either.
+func TestChannelKeepsWhatItCouldNotDeliver(t *testing.T) {
+	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
+		w.conns[0].arrive("too long\n")
+		w.conns[1].arrive("cut")
+		w.conns[1].finish(io.EOF)
+		for range 3 {
+			ctx, cancel := context.WithCancel(w.Context())
+			ch := r.Channel(ctx, 0)
+			settle()
+			cancel()
+			for range ch {
+				require.Fail(w, "delivered after the end of ctx")
+			}
+		}
+		words := take(w, r, 2)
+		slices.Sort(words)
+		require.Equal(w, []string{"cut(cut)", "long"}, words)
+		require.True(w, w.conns[0].isClosed())
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestKillEndsAConnectionInHandAtOnce(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		l := start(w, r, func(m message.Message) {
+			if string(m.Data) == "bad" {
+				r.Kill(m.Conn)
+				require.True(w, w.conns[0].isClosed())
+			}
+		})
+		w.conns[0].arrive("good\nbad\nworse\nand")
+		settle()
+		w.conns[1].arrive("other\n")
+		settle()
+		require.Equal(w, []string{"good", "bad", "other"}, l.words())
+		require.EqualValues(w, 1, m.Stats().Killed)
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestKillEndsAnIdleConnectionWhenItHasSomething(t *testing.T) {
+	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		l := start(w, r, nil)
+		w.conns[0].arrive("one\n")
+		settle()
+		w.conns[1].arrive("two\nbeg")
+		settle()
+		require.Equal(w, []string{"one", "two"}, l.words())
+		for _, c := range l.names() {
+			r.Kill(c)
+			r.Kill(c)
+		}
+		r.Kill(plex.Conn{})
+		settle()
+		w.conns[0].arrive("three\n")
+		w.conns[1].arrive("inning\n")
+		w.conns[2].arrive("four\n")
+		settle()
+		require.Equal(w, []string{"one", "two", "four"}, l.words())
+		require.True(w, w.conns[0].isClosed() && w.conns[1].isClosed())
+		require.EqualValues(w, 2, m.Stats().Killed)
+		require.Zero(w, r.Leftovers())
+		r.Kill(l.names()[0]) // that is over
+		settle()
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+// A loop that has left over messages in hand, but no lease.
+func TestKillOfAConnectionThatIsInHandWithoutALease(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("1\n2\n3\n")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+		l := start(w, r, func(m message.Message) { r.Kill(m.Conn) })
+		settle()
+		require.Equal(w, []string{"2"}, l.words())
+		require.False(w, w.conns[0].isClosed())
+		w.conns[0].arrive("4\n")
+		settle()
+		require.True(w, w.conns[0].isClosed())
+		require.Equal(w, []string{"2"}, l.words())
+		require.Zero(w, r.Leftovers())
+	})
+}

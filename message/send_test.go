@@ -1,0 +1,183 @@
+package message_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/message"
+)
+
+// requireSendError checks an error of Send.
+func requireSendError(t testing.TB, err error, maybeSent bool, is ...error) {
+	t.Helper()
+	var failed *message.SendError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, maybeSent, failed.MaybeSent, "MaybeSent: %v", err)
+	for _, target := range is {
+		require.ErrorIs(t, err, target)
+	}
+	if maybeSent {
+		require.ErrorContains(t, err, "in part at least")
+	} else {
+		require.ErrorContains(t, err, "not sent")
+	}
+}
+
+func TestSendWritesAMessageWithOneWrite(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		c := w.conns[0]
+		require.NoError(w, message.Send(w.Context(), m, 0, []byte("one\n")))
+		require.NoError(w, message.Send(context.Background(), m, time.Second, []byte("two\n")))
+		require.Equal(w, "one\ntwo\n", c.sent())
+		require.Equal(w, 2, c.writes)
+		require.Zero(w, m.Stats().LeasedWriters)
+	})
+}
+
+func TestSendFromManyGoroutinesMixesNothing(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		const senders, each = 40, 25
+		for _, c := range w.conns {
+			c.allow(7) // so that Writes block in the middle of a message
+			go func() {
+				for range 2000 {
+					time.Sleep(time.Millisecond)
+					c.allow(11)
+				}
+			}()
+		}
+		var wg sync.WaitGroup
+		for i := range senders {
+			wg.Go(func() {
+				for j := range each {
+					p := fmt.Sprintf("%d.%d%s\n", i, j, strings.Repeat("-", (i+j)%17))
+					require.NoError(w, message.Send(w.Context(), m, 0, []byte(p)))
+				}
+			})
+		}
+		wg.Wait()
+		next := [senders]int{}
+		lines := strings.SplitAfter(w.conns[0].sent()+w.conns[1].sent(), "\n")
+		require.Len(w, lines, senders*each+1, "whole lines, and nothing behind the last")
+		for _, line := range lines[:senders*each] {
+			var i, j int
+			_, err := fmt.Sscanf(line, "%d.%d", &i, &j)
+			require.NoError(w, err)
+			require.Equal(w, fmt.Sprintf("%d.%d%s\n", i, j, strings.Repeat("-", (i+j)%17)), line)
+			next[i]++
+		}
+		for i, n := range next {
+			require.Equal(w, each, n, "of sender %d", i)
+		}
+		time.Sleep(time.Minute) // until all the peers' credit is given
+	})
+}
+
+func TestSendSaysWhyThereIsNoWriter(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		var failed *plex.AcquireError
+		ended, cancel := context.WithCancel(w.Context())
+		cancel()
+		err := message.Send(ended, m, 0, []byte("x"))
+		requireSendError(w, err, false, context.Canceled)
+		require.ErrorAs(w, err, &failed)
+
+		wr, err := m.Writer(w.Context(), -1)
+		require.NoError(w, err)
+		requireSendError(w, message.Send(w.Context(), m, -1, []byte("x")), false, plex.ErrTimeout)
+		began := time.Now()
+		requireSendError(w, message.Send(w.Context(), m, time.Second, []byte("x")), false, plex.ErrTimeout)
+		require.Equal(w, time.Second, time.Since(began))
+		require.NoError(w, wr.Close())
+
+		var none context.Context
+		err = message.Send(none, m, 0, []byte("x"))
+		requireSendError(w, err, false)
+		require.ErrorContains(w, err, "nil context")
+		err = message.Send(w.Context(), nil, 0, []byte("x"))
+		requireSendError(w, err, false)
+		require.ErrorContains(w, err, "plex.New")
+		require.Empty(w, w.conns[0].sent())
+
+		require.NoError(w, m.Close())
+		requireSendError(w, message.Send(w.Context(), m, 0, []byte("x")), false, plex.ErrClosed)
+	})
+}
+
+// A peer that has stopped reading holds the caller until the end of ctx. What it has taken says what becomes of the
+// connection.
+func TestTheEndOfCtxEndsABlockedSend(t *testing.T) {
+	reason := errors.New("too late")
+	for _, c := range []struct {
+		name    string
+		taken   int
+		refuses bool
+		lost    bool
+	}{
+		{"nothing taken", 0, false, false},
+		{"part taken", 3, false, true},
+		{"nothing taken, deadlines refused", 0, true, true},
+		{"part taken, deadlines refused", 3, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{TB: t}
+				conn := w.script()
+				conn.noDeadlines = c.refuses
+				m, err := plex.New(context.Background(), plex.WithConnections(conn))
+				require.NoError(w, err)
+				w.closeAtEnd(m)
+				conn.allow(c.taken)
+				began := time.Now()
+				ctx, cancel := context.WithTimeoutCause(w.Context(), time.Second, reason)
+				defer cancel()
+				err = message.Send(ctx, m, 0, []byte("message"))
+				requireSendError(w, err, c.taken > 0, context.DeadlineExceeded, reason)
+				require.Equal(w, time.Second, time.Since(began))
+				synctest.Wait()
+				require.Equal(w, c.lost, conn.isClosed())
+				require.Equal(w, c.lost, m.Stats().Lost == 1)
+				if !c.lost {
+					conn.allow(-1)
+					require.NoError(w, message.Send(w.Context(), m, 0, []byte("again")))
+					require.Equal(w, "again", conn.sent())
+				}
+			})
+		})
+	}
+}
+
+// A ctx that ends when all is written leaves nothing behind for the next.
+func TestSendLeavesNoDeadline(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		for range 200 {
+			ctx, cancel := context.WithCancel(w.Context())
+			go cancel()
+			err := message.Send(ctx, m, 0, []byte("x"))
+			synctest.Wait()
+			if err != nil {
+				requireSendError(w, err, false, context.Canceled)
+			}
+			require.NoError(w, message.Send(w.Context(), m, 0, []byte("y")))
+		}
+		require.Zero(w, m.Stats().Lost)
+	})
+}
+
+func TestSendReportsAConnectionThatHasFailed(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		w.conns[0].finish(syscall.ECONNRESET)
+		requireSendError(w, message.Send(w.Context(), m, 0, []byte("x")), false, syscall.ECONNRESET)
+		synctest.Wait()
+		require.EqualValues(w, 1, m.Stats().Lost)
+	})
+}

@@ -1,0 +1,456 @@
+package request_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/request"
+)
+
+func TestRepliesFindTheirRequestsInAnyOrderAndOverAnyConnection(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		ctx := t.Context()
+
+		first := asking(ctx, c, "first")
+		a := conns[0].take("first")
+		second := asking(ctx, c, "second")
+		b := conns[1].take("second")
+
+		conns[0].reply(b, "two")
+		requireReply(t, second, "two")
+		requirePending(t, first)
+		conns[1].reply(a, "one")
+		requireReply(t, first, "one")
+	})
+}
+
+func TestAReplyThatOvertakesTheWriteIsFound(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		returning := make(chan struct{})
+		conns[0].written = func([]byte) { <-returning }
+		c := w.client()
+
+		asked := asking(t.Context(), c, "quick")
+		conns[0].reply(conns[0].take("quick"), "quicker")
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, c.Stats().Replies, "the reply has been handed over")
+		requirePending(t, asked)
+		close(returning)
+		requireReply(t, asked, "quicker")
+	})
+}
+
+func TestRepliesThatArrivedBeforeTheEndAreDelivered(t *testing.T) {
+	for name, end := range map[string]func(*fakeConn){"fin": (*fakeConn).fin, "reset": (*fakeConn).reset} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.client()
+				a, b := asking(t.Context(), c, "a"), asking(t.Context(), c, "b")
+				x, _ := conns[0].next()
+				y, _ := conns[0].next()
+
+				conns[0].send(frame(kindReply, x.id, x.text), frame(kindReply, y.id, y.text))
+				end(conns[0])
+				requireReply(t, a, "a")
+				requireReply(t, b, "b")
+			})
+		})
+	}
+}
+
+func TestALostConnectionFailsItsRequestsAtOnceAndNoOthers(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		end   func(*fakeConn)
+		cause error
+	}{
+		{"fin", (*fakeConn).fin, io.EOF},
+		{"reset", (*fakeConn).reset, syscall.ECONNRESET},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.client()
+				lost := asking(t.Context(), c, "lost")
+				conns[0].take("lost")
+				kept := asking(t.Context(), c, "kept")
+				id := conns[1].take("kept")
+
+				start := time.Now()
+				test.end(conns[0])
+				requireError(t, lost, true, test.cause)
+				require.Less(t, time.Since(start), time.Second, "an idle connection is looked at now and then")
+				requirePending(t, kept)
+				conns[1].reply(id, "reply")
+				requireReply(t, kept, "reply")
+				require.EqualValues(t, 1, c.Stats().Failed)
+			})
+		})
+	}
+}
+
+func TestAConnectionLostWhileARequestIsWritten(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		room      int
+		maybeSent bool
+	}{
+		{"nothing of it was written", 0, false},
+		{"a part of it was written", 5, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				conns[0].allow(test.room)
+				c := w.client(request.WithIDs(100))
+				asked := asking(t.Context(), c, "request")
+				requirePending(t, asked)
+
+				conns[0].reset()
+				requireError(t, asked, test.maybeSent, syscall.ECONNRESET)
+				time.Sleep(time.Second)
+				require.Zero(t, c.Stats().Abandoned, "the identifier is free again")
+			})
+		})
+	}
+}
+
+func TestAPeerThatHasSaidGoodbyeAndDoesNotReadHoldsNobodyUp(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		conns[0].allow(5)
+		c := w.client()
+		asked := asking(context.Background(), c, "request")
+		requirePending(t, asked)
+
+		conns[0].fin()
+		requireError(t, asked, true, io.EOF)
+	})
+}
+
+func TestTheContextEndsEachStageOfARequest(t *testing.T) {
+	errWhy := errors.New("no interest any more")
+
+	for _, test := range []struct {
+		name      string
+		room      int // that the peer has
+		maybeSent bool
+		kept      bool // the connection
+		before    func(t *testing.T, w *world)
+	}{
+		{name: "waiting for the reply", room: -1, maybeSent: true, kept: true},
+		{name: "in a Write of which nothing was written", room: 0, kept: true},
+		{name: "in a Write that was begun", room: 5, maybeSent: true},
+		{name: "waiting for a connection", room: -1, kept: true, before: func(t *testing.T, w *world) {
+			lease, err := w.mux.Writer(context.Background(), 0)
+			require.NoError(t, err)
+			w.Cleanup(func() { _ = lease.Close() })
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				conns[0].allow(test.room)
+				c := w.client()
+
+				if test.before != nil {
+					test.before(t, w)
+				}
+
+				ctx, cancel := context.WithCancelCause(t.Context())
+				asked := asking(ctx, c, "request")
+				time.Sleep(time.Minute)
+				requirePending(t, asked)
+				cancel(errWhy)
+
+				err := ended(t, asked).err
+				requireIs(t, err, test.maybeSent, context.Canceled)
+				require.ErrorIs(t, err, errWhy)
+				require.EqualValues(t, 1, c.Stats().Canceled)
+				time.Sleep(time.Second)
+				require.Equal(t, test.kept, w.mux.Stats().Open == 1, "the connection is kept")
+			})
+		})
+	}
+}
+
+func TestAContextThatHasEndedAsksNobody(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+
+		_, err := c.Do(ctx, "request")
+		requireIs(t, err, false, context.Canceled)
+		var none context.Context
+		_, err = c.Do(none, "request")
+		require.ErrorContains(t, err, "nil context")
+		require.Zero(t, conns[0].unread())
+		require.Equal(t, request.Stats{Requests: 1, Canceled: 1}, c.Stats())
+	})
+}
+
+func TestAReplyIsParsedWhileItsRequestIsGivenUp(t *testing.T) {
+	for _, ids := range []uint64{100, 1 << 40} {
+		t.Run(fmt.Sprintf("%d identifiers", ids), func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				parsing, parse := make(chan struct{}), make(chan struct{})
+				c := w.speaking(wireProtocol{parsing: func([]byte) error {
+					close(parsing)
+					<-parse
+
+					return nil
+				}}, request.WithIDs(ids))
+
+				ctx, cancel := context.WithCancel(t.Context())
+				asked := asking(ctx, c, "request")
+				conns[0].reply(conns[0].take("request"), "late")
+				<-parsing
+				cancel()
+				requireIs(t, ended(t, asked).err, true, context.Canceled)
+				close(parse)
+				synctest.Wait()
+
+				s := c.Stats()
+				require.EqualValues(t, 1, s.Late)
+				require.Zero(t, s.Replies+s.Unknown)
+				require.Zero(t, s.Abandoned)
+			})
+		})
+	}
+}
+
+func TestRepliesToNobodyAreCountedAndDropped(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		appending, resume := make(chan struct{}), make(chan struct{})
+		c := w.speaking(wireProtocol{appending: func(text string) error {
+			if text == "slow" {
+				close(appending)
+				<-resume
+			}
+
+			return nil
+		}})
+		asked := asking(t.Context(), c, "request")
+		id := conns[0].take("request")
+		conns[0].reply(id, "reply")
+		requireReply(t, asked, "reply")
+		conns[0].reply(id, "again")
+		conns[0].reply(id+1000, "never asked")
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, c.Stats().Late, "a second reply")
+		require.EqualValues(t, 1, c.Stats().Unknown)
+
+		// One for an identifier that is taken, but has not been sent.
+		slow := asking(t.Context(), c, "slow")
+		<-appending
+		conns[0].reply(id+1, "too early")
+		time.Sleep(time.Second)
+		require.EqualValues(t, 2, c.Stats().Unknown)
+		close(resume)
+		conns[0].reply(conns[0].take("slow"), "in time")
+		requireReply(t, slow, "in time")
+	})
+}
+
+func TestWhatCannotBeEncodedIsNotSent(t *testing.T) {
+	errText := errors.New("not a text")
+
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.speaking(wireProtocol{appending: func(text string) error {
+			switch text {
+			case "error":
+				return errText
+			case "panic":
+				panic(errText)
+			case "exit":
+				runtime.Goexit()
+			}
+
+			return nil
+		}}, request.WithIDs(0))
+
+		_, err := c.Do(t.Context(), "error")
+		requireIs(t, err, false, errText)
+		require.PanicsWithError(t, errText.Error(), func() { _, _ = c.Do(t.Context(), "panic") })
+
+		exited := make(chan struct{})
+		go func() {
+			defer close(exited)
+			_, _ = c.Do(t.Context(), "exit")
+		}()
+		<-exited
+
+		// The only identifier is free again.
+		asked := asking(t.Context(), c, "text")
+		conns[0].reply(conns[0].take("text"), "reply")
+		requireReply(t, asked, "reply")
+		require.EqualValues(t, 3, c.Stats().Failed)
+		require.EqualValues(t, 1, c.Stats().Sent)
+	})
+}
+
+// mute appends nothing.
+type mute struct{ wireProtocol }
+
+func (mute) Append(dst []byte, _ uint64, _ string) ([]byte, error) { return dst, nil }
+
+func TestAnEmptyFrameIsRefused(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, _ []*fakeConn) {
+		c, err := request.New(w.mux, mute{})
+		require.NoError(t, err)
+		_, err = c.Do(t.Context(), "text")
+		require.ErrorContains(t, err, "Append appended nothing")
+		require.NoError(t, c.Close())
+	})
+}
+
+func TestATransportThatPanicsLeavesNothingBehind(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		conns[0].written = func([]byte) { panic("transport") }
+		c := w.client(request.WithIDs(0))
+		require.PanicsWithValue(t, "transport", func() { _, _ = c.Do(t.Context(), "text") })
+		time.Sleep(time.Second)
+
+		s := c.Stats()
+		require.Zero(t, s.InFlight+s.Abandoned)
+		require.Zero(t, w.mux.Stats().Open, "of what was written nothing is known, so it is not written to again")
+	})
+}
+
+func TestWithoutAConnectionARequestFailsAndSaysSo(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, _ []*fakeConn) {
+		c := w.client(request.WithAcquireTimeout(time.Second))
+		lease, err := w.mux.Writer(t.Context(), 0)
+		require.NoError(t, err)
+
+		start := time.Now()
+		_, err = c.Do(t.Context(), "request")
+		requireIs(t, err, false, plex.ErrTimeout)
+		require.Equal(t, time.Second, time.Since(start))
+
+		var acquire *plex.AcquireError
+		require.ErrorAs(t, err, &acquire)
+		require.EqualValues(t, 1, c.Stats().Failed)
+		require.NoError(t, lease.Close())
+	})
+}
+
+func TestCloseFailsRequestsAtEachStage(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithInFlight(3))
+		sent := asking(context.Background(), c, "sent")
+		conns[0].take("sent")
+
+		conns[1].allow(5)
+		writing := asking(t.Context(), c, "writing")
+		synctest.Wait()
+		lease, err := w.mux.Writer(t.Context(), 0) // the last writer
+		require.NoError(t, err)
+
+		acquiring := asking(context.Background(), c, "acquiring")
+		synctest.Wait()
+		waiting := asking(t.Context(), c, "waiting")
+		requirePending(t, waiting)
+		require.Equal(t, request.Stats{Requests: 4, Waiting: 1, InFlight: 3, Sent: 2}, c.Stats())
+
+		start := time.Now()
+		require.NoError(t, c.Close())
+		requireError(t, sent, true, request.ErrClosed)
+		requireError(t, writing, true, request.ErrClosed)
+		requireError(t, acquiring, false, request.ErrClosed)
+		requireError(t, waiting, false, net.ErrClosed)
+		require.Zero(t, time.Since(start))
+
+		_, err = c.Do(t.Context(), "later")
+		requireIs(t, err, false, request.ErrClosed)
+		require.NoError(t, c.Close())
+		require.NoError(t, lease.Close())
+		require.Equal(t, 1, w.mux.Stats().Open, "the other one is torn")
+	})
+}
+
+func TestTheMultiplexersEndIsTheClients(t *testing.T) {
+	for name, end := range map[string]func(*plex.Multiplexer) error{
+		"Close":    (*plex.Multiplexer).Close,
+		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.client(request.WithInFlight(1))
+				sent := asking(context.Background(), c, "sent")
+				conns[0].take("sent")
+				waiting := asking(context.Background(), c, "waiting")
+				requirePending(t, waiting)
+
+				require.NoError(t, end(w.mux))
+				requireError(t, sent, true, plex.ErrClosed)
+				requireError(t, waiting, false, plex.ErrClosed)
+
+				_, err := c.Do(t.Context(), "later")
+				requireIs(t, err, false, plex.ErrClosed)
+			})
+		})
+	}
+}
+
+func TestRequestsGoOnOverReplacedConnections(t *testing.T) {
+	served := func(c *fakeConn) {
+		go func() {
+			for a, ok := c.next(); ok; a, ok = c.next() {
+				c.reply(a.id, a.text)
+				if a.text == "last" {
+					c.fin()
+				}
+			}
+		}()
+	}
+
+	healing(t, 2, served, func(t *testing.T, w *world) {
+		c := w.client()
+
+		for range 20 {
+			requireReply(t, asking(t.Context(), c, "any"), "any")
+			requireReply(t, asking(t.Context(), c, "last"), "last")
+			time.Sleep(time.Minute)
+		}
+
+		require.Greater(t, len(w.all()), 2)
+	})
+}
+
+func TestConnectionsAddedAfterTheLastWasLostAreRead(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		conns[0].reset()
+		time.Sleep(time.Minute)
+		_, err := c.Do(t.Context(), "nobody there")
+		requireIs(t, err, false, plex.ErrNoConnections)
+
+		added := w.conn()
+		rest, err := w.mux.Add(t.Context(), added)
+		require.NoError(t, err)
+		require.Empty(t, rest)
+		asked := asking(t.Context(), c, "request")
+		added.send(frame(kindPush, 0, ""), frame(kindReply, added.take("request"), "reply"))
+		requireReply(t, asked, "reply")
+		require.EqualValues(t, 1, c.Stats().Unsolicited)
+
+		// They are read without a request as well.
+		added.reset()
+		time.Sleep(time.Minute)
+		pushing := w.conn()
+		_, err = w.mux.Add(t.Context(), pushing)
+		require.NoError(t, err)
+		pushing.send(frame(kindPush, 0, ""))
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 2, c.Stats().Unsolicited)
+	})
+}

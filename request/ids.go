@@ -1,0 +1,80 @@
+package request
+
+// Identifiers, and which of them are free.
+
+// ids gives out the identifiers 0 to max. It is guarded by the table's mutex.
+//
+// As long as some have never been used, those are used, in order. After that, in a space of up to 16 bits, those given
+// back are used in the order in which they were given back, so that an identifier rests for as long as possible before
+// it means another request. A larger space is never nearly full, so there the next one that is free is near.
+type ids struct {
+	max   uint64
+	next  uint64 // the next to be tried; in a small space: the first that has never been used
+	spent bool   // all have been used once
+
+	// In a small space: a ring of the identifiers given back.
+	back  []uint16
+	first int
+	count int
+}
+
+// ringIDs is the largest space, less 1, for which given back identifiers are kept in order: 128 KiB at the most.
+const ringIDs = 1<<16 - 1
+
+// take returns a free identifier. There must be one: fewer are taken than there are. taken reports whether one is.
+func (s *ids) take(taken func(id uint64) bool) uint64 {
+	if !s.spent {
+		return s.advance()
+	}
+	if s.max <= ringIDs {
+		id := s.back[s.first]
+		s.first = (s.first + 1) % len(s.back)
+		s.count--
+		return uint64(id)
+	}
+	for {
+		if id := s.advance(); !taken(id) {
+			return id
+		}
+	}
+}
+
+func (s *ids) advance() uint64 {
+	id := s.next
+	if s.next == s.max {
+		s.next, s.spent = 0, true
+	} else {
+		s.next++
+	}
+	return id
+}
+
+// put makes an identifier free again.
+func (s *ids) put(id uint64) {
+	if s.max > ringIDs {
+		return
+	}
+	if s.count == len(s.back) {
+		s.grow()
+	}
+	s.back[(s.first+s.count)%len(s.back)] = uint16(id)
+	s.count++
+}
+
+// grow doubles the ring, which is as large as needed from the start only in a small space that is used up.
+func (s *ids) grow() {
+	back := make([]uint16, min(max(2*len(s.back), 64), int(s.max)+1))
+	for i := range s.count {
+		back[i] = s.back[(s.first+i)%len(s.back)]
+	}
+	s.back, s.first = back, 0
+}
+
+// used reports whether id has ever been given out.
+func (s *ids) used(id uint64) bool { return id <= s.max && (s.spent || id < s.next) }
+
+// few reports whether an identifier that was given up has to stay reserved.
+func (s *ids) few() bool { return s.max < fewIDs }
+
+// room reports whether, with so many taken, one is free.
+func (s *ids) room(taken int) bool { return uint64(taken) <= s.max }

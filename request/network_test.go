@@ -1,0 +1,352 @@
+package request_test
+
+// Real connections, under load and faults: every Do ends once, with its own reply or an error that is true, nothing is
+// sent twice, and nothing is left in the end.
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/message"
+	"go.atomizer.io/plex/request"
+)
+
+// server answers requests with their own text, in any order. It notes each text that has come whole.
+type server struct {
+	net.Listener
+	wg sync.WaitGroup
+
+	mu    sync.Mutex
+	seen  map[string]int
+	conns map[*net.TCPConn]struct{}
+
+	// Of each reply, by chance from 0 to 1. Set before use.
+	lose, push, nonsense float64
+}
+
+func newServer(t testing.TB) *server {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &server{Listener: ln, seen: map[string]int{}, conns: map[*net.TCPConn]struct{}{}}
+
+	s.wg.Go(func() {
+		for {
+			conn, err := s.Accept()
+			if err != nil {
+				return
+			}
+
+			s.mu.Lock()
+			s.conns[conn.(*net.TCPConn)] = struct{}{}
+			s.mu.Unlock()
+			s.wg.Go(func() { s.serve(conn.(*net.TCPConn)) })
+		}
+	})
+
+	return s
+}
+
+func (s *server) stop() {
+	_ = s.Close()
+	s.killAll()
+	s.wg.Wait()
+}
+
+// kill ends one connection, by a reset or by a FIN behind what was sent.
+func (s *server) kill(reset bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	for conn := range s.conns {
+		if reset {
+			_ = conn.SetLinger(0)
+		}
+
+		_ = conn.Close()
+		delete(s.conns, conn)
+
+		return
+	}
+}
+
+func (s *server) killAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	for conn := range s.conns {
+		_ = conn.Close()
+		delete(s.conns, conn)
+	}
+}
+
+// serve holds some replies back, and sends them in another order than the requests came in.
+func (s *server) serve(conn *net.TCPConn) {
+	defer conn.Close()
+
+	var held [][]byte
+
+	frames := bufio.NewScanner(conn)
+	frames.Split(prefix.Split)
+
+	for frames.Scan() {
+		m := frames.Bytes()
+		id, text := binary.BigEndian.Uint64(m[1:]), string(m[9:])
+		s.mu.Lock()
+		s.seen[text]++
+		s.mu.Unlock()
+
+		switch chance := rand.Float64(); {
+		case chance < s.lose:
+			continue
+		case chance < s.lose+s.nonsense:
+			held = append(held, frame('?', 0, ""))
+		case chance < s.lose+s.nonsense+s.push:
+			held = append(held, frame(kindPush, 0, "news"))
+		}
+
+		held = append(held, frame(kindReply, id, text))
+		if len(held) > rand.IntN(8) {
+			rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+
+			for _, f := range held {
+				if _, err := conn.Write(f); err != nil {
+					return
+				}
+			}
+
+			held = held[:0]
+		}
+	}
+}
+
+// times is how often a text has come.
+func (s *server) times(text string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	return s.seen[text]
+}
+
+func TestThousandsOfRequestsOverAFewConnections(t *testing.T) {
+	balanceProcess(t)
+
+	const callers, each = 2_000, 10
+
+	s := newServer(t)
+	defer s.stop()
+	mux, err := plex.New(t.Context(), plex.WithConnector(plex.Dial("tcp", s.Addr().String())),
+		plex.WithMinConnections(4), plex.WithMaxCapacity(4))
+	require.NoError(t, err)
+	defer mux.Close()
+	c, err := request.New(mux, wireProtocol{}, request.WithIDs(1<<16-1))
+	require.NoError(t, err)
+
+	// The server holds some back until more comes; a drip of requests that nobody counts on sets those free.
+	ctx, cancel := context.WithCancel(t.Context())
+	var drips, asking sync.WaitGroup
+	for i := range 8 {
+		drips.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				drip, stop := context.WithTimeout(ctx, 5*time.Millisecond)
+				_, _ = c.Do(drip, fmt.Sprintf("drip %d %d", i, n))
+				stop()
+			}
+		})
+	}
+
+	errs := make(chan error, callers)
+	for caller := range callers {
+		asking.Go(func() {
+			var wrong error
+			for n := range each {
+				text := fmt.Sprintf("%d %d", caller, n)
+				if reply, err := c.Do(t.Context(), text); err != nil || string(reply) != text {
+					wrong = errors.Join(wrong, fmt.Errorf("asked %q, got %q, %w", text, reply, err))
+				}
+			}
+			errs <- wrong
+		})
+	}
+
+	asking.Wait()
+	cancel()
+	drips.Wait()
+
+	for range callers {
+		require.NoError(t, <-errs)
+	}
+
+	balanced(t, c.Stats())
+	require.NoError(t, c.Close())
+}
+
+// fate is how the Do's of one caller ended.
+type fate struct {
+	replies, canceled, failed uint64
+	wrong                     error
+}
+
+func TestEveryRequestEndsOnceWhateverHappens(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options []request.Option
+	}{
+		{"many identifiers", nil},
+		{"few identifiers", []request.Option{request.WithIDs(300)}},
+		{"bounded", []request.Option{request.WithInFlight(20), request.WithIDs(1<<16 - 1)}},
+	} {
+		t.Run(test.name, func(t *testing.T) { soak(t, test.options...) })
+	}
+}
+
+// soak makes requests while connections are killed in every way, for a moment.
+func soak(t *testing.T, options ...request.Option) {
+	balanceProcess(t)
+
+	const callers = 200
+
+	s := newServer(t)
+	defer s.stop()
+	s.lose, s.push, s.nonsense = 0.02, 0.05, 0.001
+
+	mux, err := plex.New(t.Context(), plex.WithConnector(plex.Dial("tcp", s.Addr().String())),
+		plex.WithMinConnections(8), plex.WithMaxCapacity(8), plex.WithMaxLifetime(200*time.Millisecond))
+	require.NoError(t, err)
+	c, err := request.New(mux, wireProtocol{},
+		append(options, request.WithUnsolicited(func(message.Message) {
+			if rand.IntN(100) == 0 {
+				panic("hook")
+			}
+		}))...)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	fates := make(chan fate, callers)
+
+	for caller := range callers {
+		wg.Go(func() { fates <- calls(ctx, c, s, caller) })
+	}
+
+	for ctx.Err() == nil {
+		time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
+		s.kill(rand.IntN(2) == 0)
+	}
+
+	wg.Wait()
+
+	var all fate
+	for range callers {
+		f := <-fates
+		require.NoError(t, f.wrong)
+		all.replies += f.replies
+		all.canceled += f.canceled
+		all.failed += f.failed
+	}
+
+	stats := c.Stats()
+	balanced(t, stats)
+	require.Equal(t, []uint64{all.replies, all.canceled, all.failed}, []uint64{stats.Replies, stats.Canceled, stats.Failed},
+		"what the callers were told, and what is counted: replies, canceled, failed")
+	require.NotZero(t, all.replies)
+	require.NotZero(t, all.canceled)
+	require.NotZero(t, all.failed)
+
+	s.stop() // the end of the connections frees what is reserved
+	for end := time.Now().Add(5 * time.Second); c.Stats().Abandoned > 0; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), "identifiers still reserved: %+v", c.Stats())
+	}
+
+	require.NoError(t, c.Close())
+	require.NoError(t, mux.Close())
+	t.Logf("%+v", stats)
+}
+
+// calls makes requests, one after the other, until ctx ends, and checks what comes of each.
+func calls(ctx context.Context, c *client, s *server, caller int) (f fate) {
+	for n := 0; ctx.Err() == nil; n++ {
+		text := fmt.Sprintf("%d %d", caller, n)
+		mine, cancel := context.WithTimeout(ctx, time.Duration(rand.IntN(30_000))*time.Microsecond)
+		reply, err := c.Do(mine, text)
+		cancel()
+
+		var e *request.Error
+
+		switch {
+		case err == nil:
+			f.replies++
+			if string(reply) != text {
+				f.wrong = errors.Join(f.wrong, fmt.Errorf("asked %q, got %q", text, reply))
+			}
+		case !errors.As(err, &e):
+			f.wrong = errors.Join(f.wrong, fmt.Errorf("asked %q, not a *request.Error: %w", text, err))
+		case errors.Is(err, context.DeadlineExceeded):
+			f.canceled++
+		default:
+			f.failed++
+		}
+
+		if n := s.times(text); n > 1 || n == 1 && e != nil && !e.MaybeSent || n == 0 && err == nil {
+			f.wrong = errors.Join(f.wrong, fmt.Errorf("%q has come %d times, and Do returned %w", text, n, err))
+		}
+	}
+
+	return f
+}
+
+func TestAPeerThatDoesNotReadHoldsOnlyItsOwnWriterUp(t *testing.T) {
+	balanceProcess(t)
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	accepted := make(chan net.Conn, 10)
+	wg.Go(func() {
+		defer close(accepted)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- conn // and nobody reads
+		}
+	})
+	defer func() {
+		_ = ln.Close()
+		wg.Wait()
+		for conn := range accepted {
+			_ = conn.Close()
+		}
+	}()
+
+	mux, err := plex.New(t.Context(), plex.WithConnector(plex.Dial("tcp", ln.Addr().String())), plex.WithMinConnections(1))
+	require.NoError(t, err)
+	defer mux.Close()
+	c, err := request.New(mux, wireProtocol{})
+	require.NoError(t, err)
+	defer c.Close()
+
+	// Fill the buffers, with a context that ends as soon as a Write blocks for long.
+	text := string(make([]byte, 60_000))
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		_, err := c.Do(ctx, text)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		if mux.Stats().Lost > 0 {
+			break // this one was torn
+		}
+	}
+}

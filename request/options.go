@@ -1,0 +1,144 @@
+package request
+
+// Options write into a config; one validate checks them together, so that their order never matters.
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"time"
+
+	"go.atomizer.io/plex/message"
+)
+
+const (
+	defaultReceivers = 4
+
+	// maxReceivers keeps a mistyped number from starting goroutines without end.
+	maxReceivers = 1 << 16
+
+	// fewIDs is where identifiers are so many that one that was given up can be used again: by the time that all the
+	// others have been used, its late reply has come or never will.
+	fewIDs = 1 << 32
+)
+
+// Option sets up a Client in New. The order of options never matters; of the same option given twice the later one
+// counts.
+type Option func(*config)
+
+// config is what the options say. A field is meaningless unless the matching set flag is on, so that a bad value can be
+// told from none.
+type config struct {
+	ids            uint64
+	inFlight       setting[int]
+	receivers      setting[int]
+	maxSize        setting[int]
+	acquireTimeout setting[time.Duration]
+	unsolicited    func(message.Message)
+	hookSet        bool
+}
+
+// setting is a value that an option may have given.
+type setting[T any] struct {
+	value T
+	set   bool
+}
+
+func (s *setting[T]) give(v T) { s.value, s.set = v, true }
+
+// WithIDs says which identifiers the protocol has room for: 0 to max. The default is all of 64 bits; DNS has 1<<16-1.
+//
+// If there are fewer than 1<<32, the identifier of a request that its context has ended is not used again before its
+// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served.
+func WithIDs(max uint64) Option {
+	return func(c *config) { c.ids = max }
+}
+
+// WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served, until one of them ends
+// or their own context does. Without it only WithIDs sets a bound.
+func WithInFlight(n int) Option {
+	return func(c *config) { c.inFlight.give(n) }
+}
+
+// WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default only its context
+// does.
+func WithAcquireTimeout(d time.Duration) Option {
+	return func(c *config) { c.acquireTimeout.give(d) }
+}
+
+// WithReceivers sets the number of goroutines that read replies, parse them and hand them over. The default is 4. They
+// serve any number of connections.
+func WithReceivers(n int) Option {
+	return func(c *config) { c.receivers.give(n) }
+}
+
+// WithMaxSize bounds the size of a message from the server, in bytes. A connection that brings a longer one is killed.
+// The default is that of package message, 1 MiB.
+func WithMaxSize(bytes int) Option {
+	return func(c *config) { c.maxSize.give(bytes) }
+}
+
+// WithUnsolicited gives messages that are no replies (see ErrNotReply) to a function, which owns them. It is called by
+// the goroutines that receive, so several calls can be under way at once, and it must not block: replies are not read
+// meanwhile. Hand to a goroutine or a channel what takes longer. It must not call the client's Close, which waits for
+// it. A panic of it costs that message and nothing else; it is counted in Stats.
+func WithUnsolicited(hook func(message.Message)) Option {
+	return func(c *config) { c.unsolicited, c.hookSet = hook, true }
+}
+
+// configure applies the options and fills in the defaults. Its error joins all that is wrong, so that one run is enough
+// to mend it.
+func configure(options []Option) (*config, error) {
+	c := &config{ids: math.MaxUint64}
+	c.receivers.give(defaultReceivers)
+	var errs []error
+	for i, option := range options {
+		if option == nil {
+			errs = append(errs, fmt.Errorf("request: New: option %d of %d is nil; leave it out or give an option", i+1, len(options)))
+			continue
+		}
+		option(c)
+	}
+	return c, errors.Join(append(errs, c.validate()...)...)
+}
+
+// validate returns all that is wrong with the values.
+func (c *config) validate() (errs []error) {
+	wrong := func(option, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("request: %s: %s", option, fmt.Sprintf(format, args...)))
+	}
+	if n := c.inFlight; n.set && n.value < 1 {
+		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.value)
+	}
+	switch n := c.receivers.value; {
+	case n < 1:
+		wrong("WithReceivers", "the number is %d; it must be at least 1", n)
+	case n > maxReceivers:
+		wrong("WithReceivers", "the number is %d; it must be at most %d, and a few are enough", n, maxReceivers)
+	}
+	if n := c.maxSize; n.set && n.value < 1 {
+		wrong("WithMaxSize", "the size is %d bytes; it must be at least 1", n.value)
+	}
+	if d := c.acquireTimeout; d.set && d.value <= 0 {
+		wrong("WithAcquireTimeout", "the duration is %v; it must be above zero", d.value)
+	}
+	if c.hookSet && c.unsolicited == nil {
+		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
+	}
+	return errs
+}
+
+// isNil reports whether v is nil or an interface around a nil pointer, map, function, channel or slice, on which a call
+// would most likely panic.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch rv := reflect.ValueOf(v); rv.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice:
+		return rv.IsNil()
+	default:
+		return false
+	}
+}

@@ -1,0 +1,99 @@
+package request
+
+// Receiving: a few goroutines take messages from all connections, parse them, and end the calls that they are for.
+
+import (
+	"errors"
+	"time"
+
+	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/message"
+)
+
+// revival is how often to look whether there are connections again, where none was left and no connector was there to
+// replace them, so that only an Add can. The first request over one is another way to learn of it.
+const revival = time.Second
+
+// receive is one of these goroutines. It ends with the client or with the multiplexer.
+//
+// A message is seen to within the read lease that brought it. So when plex tells of the end of a connection, which it
+// does after its last read lease, all that had arrived over it has been handed over.
+func (c *Client[Q, R]) receive() {
+	for {
+		var last error
+		for m, err := range c.messages.All(c.ctx) {
+			last = err
+			if err == nil {
+				c.take(m)
+			} else if m.Conn != (plex.Conn{}) {
+				c.troubled(m.Conn, err)
+			}
+		}
+		switch {
+		case errors.Is(last, plex.ErrClosed):
+			c.end(plex.ErrClosed)
+			return
+		case !errors.Is(last, plex.ErrNoConnections):
+			c.end(last)
+			return
+		}
+		select {
+		case <-c.table.news:
+		case <-time.After(revival):
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// take does with a message what is to be done.
+func (c *Client[Q, R]) take(m message.Message) {
+	id, r, err := c.parse(m.Data)
+	switch {
+	case err == nil:
+		if call := c.table.reply(id); call != nil {
+			call.reply = r
+			call.done <- reply
+		}
+	case errors.Is(err, ErrNotReply):
+		c.table.unsolicited()
+		if c.cfg.unsolicited == nil {
+			return
+		}
+		if err := c.pass(m); err != nil {
+			c.table.panicked(err)
+		}
+	default:
+		// What comes behind this would be read from the wrong place, and a reply in it could be anyone's. So nothing
+		// of it is delivered: the connection, which is in the hands of this goroutine, is killed now.
+		c.outOfStep(m.Conn, err)
+		c.messages.Kill(m.Conn)
+	}
+}
+
+// troubled acts on what package message reports of one connection, which has ended or been killed.
+func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
+	var cut *message.CutError
+	if !errors.As(err, &cut) { // else its requests fail with the connection's own error
+		c.outOfStep(conn, err)
+	}
+}
+
+// outOfStep fails the requests on a connection over which something came that makes no sense.
+func (c *Client[Q, R]) outOfStep(conn plex.Conn, err error) {
+	err = errOutOfStep(conn, err)
+	c.table.nonsense(conn, err).fail(err)
+}
+
+// parse is the protocol's, which must not take the goroutine down with it.
+func (c *Client[Q, R]) parse(data []byte) (id uint64, r R, err error) {
+	defer recovered("Parse", &err)
+	return c.protocol.Parse(data)
+}
+
+// pass gives a message to the user's function, which must not either.
+func (c *Client[Q, R]) pass(m message.Message) (err error) {
+	defer recovered("WithUnsolicited", &err)
+	c.cfg.unsolicited(m)
+	return nil
+}
