@@ -70,7 +70,7 @@ var healDefects = []defect{
 	{
 		name: "expired-under-a-lease", file: "lifetime.go",
 		what:  "a connection that is too old is closed though a consumer has it",
-		edits: []edit{{old: "\tif m.mayExpire(c) && c.holdBoth() {\n\t\tm.expireHeld(c)\n\t}\n", new: "\tif m.mayExpire(c) && c.holdBoth() {\n\t\tm.expireHeld(c)\n\t} else {\n\t\tc.fail(errPeerClosed)\n\t}\n"}},
+		edits: []edit{{old: "\tif !m.drain(c) && m.mayExpire(c) && c.holdBoth() {\n\t\tm.expireHeld(c)\n\t}\n", new: "\tif !m.drain(c) && m.mayExpire(c) && c.holdBoth() {\n\t\tm.expireHeld(c)\n\t} else {\n\t\tc.fail(errPeerClosed)\n\t}\n"}},
 		tests: []suite{root("TestOneConnectionAtATimeIsMissingForItsAge")},
 	},
 	{
