@@ -68,5 +68,9 @@ func copyLibrary(from, to string) error {
 // tools', and the like.
 func wanted(folder string) bool {
 	top, _, _ := strings.Cut(folder, string(filepath.Separator))
-	return top == "faulttest" || top == "testdata" || top == "examples"
+	switch top {
+	case "faulttest", "testdata", "examples", "message", "request":
+		return true
+	}
+	return false
 }
