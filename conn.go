@@ -33,7 +33,6 @@ type conn struct {
 	m        *Multiplexer
 	nc       net.Conn
 	remote   net.Addr
-	key      any  // identity in Multiplexer.known, nil if it has none
 	datagram bool // Read and Write keep message boundaries
 	udp      bool // and some errors are about one datagram, not the connection
 	tls      bool // a write that times out breaks the write side for good
@@ -66,11 +65,11 @@ type conn struct {
 	expired    bool     // older than the maximal lifetime; it goes when both halves are idle
 	admittedAt time.Time
 	lostAt     time.Time
-	replace    *loss     // what its slot is to be filled for, once it is free
-	expiresAt  time.Time // zero without a maximal lifetime
-	pins       int       // somebody expects something of it without a lease
-	draining   bool      // too old and pinned: its read half goes when it is not
-	ends       []*afterEnd
+	replace    *loss         // what its slot is to be filled for, once it is free
+	lifetime   time.Duration // the maximal, with its jitter; meaningless if there is none
+	pins       int           // somebody expects something of it without a lease
+	draining   bool          // too old and pinned: its read half goes when it is not
+	ends       *afterEnd     // the first of those to be told of its end
 	pollWake   chan struct{} // has the goroutine that polls it look again; nil if there is none
 
 	w half
@@ -100,7 +99,6 @@ func (m *Multiplexer) claim(nc net.Conn, owned bool) (*conn, error) {
 			return nil, ErrKnownConnection
 		}
 		m.known[key] = struct{}{}
-		c.key = key
 	}
 	m.conns[c] = struct{}{}
 	if owned {
@@ -115,8 +113,13 @@ func (m *Multiplexer) unclaim(c *conn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.conns, c)
-	if c.key != nil {
-		delete(m.known, c.key)
+	m.unknownLocked(c)
+}
+
+// unknownLocked forgets c's transport, which may then be had again.
+func (m *Multiplexer) unknownLocked(c *conn) {
+	if key, ok := identity(c.nc); ok {
+		delete(m.known, key)
 	}
 }
 
@@ -197,7 +200,7 @@ func (m *Multiplexer) admit(c *conn) error {
 	}
 	c.admitted, c.counted, c.admittedAt = true, true, time.Now()
 	if d := m.cfg.maxLifetime; d.set {
-		c.expiresAt = c.admittedAt.Add(jitteredLifetime(d.value, rand.Float64()))
+		c.lifetime = jitteredLifetime(d.value, rand.Float64())
 	}
 	m.connecting--
 	m.open++
@@ -305,6 +308,9 @@ func (m *Multiplexer) settle(h *half) {
 	halfShut := h == &c.w && c.finSeen && !c.shutting
 	if h == &c.r {
 		c.endedLocked()
+		if len(m.remains) > m.capacity {
+			m.kick() // it may be one that connecting has waited for
+		}
 	}
 	m.forgetLocked(c)
 	m.mu.Unlock()
@@ -409,9 +415,7 @@ func (c *conn) wasShut() {
 	defer m.mu.Unlock()
 	c.shut = true
 	m.transports--
-	if c.key != nil {
-		delete(m.known, c.key)
-	}
+	m.unknownLocked(c)
 	m.uncountLocked(c)
 	m.forgetLocked(c)
 	m.changed.Broadcast()
@@ -491,9 +495,45 @@ func transportKind(nc net.Conn) (datagram, udp bool) {
 	return udp || network == "unixgram" || network == "unixpacket", udp
 }
 
+// mostRemains is how many connections that are over but for what is left to be
+// read are kept. Where ready readers come for them, no message shall be lost as
+// long as they do, so there may be more for a moment, see waitsForReaders.
+func (m *Multiplexer) mostRemains() int {
+	if m.attending.Load() {
+		return attendedRemains * m.capacity
+	}
+	return m.capacity
+}
+
+const (
+	attendedRemains = 4           // times the capacity
+	remainsPatience = time.Second // how long ready readers may take to come for what is left
+)
+
+// waitsForReaders reports whether connecting has to wait until ready readers have
+// read what earlier connections have left: a peer that sends and hangs up, over
+// and over, must not be faster than they are. If they do not come for the oldest
+// in time they are not waited for.
+func (m *Multiplexer) waitsForReaders(now time.Time, next *time.Time) bool {
+	if !m.attending.Load() {
+		return false
+	}
+	m.remains = slices.DeleteFunc(m.remains, func(c *conn) bool { return c.r.settled })
+	if len(m.remains) <= m.capacity {
+		return false
+	}
+	oldest := slices.MinFunc(m.remains, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
+	late := oldest.lostAt.Add(remainsPatience)
+	if !now.Before(late) {
+		return false
+	}
+	sooner(next, late)
+	return true
+}
+
 // keepRemains remembers a connection that is over but for what is left to be
-// read; its read half is held. If there are more of them than the capacity, the
-// one that ended first, and that nobody has come to read, is given up; it
+// read; its read half is held. If there are more of them than are kept, the one
+// that ended first, and that nobody has come to read, is given up; it
 // reports true if that is c itself.
 func (c *conn) keepRemains() (giveUp bool) {
 	m := c.m
@@ -502,7 +542,7 @@ func (c *conn) keepRemains() (giveUp bool) {
 	m.remains = append(m.remains, c)
 	var victim *conn
 	slow := false
-	if len(m.remains) > m.capacity {
+	if len(m.remains) > m.mostRemains() {
 		victim = slices.MinFunc(m.remains, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
 		m.remains = slices.DeleteFunc(m.remains, func(r *conn) bool { return r == victim })
 		slow = !victim.shut

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -68,7 +67,6 @@ type half struct {
 	state atomic.Uint64
 	queue *queue // where it waits for the next lease; constant
 	conn  *conn  // constant
-	nc    net.Conn
 
 	// Owned by the holder of busy; by the closer of the lease when nobody is
 	// busy.
@@ -86,10 +84,9 @@ type half struct {
 	killed      bool          // the last lease there will be has been killed
 	interrupted bool          // a past deadline is set, and until is to be set again
 	stream      *stream       // the stream that is running
-	result      result        // of the last stream that did not end well
+	result      *result       // of the last stream; nil if it ended well
 	sent        *stream       // the lease's last write stream, running or not
-	unsent      int64         // by the lease's write streams before sent
-	unsentErr   error
+	unsent      *UnsentError  // of the lease's write streams before sent; nil if all was sent
 
 	// forcer closes the connection if an interrupt does not help; nil if none
 	// is under way. It is written under mu.
@@ -108,7 +105,7 @@ type result struct {
 }
 
 func (h *half) init(c *conn, q *queue, word uint64) {
-	h.conn, h.queue, h.nc = c, q, c.nc
+	h.conn, h.queue = c, q
 	h.state.Store(word)
 }
 
@@ -358,7 +355,9 @@ func (h *half) end(id uint64) error {
 	err := h.finishSending(id)
 	h.evict()
 	h.takeBack()
-	h.peek()
+	if h.peek() {
+		defer h.conn.m.endLook()
+	}
 	h.clear()
 	h.release(id)
 	return err
@@ -431,9 +430,9 @@ func (h *half) resumeLocked() error {
 // read from memory, where nothing blocks.
 func (h *half) setDeadline(t time.Time) error {
 	if h.writes() {
-		return h.nc.SetWriteDeadline(t)
+		return h.conn.nc.SetWriteDeadline(t)
 	}
-	err := h.nc.SetReadDeadline(t)
+	err := h.conn.nc.SetReadDeadline(t)
 	if err != nil && h.state.Load()&(ending|gone) == ending {
 		err = nil
 	}
@@ -478,7 +477,7 @@ func (h *half) clear() {
 		}
 	}
 	h.interrupted, h.until = false, time.Time{}
-	h.sent, h.unsent, h.unsentErr = nil, 0, nil
+	h.sent, h.unsent = nil, nil
 	if h.done != nil {
 		close(h.done)
 		h.done = nil
@@ -610,7 +609,7 @@ func (h *half) err(id uint64) error {
 			return err
 		}
 	}
-	if h.result.lease == id && h.result.err != nil {
+	if h.result != nil && h.result.lease == id {
 		return h.result.err
 	}
 	if h.live(id) {
@@ -639,7 +638,7 @@ func (h *half) read(p []byte) (int, error) {
 		}
 		return 0, io.EOF
 	}
-	n, err := h.nc.Read(p)
+	n, err := h.conn.nc.Read(p)
 	if n > 0 && !h.proved {
 		h.proved = true
 		h.conn.prove()
@@ -653,7 +652,7 @@ func (h *half) read(p []byte) (int, error) {
 // write is one Write to the transport, and keeps the account of whether it was
 // whole. The caller is busy.
 func (h *half) write(p []byte) (int, error) {
-	n, err := h.nc.Write(p)
+	n, err := h.conn.nc.Write(p)
 	switch {
 	case n < len(p):
 		if err == nil {

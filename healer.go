@@ -132,7 +132,7 @@ func (m *Multiplexer) supervise() {
 // connectsLocked starts the connects that are due and makes next the time to
 // look again, if that is sooner.
 func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
-	if m.cfg.connect == nil || m.refusing {
+	if m.cfg.connect == nil || m.refusing || m.waitsForReaders(now, next) {
 		return
 	}
 	active, hung := 0, 0

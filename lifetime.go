@@ -23,8 +23,8 @@ func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
 		case !c.counted || c.lost:
 		case c.expired:
 			old = append(old, c)
-		case now.Before(c.expiresAt):
-			sooner(next, c.expiresAt)
+		case now.Before(c.admittedAt.Add(c.lifetime)):
+			sooner(next, c.admittedAt.Add(c.lifetime))
 		default:
 			c.expired = true
 			c.r.state.Or(expiring)

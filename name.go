@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"sync"
 )
 
@@ -64,8 +63,12 @@ func (c Conn) Kill() {
 	}
 }
 
-// afterEnd is one call of AfterEnd.
-type afterEnd struct{ f func(cause error) }
+// afterEnd is one call of AfterEnd; mu guards it. f is nil once it has been called
+// or stopped.
+type afterEnd struct {
+	f    func(cause error)
+	next *afterEnd
+}
 
 // AfterEnd arranges to call f in a goroutine of its own when nothing more will
 // be read from the connection: it is lost or retired, and its last read lease has
@@ -82,21 +85,27 @@ func (c Conn) AfterEnd(f func(cause error)) (stop func() bool) {
 		go f(ErrLeaseClosed)
 		return func() bool { return false }
 	}
-	m, e := c.c.m, &afterEnd{f}
+	m := c.c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c.c.ends = append(c.c.ends, e)
+	e := &afterEnd{f, c.c.ends}
+	c.c.ends = e
 	if c.c.r.settled {
 		c.c.endedLocked()
 	}
 	return func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		i := slices.Index(c.c.ends, e)
-		if i < 0 {
+		if e.f == nil {
 			return false
 		}
-		c.c.ends = slices.Delete(c.c.ends, i, i+1)
+		e.f = nil
+		for at := &c.c.ends; *at != nil; at = &(*at).next {
+			if *at == e {
+				*at = e.next
+				break
+			}
+		}
 		return true
 	}
 }
@@ -109,7 +118,7 @@ func (c *conn) endedLocked() {
 		default:
 		}
 	}
-	if len(c.ends) == 0 {
+	if c.ends == nil {
 		return
 	}
 	cause := c.failure()
@@ -122,8 +131,10 @@ func (c *conn) endedLocked() {
 	default:
 		cause = ErrRetired
 	}
-	for _, e := range c.ends {
-		c.m.spawnOutsideLocked(func() { e.f(cause) })
+	for e := c.ends; e != nil; e = e.next {
+		f := e.f
+		e.f = nil
+		c.m.spawnOutsideLocked(func() { f(cause) })
 	}
 	c.ends = nil
 }

@@ -135,8 +135,8 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.changed.L = &m.mu
 	m.wake, m.closing = make(chan struct{}, 1), make(chan struct{})
 	m.initHealing()
-	m.readers.init("reader", m.capacity)
-	m.writers.init("writer", m.capacity)
+	m.readers.init("reader", m.capacity, attendedRemains)
+	m.writers.init("writer", m.capacity, 1)
 	// Connects outlive New and serve everyone, so they are bound to the
 	// multiplexer, not to ctx, whose end closes it anyway.
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -49,11 +49,12 @@ type queue struct {
 }
 
 // init makes room for all that can be of use in the channel at one moment, the
-// halves of every open connection, those of as many remains, and the token; and
-// for as many again that are of none, see sweep.
-func (q *queue) init(name string, capacity int) {
+// halves of every open connection, those of connections that are over but for
+// what is left to be read, at most so many times the capacity, and the token;
+// and for a quarter more that are of none, see sweep.
+func (q *queue) init(name string, capacity, over int) {
 	q.name = name
-	q.idle = make(chan *half, 4*capacity+8)
+	q.idle = make(chan *half, 5*(1+over)*capacity/4+8)
 }
 
 // put makes h available. It does not block: h is in the channel only once, as

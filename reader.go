@@ -145,7 +145,7 @@ func (h *half) localAddr() net.Addr {
 	if h == nil {
 		return nil
 	}
-	return h.nc.LocalAddr()
+	return h.conn.nc.LocalAddr()
 }
 
 func (h *half) remoteAddr() net.Addr {

@@ -23,8 +23,10 @@ package plex
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"time"
 )
@@ -86,7 +88,7 @@ func (m *Multiplexer) startAttending() error {
 		return nil
 	}
 	if m.ready.idle == nil {
-		m.ready.init("ready reader", m.capacity)
+		m.ready.init("ready reader", m.capacity, attendedRemains)
 		m.ready.lends = true
 		if m.hopelessLocked() != nil {
 			m.ready.token = true
@@ -216,11 +218,12 @@ func (h *half) lend() (id uint64, ok bool) {
 }
 
 // peek fetches what the transport has inside itself, without waiting for more.
-// The lease is ending and nobody busy; clear sets the deadline back.
-func (h *half) peek() {
+// The lease is ending and nobody busy; clear sets the deadline back. If it has
+// found the end, a look has begun, which is to end when the half is idle.
+func (h *half) peek() (looking bool) {
 	w := h.state.Load()
 	if w&attended == 0 || w&gone != 0 || h.conn.attention != inside || len(h.back) > 0 || h.ended {
-		return
+		return false
 	}
 	h.mu.Lock()
 	h.calmLocked()
@@ -230,9 +233,12 @@ func (h *half) peek() {
 	if err == nil {
 		err = h.fetch()
 	}
-	if err != nil && !isClosed(err) {
-		h.lookFailed(err)
+	if err == nil || isClosed(err) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
 	}
+	h.conn.m.beginLook()
+	h.lookFailed(err)
+	return true
 }
 
 // fetch reads once into back. The caller owns the half.
@@ -240,7 +246,7 @@ func (h *half) fetch() error {
 	h.looked = true
 	buf := byteBuffers.Get().(*[byteBuffer]byte)
 	defer byteBuffers.Put(buf)
-	n, err := h.nc.Read(buf[:])
+	n, err := h.conn.nc.Read(buf[:])
 	if n > 0 || err == nil && h.conn.datagram {
 		h.back = append(h.back, append([]byte{}, buf[:n]...))
 	}

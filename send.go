@@ -249,7 +249,7 @@ func (h *half) finishSending(id uint64) error {
 	h.mu.Lock()
 	err := h.unsentLocked()
 	if err != nil {
-		h.result = result{id, err}
+		h.result = &result{id, err}
 	}
 	return err
 }
@@ -267,28 +267,30 @@ func (h *half) retireSent() {
 	h.mu.Unlock()
 	<-s.counted
 	h.mu.Lock()
-	if n := s.unsent.Load(); n > 0 {
-		if h.unsent == 0 {
-			h.unsentErr = s.err
-		}
-		h.unsent += n
-	}
-	h.sent = nil
+	h.unsent, h.sent = h.unsentTotalLocked(), nil
 }
 
 // unsentLocked says what the lease's write streams could not write.
 func (h *half) unsentLocked() error {
-	n, err := h.unsent, h.unsentErr
-	if h.sent != nil {
-		if m := h.sent.unsent.Load(); m > 0 {
-			n += m
-			if err == nil {
-				err = h.sent.err
-			}
-		}
+	if e := h.unsentTotalLocked(); e != nil {
+		return e
 	}
-	if n == 0 {
-		return nil
+	return nil
+}
+
+// unsentTotalLocked adds what the last stream could not write to what those
+// before it could not, with the first error; nil if all was written.
+func (h *half) unsentTotalLocked() *UnsentError {
+	e := h.unsent
+	if h.sent == nil {
+		return e
 	}
-	return &UnsentError{Unsent: n, Err: err}
+	switch n := h.sent.unsent.Load(); {
+	case n == 0:
+		return e
+	case e == nil:
+		return &UnsentError{Unsent: n, Err: h.sent.err}
+	default:
+		return &UnsentError{Unsent: e.Unsent + n, Err: e.Err}
+	}
 }

@@ -88,7 +88,7 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 		return ErrLeaseClosed
 	}
 	h.state.Or(streaming)
-	h.stream, h.result = s, result{}
+	h.stream, h.result = s, nil
 	if h.writes() {
 		h.sent = s
 		h.state.Or(watched)
@@ -152,7 +152,9 @@ func (h *half) endStream(s *stream, err error) {
 	}
 	h.mu.Lock()
 	h.stream = nil
-	h.result = result{s.lease, err}
+	if err != nil {
+		h.result = &result{s.lease, err}
+	}
 	s.err = err
 	resumed := h.resumeLocked()
 	h.mu.Unlock()

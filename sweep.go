@@ -78,20 +78,23 @@ func (s *sweeper) run() {
 // glance reads from an idle connection for a moment.
 func (c *conn) glance() {
 	h := &c.r
-	if h.state.Load()&(backlog|ending) != 0 || !h.hold() {
-		return // there is something to be read, or somebody reads
+	if h.state.Load()&(backlog|ending) != 0 {
+		return // there is something to be read
 	}
-	err := h.nc.SetReadDeadline(time.Now().Add(sweepGlance))
+	if c.m.cfg.connect == nil { // with one there is always something to wait for
+		c.m.beginLook()
+		defer c.m.endLook()
+	}
+	if !h.hold() {
+		return // somebody reads
+	}
+	err := h.conn.nc.SetReadDeadline(time.Now().Add(sweepGlance))
 	var failed error
 	if err == nil {
 		if failed = h.fetch(); errors.Is(failed, os.ErrDeadlineExceeded) {
 			failed = nil
 		}
-		err = h.nc.SetReadDeadline(time.Time{})
-	}
-	if failed != nil || err != nil {
-		c.m.beginLook()
-		defer c.m.endLook()
+		err = h.conn.nc.SetReadDeadline(time.Time{})
 	}
 	if failed != nil {
 		h.lookFailed(failed)

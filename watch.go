@@ -47,6 +47,8 @@ func socketOf(nc net.Conn) syscall.RawConn {
 // noticed is called by the watcher when the peer has closed the connection, or
 // reset it.
 func (c *conn) noticed(reset bool) {
+	c.m.beginLook() // what is left is not to be overlooked when the connection does not count any more
+	defer c.m.endLook()
 	c.r.state.Or(ending) // before looking for a lease, so that its end looks again
 	reset = reset || wasReset(c.nc)
 	if !reset {
@@ -134,7 +136,7 @@ func (c *conn) readRemains() {
 	}
 	// What is there is there at once; the deadline is for a transport that
 	// thinks otherwise.
-	_ = h.nc.SetReadDeadline(time.Now().Add(inspectTime))
+	_ = h.conn.nc.SetReadDeadline(time.Now().Add(inspectTime))
 	chunk := 4 << 10
 	if c.datagram {
 		chunk = byteBuffer // any datagram fits
@@ -147,7 +149,7 @@ func (c *conn) readRemains() {
 	for err == nil && size < inspectLimit {
 		var n int
 		buf := make([]byte, chunk)
-		if n, err = h.nc.Read(buf); n > 0 {
+		if n, err = h.conn.nc.Read(buf); n > 0 {
 			h.back = append(h.back, buf[:n])
 			size += n
 		}
@@ -157,7 +159,7 @@ func (c *conn) readRemains() {
 		err = nil
 	}
 	if err == nil {
-		err = h.nc.SetReadDeadline(time.Time{})
+		err = h.conn.nc.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
 		h.lookFailed(err)

@@ -215,7 +215,7 @@ func (s *swept) readersOf(n int) map[*sweptPeer]Reader {
 		r, err := s.Reader(s.Context(), sweepPatience) // one that is being swept is not idle at that moment
 		require.NoError(s, err)
 		s.mu.Lock()
-		i := slices.IndexFunc(s.peers, func(p *sweptPeer) bool { return p.client == r.h.nc })
+		i := slices.IndexFunc(s.peers, func(p *sweptPeer) bool { return p.client == r.h.conn.nc })
 		readers[s.peers[i]] = r
 		s.mu.Unlock()
 	}

@@ -5,7 +5,6 @@ package plex
 // each sees what arrives.
 
 import (
-	"errors"
 	"sync"
 	"syscall"
 )
@@ -146,20 +145,47 @@ func (c *conn) makeKnown() error {
 // if there has been another by then, it is of no interest. An error says that
 // there will be none.
 func (c *conn) arm(lease uint64) error {
-	w := c.watcher
-	event := syscall.EpollEvent{
+	a := armings.Get().(*arming)
+	a.ready, a.err = c.watcher.ready, nil
+	a.event = syscall.EpollEvent{
 		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
 		Fd:     int32(c.watchKey), Pad: int32(uint32(lease / leaseOne)),
 	}
-	var err error
-	// Control fails if c is closed already: then its end is told in other ways.
-	_ = c.socket.Control(func(fd uintptr) {
-		if err = w.ready.control(syscall.EPOLL_CTL_MOD, int(fd), &event); errors.Is(err, syscall.ENOENT) {
-			err = w.ready.control(syscall.EPOLL_CTL_ADD, int(fd), &event)
-		}
-	})
-	if errors.Is(err, syscall.EEXIST) {
+	// It fails if c is closed already: then its end is told in other ways.
+	_ = c.socket.Control(a.socket)
+	err := a.err
+	a.ready = nil
+	armings.Put(a)
+	if err == syscall.EEXIST {
 		return nil // another has added it meanwhile, see conn.arrived
 	}
 	return err
 }
+
+// arming is what arm needs for the two descriptors, of which either may be
+// closed meanwhile. It is reused, as there is one for each lease.
+type arming struct {
+	ready  *epoll
+	event  syscall.EpollEvent
+	fd     int
+	err    error
+	socket func(fd uintptr)   // is called with the connection's
+	epoll  func(epfd uintptr) // and then, within, with the epoll's
+}
+
+var armings = sync.Pool{New: func() any {
+	a := &arming{}
+	a.socket = func(fd uintptr) {
+		a.fd = int(fd)
+		if err := a.ready.raw.Control(a.epoll); err != nil {
+			a.err = err
+		}
+	}
+	a.epoll = func(epfd uintptr) {
+		a.err = syscall.EpollCtl(int(epfd), syscall.EPOLL_CTL_MOD, a.fd, &a.event)
+		if a.err == syscall.ENOENT {
+			a.err = syscall.EpollCtl(int(epfd), syscall.EPOLL_CTL_ADD, a.fd, &a.event)
+		}
+	}
+	return a
+}}
