@@ -71,6 +71,7 @@ type Multiplexer struct {
 	patiences sync.Pool // *patience, for waits with auto-scaling
 	addr      atomic.Pointer[net.Addr]
 	short     atomic.Bool // connections are missing, so that a waiter should wake the supervisor
+	refused   atomic.Bool // is refusing, for those who do not hold mu
 	attending atomic.Bool // somebody has asked for ready readers; written under mu
 
 	// mu guards what follows and the fields that say so. It is held for
@@ -410,6 +411,7 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 // refuseLocked begins the end: no new lease, no new connection, no waiter.
 func (m *Multiplexer) refuseLocked() {
 	m.refusing = true
+	m.refused.Store(true)
 	m.cancel()
 	m.wakeLocked()
 }

@@ -74,6 +74,12 @@ func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (R
 		}
 	}
 	h, lease, err := m.acquireSlow(ctx, timeout, &m.ready)
+	if err == nil && m.refused.Load() {
+		// A half that Close or Shutdown has not come to yet. Who has been told
+		// of the end once must not be given a lease later.
+		_ = h.close(lease)
+		return Reader{}, m.acquireFailed(&m.ready, 0, ErrClosed)
+	}
 	if err == nil && m.tracks {
 		h.remember(lease)
 	}
