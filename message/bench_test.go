@@ -1,8 +1,8 @@
 package message_test
 
 // How fast messages come, beside a hand-written loop over the raw connections: one goroutine for each, which reads
-// through a bufio.Reader and copies each message too. Both receive the same frames over as many loopback TCP connections,
-// in turns, so that the ratio is of two measurements made under the same conditions:
+// through a bufio.Reader and copies each message too. Both receive the same frames over as many loopback TCP
+// connections, in turns, so that the ratio is of two measurements made under the same conditions:
 //
 //	go test -run '^$' -bench Messages ./message
 
@@ -174,8 +174,8 @@ func tcpPair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// A message takes one allocation, of its own length, whatever is done with it; what a lease takes beside it is less than
-// one for each lease.
+// A message takes one allocation, of its own length, whatever is done with it; what a lease takes beside it is less
+// than one for each lease.
 func BenchmarkAllocations(b *testing.B) {
 	s := newBenchSide(b, 64)
 	s.receive(b, 1)

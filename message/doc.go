@@ -1,8 +1,9 @@
-// Package message finds whole messages in what arrives on the connections of a [plex.Multiplexer], and writes whole ones.
+// Package message finds whole messages in what arrives on the connections of a [plex.Multiplexer], and writes whole
+// ones.
 //
 // A [Receiver] knows by a split function, a [bufio.SplitFunc], where a message ends: [Prefix.Split] for length
-// prefixes, [Lines], [Delimiter], or any other. Whoever ranges over [Receiver.All] gets the messages of all connections, as
-// they arrive:
+// prefixes, [Lines], [Delimiter], or any other. Whoever ranges over [Receiver.All] gets the messages of all
+// connections, as they arrive:
 //
 //	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split)
 //	if err != nil {
@@ -27,6 +28,7 @@
 //
 // # What it costs
 //
-// A Receiver has no goroutine. A loop has a buffer of 256 KiB while it has something to deliver; a connection has memory only
-// while part of a message has arrived, of the size of that part. A message takes one allocation, of its own length.
+// A Receiver has no goroutine. A loop has a buffer of 256 KiB while it has something to deliver; a connection has
+// memory only while part of a message has arrived, of the size of that part. A message takes one allocation, of its
+// own length.
 package message

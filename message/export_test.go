@@ -9,3 +9,15 @@ func (r *Receiver) Leftovers() int {
 
 // Framing is what may be taken beside the longest message.
 const Framing = framing
+
+// Memory is how much memory for data is kept.
+func (r *Receiver) Memory() (bytes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, left := range r.leftovers {
+		if !left.held {
+			bytes += cap(left.data)
+		}
+	}
+	return bytes
+}

@@ -336,7 +336,8 @@ type loop struct {
 	end    error   // of the last pair
 }
 
-// start starts a loop that runs until stop, or until the receiver ends it; body, if not nil, is called for each message.
+// start starts a loop that runs until stop, or until the receiver ends it; body, if not nil, is called for each
+// message.
 func start(t testing.TB, r *message.Receiver, body func(m message.Message)) *loop {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &loop{t: t, cancel: cancel, done: make(chan struct{})}

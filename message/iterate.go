@@ -43,7 +43,7 @@ type iteration struct {
 	r       *Receiver
 	ctx     context.Context
 	yield   func(Message, error) bool
-	refused *bool             // set when yield returned false without having taken what it was given; nil if it always takes
+	refused *bool             // set when yield returned false without having taken what it got; nil if it always takes
 	buf     *[bufferSize]byte // for what it has in hands; nil if not needed
 	flags   atomic.Uint32
 
@@ -74,8 +74,8 @@ func (r *Receiver) iterate(ctx context.Context, refused *bool, yield func(Messag
 		}
 		r.mu.Lock()
 		delete(r.iterations, it)
-		if it.woken && len(r.queue) > 0 {
-			r.wakeLocked() // it was to see to that
+		if len(r.queue) > 0 {
+			r.wakeLocked() // it may have been woken for that
 		}
 		it.wake()
 		r.mu.Unlock()
@@ -156,6 +156,14 @@ func (it *iteration) waited(lease plex.Reader, failed *error) (h hand, ok bool) 
 	}
 	err := *failed
 	*failed = nil
+	if err == nil && r.closed {
+		// It was on its way when another loop learned of the multiplexer's end. What is left of the connection's last
+		// message has been given up then, so nobody may read on behind it.
+		r.mu.Unlock()
+		_ = lease.Close()
+		r.mu.Lock()
+		err = plex.ErrClosed
+	}
 	switch {
 	case err == nil:
 		if woken && len(r.queue) > 0 {
@@ -167,6 +175,7 @@ func (it *iteration) waited(lease plex.Reader, failed *error) (h hand, ok bool) 
 			return h, false // the next error is that of ctx
 		}
 	case errors.Is(err, plex.ErrClosed):
+		r.closed = true
 		if r.orphanLocked() {
 			return h, false
 		}
@@ -244,10 +253,8 @@ func (it *iteration) serve(h *hand) (more bool) {
 		if !it.deliver(h) {
 			return false
 		}
-		if h.datagram && h.finished { // the next is a new beginning
-			h.datagram, h.atEOF, h.cause, h.finished = false, false, nil, false
-		}
 	}
+	// What has ended may be a datagram that was left over. The next is for the next lease.
 	if !h.leased || h.kill || h.cause != nil || !it.read(h) {
 		return true
 	}
@@ -278,26 +285,24 @@ func (it *iteration) read(h *hand) bool {
 	if h.datagram {
 		buf = buf[:datagramSize]
 	}
-	var (
-		n   int
-		err error
-	)
-	if it.flags.Or(reading)&(stopped|killed) == 0 {
-		n, err = h.lease.Read(buf[have:])
-	} else {
-		err = os.ErrDeadlineExceeded
+	if it.flags.Or(reading)&(stopped|killed) != 0 {
+		it.flags.And(^reading)
+		return false
 	}
-	it.flags.And(^reading)
+	n, err := h.lease.Read(buf[have:])
+	if it.flags.And(^reading)&stopped != 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		return false // interrupted, which loses nothing
+	}
 	switch {
 	case h.datagram:
 		if err != nil {
 			return false // about one datagram, or an end, which cuts nothing off
 		}
 		h.atEOF, h.cause = true, io.EOF
-	case n == 0 && (err == nil || errors.Is(err, os.ErrDeadlineExceeded)):
-		return false // interrupted
+	case n == 0 && err == nil:
+		return false
 	default:
-		h.atEOF, h.cause = err == io.EOF, err
+		h.atEOF, h.cause = err == io.EOF, err // any error, without a deadline, has ended the connection
 	}
 	h.data, h.whole = buf[:have+n], true
 	return true

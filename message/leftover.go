@@ -8,6 +8,7 @@ package message
 // the lease of a connection without one, has the connection in hands, and nobody else delivers anything of it.
 
 import (
+	"bytes"
 	"slices"
 
 	"go.atomizer.io/plex"
@@ -89,8 +90,8 @@ func (r *Receiver) dropLocked(left *leftover) {
 	left.releaseLocked()
 }
 
-// watchLocked has plex tell of the connection's end. Like pinLocked it takes the multiplexer's lock, under which plex calls
-// nothing of ours.
+// watchLocked has plex tell of the connection's end. Like pinLocked it takes the multiplexer's lock, under which plex
+// calls nothing of ours.
 func (r *Receiver) watchLocked(left *leftover) {
 	if left.stop == nil {
 		left.stop = left.conn.AfterEnd(func(cause error) { r.afterEnd(left, cause) })
@@ -179,6 +180,9 @@ func (r *Receiver) putBack(it *iteration, h *hand) {
 	if left != nil {
 		early, left.early = left.early, plex.Reader{}
 		left.held = false
+		if r.closed && left.ended == nil {
+			left.ended = plex.ErrClosed
+		}
 		over := left.ended != nil || h.cause != nil && !h.datagram
 		if h.kill {
 			keep = h.report != nil
@@ -222,8 +226,8 @@ func (left *leftover) store(h *hand) {
 	switch n := len(h.data); {
 	case n > 0 && cap(left.data) > 0 && &h.data[0] == &left.data[:1][0]:
 		left.data = h.data // it is there already
-	case cap(left.data) > bufferSize && n <= bufferSize/2:
-		left.data = append([]byte(nil), h.data...) // a long message has been there
+	case cap(left.data) > 4*n+4<<10:
+		left.data = bytes.Clone(h.data) // a long message has been there
 	default:
 		left.data = append(left.data[:0], h.data...)
 	}

@@ -24,8 +24,8 @@ type config struct {
 
 // WithMaxSize sets the length of the longest message in bytes, [DefaultMaxSize] by default. It is that of
 // [Message.Data]; what the split function takes beside it, such as a prefix or a delimiter, may be 512 bytes more. A
-// connection that brings a longer message is killed, with a [*TooLongError]: at the latest when more than that has come,
-// or at once if the split function says so. For a [Prefix], set [Prefix.Max] to the same value.
+// connection that brings a longer message is killed, with a [*TooLongError]: at the latest when more than that has
+// come, or at once if the split function says so. For a [Prefix], set [Prefix.Max] to the same value.
 //
 // A message that is not all there yet takes memory, up to twice its length so far. So connections times this length
 // is what peers can make the receiver take.

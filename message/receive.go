@@ -41,10 +41,12 @@ type Receiver struct {
 	iterations map[*iteration]struct{} // those that run
 	leftovers  map[plex.Conn]*leftover // of the connections that something is left over of
 	queue      []*leftover             // those of them that there is something to do for without a lease, in order
+	closed     bool                    // the multiplexer is
 }
 
-// New makes a Receiver of the messages that split finds in what arrives on any connection of m. split is [Prefix.Split],
-// [Lines], what [Delimiter] returns, one of package bufio's or another; it says what a [bufio.SplitFunc] says, except:
+// New makes a Receiver of the messages that split finds in what arrives on any connection of m. split is
+// [Prefix.Split], [Lines], what [Delimiter] returns, one of package bufio's or another; it says what a
+// [bufio.SplitFunc] says, except:
 //
 //   - It has to go by its arguments alone. It is called by several goroutines for several connections, with what has
 //     arrived over one of them, and again for the same when more has.
@@ -56,9 +58,9 @@ type Receiver struct {
 //   - A message without an advance is an error at once, unless the data has ended and there is none left.
 //   - Any other error, a panic, and an advance beyond the data are a [*SplitError], and the connection is killed.
 //
-// On connections that keep the boundaries of datagrams, each datagram is split by itself, with atEOF true, and an empty
-// one too; what is wrong with one is reported, and says nothing about the connection or the next. Of a datagram the first 64 KiB
-// are read, which is all that UDP can carry; one that fills them is a [*TooLongError].
+// On connections that keep the boundaries of datagrams, each datagram is split by itself, with atEOF true, and an
+// empty one too; what is wrong with one is reported, and says nothing about the connection or the next. Of a datagram
+// the first 64 KiB are read, which is all that UDP can carry; one that fills them is a [*TooLongError].
 //
 // New reports a nil multiplexer, a nil split function, and what is wrong with the options.
 func New(m *plex.Multiplexer, split bufio.SplitFunc, options ...Option) (*Receiver, error) {
@@ -79,16 +81,16 @@ func New(m *plex.Multiplexer, split bufio.SplitFunc, options ...Option) (*Receiv
 	}, nil
 }
 
-// All returns an iterator over the messages that arrive on all connections. Those of one connection come in order. It may be
-// called, and ranged over, by several goroutines at once: each message goes to one of them, and a connection is in one's
-// hands at a time. So those of one connection are in order there too, and each loop body is done with one before the
-// next is delivered, to whichever of them.
+// All returns an iterator over the messages that arrive on all connections. Those of one connection come in order. It
+// may be called, and ranged over, by several goroutines at once: each message goes to one of them, and a connection
+// is in one's hands at a time. So those of one connection are in order there too, and each loop body is done with one
+// before the next is delivered, to whichever of them.
 //
-// A pair with an error and a connection, a [*CutError], [*TooLongError] or [*SplitError], is about that connection alone,
-// and the iteration goes on. The last pair has an error and the zero Message: it matches the error of ctx when that has
-// ended, [plex.ErrClosed] when the multiplexer is closed or shutting down, and [plex.ErrNoConnections] when the last connection
-// is lost and there is no connector, where the iteration can begin anew after an Add. The end of a connection between two
-// messages is nothing to report.
+// A pair with an error and a connection, a [*CutError], [*TooLongError] or [*SplitError], is about that connection
+// alone, and the iteration goes on. The last pair has an error and the zero Message: it matches the error of ctx when
+// that has ended, [plex.ErrClosed] when the multiplexer is closed or shutting down, and [plex.ErrNoConnections] when
+// the last connection is lost and there is no connector, where the iteration can begin anew after an Add. The end of
+// a connection between two messages is nothing to report.
 //
 // A loop may be left at any time, and another one begun later: what had been read and not delivered is the next one's.
 //
@@ -108,8 +110,8 @@ func (r *Receiver) All(ctx context.Context) iter.Seq2[Message, error] {
 // has ended. Of the end of ctx it tells by that alone; other ends come as an error first.
 //
 // A consumer that stops receiving has to end ctx. A message that it has not taken then, and that is not in the
-// channel's buffer, is delivered by the next All or Channel. For a nil ctx or a negative buffer the channel has an error
-// that says so, and no more.
+// channel's buffer, is delivered by the next All or Channel. For a nil ctx or a negative buffer the channel has an
+// error that says so, and no more.
 func (r *Receiver) Channel(ctx context.Context, buffer int) <-chan Received {
 	var bad error
 	switch {
@@ -174,4 +176,27 @@ func (r *Receiver) Kill(conn plex.Conn) {
 	r.takeLocked(left)
 	r.mu.Unlock()
 	r.putBack(nil, &hand{conn: conn, left: left, kill: true})
+}
+
+// Discard gives up what is left over between two reads: the beginnings of messages, and whole ones that no loop has
+// taken. Connections that something is left over of are killed, as whoever read on would begin in the middle of a
+// message. It is for the end of a Receiver whose multiplexer goes on, when its loops have ended; then nothing of the
+// Receiver keeps a connection from being retired.
+func (r *Receiver) Discard() {
+	r.mu.Lock()
+	var victims []plex.Conn
+	for conn, left := range r.leftovers {
+		if left.held {
+			continue // a loop has it, which will put it back
+		}
+		if left.ended == nil {
+			victims = append(victims, conn)
+		}
+		r.takeLocked(left)
+		r.dropLocked(left)
+	}
+	r.mu.Unlock()
+	for _, conn := range victims {
+		conn.Kill()
+	}
 }

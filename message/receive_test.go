@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -296,16 +297,17 @@ func TestANilContextIsAnError(t *testing.T) {
 	})
 }
 
-// The transport refuses deadlines, so plex cannot look whether anything has arrived, and a loop's Read may block.
+// The transport refuses deadlines, or seems to, so plex cannot look whether anything has arrived, and Reads block.
 func TestTheEndOfCtxEndsABlockedRead(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{TB: t}
 			c := w.script()
-			c.noDeadlines = refuses
+			c.noDeadlines = true
 			m, err := plex.New(context.Background(), plex.WithConnections(c))
 			require.NoError(w, err)
 			w.closeAtEnd(m)
+			c.noDeadlines = refuses
 			r := receiver(w, m, message.Lines)
 			l := start(w, r, nil)
 			c.arrive("one\ntw")
@@ -388,17 +390,10 @@ func TestAMessageThatAnEndCutsOffIsReportedAndNotGlued(t *testing.T) {
 	}{
 		{"clean end", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(io.EOF) }, io.ErrUnexpectedEOF},
 		{"reset", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(syscall.ECONNRESET) }, syscall.ECONNRESET},
-		{"killed by a writer", func(w *world, m *plex.Multiplexer) {
-			for { // on the one that has the beginning of a message
-				wr, err := m.Writer(w.Context(), -1)
-				require.NoError(w, err)
-				if wr.RemoteAddr() == w.conns[0].addr() {
-					require.NoError(w, wr.Kill())
-					return
-				}
-				require.NoError(w, wr.Close())
-			}
-		}, plex.ErrKilled},
+		{
+			"killed by a writer",
+			func(w *world, m *plex.Multiplexer) { killed(w, m, w.conns[0]) }, plex.ErrKilled,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
@@ -419,6 +414,27 @@ func TestAMessageThatAnEndCutsOffIsReportedAndNotGlued(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A Read says that a deadline has passed, though nobody has set one.
+func TestADeadlineOfNobodysIsAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{TB: t}
+		c := w.script()
+		c.noDeadlines = true
+		m, err := plex.New(t.Context(), plex.WithConnections(c))
+		require.NoError(t, err)
+		w.closeAtEnd(m)
+		l := start(t, receiver(t, m, message.Lines), nil)
+		c.arrive("whole\nbegin")
+		settle()
+		c.finish(os.ErrDeadlineExceeded)
+		settle()
+		require.Equal(t, []string{"whole", "cut(begin)"}, l.words())
+		require.ErrorIs(t, l.err(), os.ErrDeadlineExceeded)
+		require.True(t, c.isClosed())
+		<-l.done
+	})
 }
 
 // An error behind the last bytes says nothing of whether the peer was done, so split is not asked with atEOF.
@@ -469,7 +485,8 @@ func TestAMessageThatIsTooLongCostsItsConnectionAlone(t *testing.T) {
 		{"announced", message.Prefix{Bytes: 4, Max: 10}.Split, []string{announced}, 11, frame},
 		{
 			"announced to a Prefix that allows more", message.Prefix{Bytes: 4}.Split,
-			[]string{announced, "0123456789a"}, 11, frame,
+			[]string{announced, "0123456789a"},
+			11, frame,
 		},
 		{
 			"without an end", message.Lines,
@@ -477,7 +494,8 @@ func TestAMessageThatIsTooLongCostsItsConnectionAlone(t *testing.T) {
 		},
 		{
 			"more and more of it", func([]byte, bool) (int, []byte, error) { return 0, nil, nil },
-			[]string{strings.Repeat("x", 10+message.Framing)}, 10 + message.Framing, "",
+			[]string{strings.Repeat("x", 10+message.Framing)},
+			10 + message.Framing, "",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -550,23 +568,28 @@ func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 		{"a panic", func([]byte) (int, []byte, error) { panic("oh") }, nil, []string{"panicked: oh", "receive_test.go"}},
 		{
 			"backwards", func([]byte) (int, []byte, error) { return -2, nil, nil },
-			bufio.ErrNegativeAdvance, []string{"by -2 bytes"},
+			bufio.ErrNegativeAdvance,
+			[]string{"by -2 bytes"},
 		},
 		{
 			"too far", func(data []byte) (int, []byte, error) { return len(data) + 1, data, nil },
-			bufio.ErrAdvanceTooFar, []string{"by 9 of 8 bytes"},
+			bufio.ErrAdvanceTooFar,
+			[]string{"by 9 of 8 bytes"},
 		},
 		{
 			"no progress", func(data []byte) (int, []byte, error) { return 0, data[:1], nil },
-			nil, []string{"without advancing"},
+			nil,
+			[]string{"without advancing"},
 		},
 		{
 			"no progress with nothing", func(data []byte) (int, []byte, error) { return 0, data[:0], nil },
-			nil, []string{"without advancing"},
+			nil,
+			[]string{"without advancing"},
 		},
 		{
 			"an end before the end", func([]byte) (int, []byte, error) { return 0, nil, io.ErrUnexpectedEOF },
-			io.ErrUnexpectedEOF, []string{"unexpected EOF"},
+			io.ErrUnexpectedEOF,
+			[]string{"unexpected EOF"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -696,7 +719,8 @@ func TestAConnectionIsNotRetiredInTheMiddleOfAMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{TB: t}
 		connected := make(chan *script, 100)
-		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Minute),
+		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2),
+			plex.WithMaxLifetime(time.Minute),
 			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
 				c := w.script()
 				connected <- c
@@ -750,7 +774,8 @@ func TestDatagramsAreSplitByThemselves(t *testing.T) {
 		c.arrive("one\n", "two\nthr", "ee\n", "", "!", "much too long\n", "four\n", strings.Repeat("x", 70_000))
 		settle()
 		require.Equal(t, slices.Concat(
-			whole("one"), []string{"two", "cut(thr)"}, whole("ee"), []string{"", "split", "long"}, whole("four"), []string{"long"},
+			whole("one"), []string{"two", "cut(thr)"}, whole("ee"), []string{"", "split", "long"},
+			whole("four"), []string{"long"},
 		), l.words())
 
 		c.finish(syscall.ECONNREFUSED) // for one datagram
@@ -891,5 +916,175 @@ func TestKillOfAConnectionThatIsInHandWithoutALease(t *testing.T) {
 		require.True(w, w.conns[0].isClosed())
 		require.Equal(w, []string{"2"}, l.words())
 		require.Zero(w, r.Leftovers())
+	})
+}
+
+// killed kills a connection by a Writer, as a consumer would that has found it bad.
+func killed(w *world, m *plex.Multiplexer, c *script) {
+	w.Helper()
+	for range w.conns {
+		wr, err := m.Writer(w.Context(), 0)
+		require.NoError(w, err)
+		if wr.RemoteAddr() == c.addr() {
+			require.NoError(w, wr.Kill())
+			return
+		}
+		require.NoError(w, wr.Close())
+	}
+	require.Fail(w, "there is no such connection")
+}
+
+// A loop that is to deliver something without a lease has a message come at the same moment, and is long about it: the
+// other delivers what it was woken for. There are several ways for these moments to meet.
+func TestWhatALoopWasWokenForDoesNotWaitForIt(t *testing.T) {
+	for range 300 {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			r := receiver(w, m, message.Lines)
+			w.conns[1].arrive("cut")
+			release := make(chan struct{})
+			body := func(message.Message) { <-release }
+			loops := []*loop{start(w, r, body), start(w, r, body)}
+			settle()
+			go w.conns[0].arrive("long\n")
+			time.Sleep(20 * time.Millisecond) // about when it is seen
+			killed(w, m, w.conns[1])
+			settle()
+			words := slices.Concat(loops[0].words(), loops[1].words())
+			close(release)
+			require.ElementsMatch(w, []string{"long", "cut(cut)"}, words)
+		})
+	}
+}
+
+// And one whose ctx ends at that moment leaves it to another that waits.
+func TestWhatALoopWasWokenForIsNotLostWithIt(t *testing.T) {
+	for range 300 {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			r := receiver(w, m, message.Lines)
+			var loops []*loop
+			wr, err := m.Writer(w.Context(), 0)
+			require.NoError(w, err)
+			// Before the receiver asks for the same: plex tells in this order.
+			wr.Conn().AfterEnd(func(error) { loops[0].cancel() })
+			for _, c := range w.conns {
+				if c.addr() == wr.RemoteAddr() {
+					c.arrive("cut")
+				}
+			}
+			loops = append(loops, start(w, r, nil), start(w, r, nil))
+			settle()
+			require.NoError(w, wr.Kill())
+			settle()
+			require.Equal(w, []string{"cut(cut)"}, slices.Concat(loops[0].words(), loops[1].words()))
+		})
+	}
+}
+
+func TestTheLossOfTheLastConnectionIsReportedWithWhatItCutOff(t *testing.T) {
+	for range 100 {
+		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+			l := start(w, receiver(w, m, message.Lines), nil)
+			w.conns[0].arrive("cut")
+			settle()
+			killed(w, m, w.conns[0])
+			<-l.done
+			require.ErrorIs(w, l.end, plex.ErrNoConnections)
+			require.Equal(w, []string{"cut(cut)"}, l.words())
+		})
+	}
+}
+
+// The connection fails while a loop delivers what an earlier one has left of it.
+func TestAnEndWhileALoopHasNoLease(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("1\n2\n3")
+		require.Equal(w, []string{"1"}, take(w, r, 1))
+		release := make(chan struct{})
+		l := start(w, r, func(message.Message) { <-release })
+		settle()
+		killed(w, m, w.conns[0])
+		settle()
+		require.Equal(w, []string{"2"}, l.words())
+		close(release)
+		settle()
+		require.Equal(w, []string{"2", "cut(3)"}, l.words())
+		require.ErrorIs(w, l.err(), plex.ErrKilled)
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestABadConnectionIsClosedBeforeTheLoopIsTold(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		w.conns[0].arrive("too long\n")
+		for m, err := range receiver(w, m, message.Lines, message.WithMaxSize(4)).All(w.Context()) {
+			require.Equal(w, "long", word(m, err))
+			require.True(w, w.conns[0].isClosed())
+			break
+		}
+	})
+}
+
+// A split function may take any end for one in the middle. That of nothing is not reported.
+func TestNothingIsNotCutOff(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
+			advance, token, err := message.Lines(data, atEOF)
+			if atEOF && token == nil {
+				err = io.ErrUnexpectedEOF
+			}
+			return advance, token, err
+		})
+		l := start(w, r, nil)
+		w.conns[0].arrive("one\n")
+		w.conns[0].finish(io.EOF)
+		settle()
+		require.Equal(w, []string{"one"}, l.words())
+		require.Zero(w, r.Leftovers())
+	})
+}
+
+func TestALongMessageLeavesNoMemoryBehind(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		l := start(w, r, nil)
+		w.conns[0].arrive(strings.Repeat("x", 500_000), strings.Repeat("x", 500_000))
+		time.Sleep(time.Minute)
+		require.Less(w, r.Memory(), 2_500_000)
+		w.conns[0].arrive("\nbegin")
+		time.Sleep(time.Minute)
+		require.Len(w, l.words(), 1)
+		require.Less(w, r.Memory(), 10_000)
+		w.conns[0].arrive("ning\n")
+		settle()
+		require.Zero(w, r.Memory())
+	})
+}
+
+// What is left over of messages keeps nothing once it is discarded.
+func TestDiscardGivesUpWhatIsLeftOver(t *testing.T) {
+	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+		r := receiver(w, m, message.Lines)
+		w.conns[0].arrive("whole\nhal")
+		w.conns[1].arrive("one\n")
+		seen := 0
+		ctx, cancel := context.WithCancel(w.Context())
+		for m, err := range r.All(ctx) {
+			if err != nil {
+				break
+			}
+			require.Contains(w, []string{"whole", "one"}, string(m.Data))
+			if seen++; seen == 2 {
+				time.AfterFunc(time.Second, cancel)
+			}
+		}
+		cancel()
+		require.Equal(w, 1, r.Leftovers(), "of the line that has begun")
+
+		r.Discard()
+		require.Zero(w, r.Leftovers())
+		time.Sleep(time.Second)
+		st := m.Stats()
+		require.Equal(w, []int{1, 1}, []int{int(st.Killed), st.Open}, "nobody reads on in the middle of a line")
 	})
 }

@@ -79,7 +79,11 @@ func TestPrefixSplit(t *testing.T) {
 		{"8 bytes", message.Prefix{Bytes: 8}, "\x00\x00\x00\x00\x00\x00\x00\x03onetwo", false, 11, "one", false},
 		{"2 bytes, little", message.Prefix{Bytes: 2, Order: little}, "\x03\x00onetwo", false, 5, "one", false},
 		{"4 bytes, little", message.Prefix{Bytes: 4, Order: little}, "\x03\x00\x00\x00onetwo", false, 7, "one", false},
-		{"8 bytes, little", message.Prefix{Bytes: 8, Order: little}, "\x03\x00\x00\x00\x00\x00\x00\x00one", true, 11, "one", false},
+		{
+			"8 bytes, little",
+			message.Prefix{Bytes: 8, Order: little},
+			"\x03\x00\x00\x00\x00\x00\x00\x00one", true, 11, "one", false,
+		},
 		{"big as asked", message.Prefix{Bytes: 2, Order: binary.BigEndian}, "\x00\x03onetwo", false, 5, "one", false},
 		{"counting itself", message.Prefix{Bytes: 4, Inclusive: true}, "\x00\x00\x00\x07onetwo", false, 7, "one", false},
 		{"1 byte counting itself", message.Prefix{Bytes: 1, Inclusive: true}, "\x04onetwo", false, 4, "one", false},
@@ -113,13 +117,14 @@ func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 		says string
 	}{
 		{"beyond Max", message.Prefix{Bytes: 2, Max: 9}, "\x00\x0a", 10, "10 bytes or more, where 9 are allowed"},
-		{"beyond Max, without the prefix", message.Prefix{Bytes: 2, Max: 9, Inclusive: true}, "\x00\x0c", 10, "9 are allowed"},
+		{"beyond Max, counting itself", message.Prefix{Bytes: 2, Max: 9, Inclusive: true}, "\x00\x0c", 10, "9 are allowed"},
 		{"beyond the default", message.Prefix{Bytes: 4}, "\x00\x10\x00\x01", 1<<20 + 1, "1048576 are allowed"},
 		{"text", message.Prefix{Bytes: 4}, "HTTP", 0x48545450, "1048576 are allowed"},
 		{"beyond an int", message.Prefix{Bytes: 8, Max: math.MaxInt}, "\xff\xff\xff\xff\xff\xff\xff\xff", math.MaxUint64, ""},
 		{"just beyond an int", message.Prefix{Bytes: 8, Max: math.MaxInt}, "\x80\x00\x00\x00\x00\x00\x00\x00", 1 << 63, ""},
 		{
-			"beyond an int, counting itself", message.Prefix{Bytes: 8, Max: math.MaxInt, Inclusive: true},
+			"beyond an int, counting itself",
+			message.Prefix{Bytes: 8, Max: math.MaxInt, Inclusive: true},
 			"\xff\xff\xff\xff\xff\xff\xff\xff", math.MaxUint64 - 8, "",
 		},
 		{"too short to count itself", message.Prefix{Bytes: 4, Inclusive: true}, "\x00\x00\x00\x03", 0, "4 bytes says 3"},
@@ -141,7 +146,8 @@ func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 		})
 	}
 	// The longest there is has room for its end.
-	advance, token, err := message.Prefix{Bytes: 8, Max: math.MaxInt}.Split([]byte("\x7f\xff\xff\xff\xff\xff\xff\xff"), false)
+	longest := message.Prefix{Bytes: 8, Max: math.MaxInt}
+	advance, token, err := longest.Split([]byte("\x7f\xff\xff\xff\xff\xff\xff\xff"), false)
 	require.NoError(t, err)
 	require.Zero(t, advance)
 	require.Nil(t, token)
@@ -237,7 +243,9 @@ func splits() []bufio.SplitFunc {
 // and then. What is delivered is what bufio.Scanner finds in them, and then, if anything, the error that it reports.
 func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 	for split := range splits() {
-		for _, data := range []string{"", "one\ntwo\r\n\nthree", "\x03one\x00\x03two\x05fo", "xabyabab", " a  bc d ", "\x04\xff\xfe\x01ä"} {
+		for _, data := range []string{
+			"", "one\ntwo\r\n\nthree", "\x03one\x00\x03two\x05fo", "xabyabab", " a  bc d ", "\x04\xff\xfe\x01ä",
+		} {
 			for _, cuts := range []string{"", "\x01", "\x02\x01\x83", "\xff\x03"} {
 				f.Add(uint8(split), data, cuts)
 			}
