@@ -1,0 +1,100 @@
+package plex_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"go.atomizer.io/plex"
+)
+
+// Two goroutines read whatever arrives on any of eight connections, a message of four bytes in each lease.
+func ExampleMultiplexer_ReadyReader() {
+	var conns []net.Conn
+	var peers []net.Conn
+	for range 8 {
+		ours, theirs := net.Pipe()
+		conns, peers = append(conns, ours), append(peers, theirs)
+	}
+	mux, err := plex.New(context.Background(), plex.WithConnections(conns...))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	messages := make(chan string)
+	var consumers sync.WaitGroup
+	for range 2 {
+		consumers.Go(func() {
+			for {
+				r, err := mux.ReadyReader(context.Background(), 0) // any of them
+				if err != nil {
+					return // the multiplexer is closed
+				}
+				var b [4]byte
+				_, err = io.ReadFull(r, b[:])
+				if err := errors.Join(err, r.Close()); err != nil {
+					fmt.Println(err)
+					return
+				}
+				messages <- string(b[:])
+			}
+		})
+	}
+
+	for i, peer := range peers {
+		if _, err := fmt.Fprintf(peer, "no %d", i); err != nil {
+			fmt.Println(err)
+		}
+		fmt.Println(<-messages)
+	}
+	_ = mux.Close() // which returns nil
+	consumers.Wait()
+
+	// Output:
+	// no 0
+	// no 1
+	// no 2
+	// no 3
+	// no 4
+	// no 5
+	// no 6
+	// no 7
+}
+
+// Whoever waits for a reply that can come over one connection only is told when it cannot come any more.
+func ExampleConn_AfterEnd() {
+	address, stop := exampleService(func(conn net.Conn) {
+		_, _ = bufio.NewReader(conn).ReadString('\n') // takes the question, and hangs up
+	})
+	defer stop()
+
+	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)), plex.WithMinConnections(1))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	w, err := mux.Writer(context.Background(), 0)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ended := make(chan error, 1)
+	forget := w.Conn().AfterEnd(func(cause error) { ended <- cause })
+	defer forget() // for a reply that comes in time
+
+	_, err = io.WriteString(w, "anyone?\n")
+	if err := errors.Join(err, w.Close()); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("no reply:", <-ended)
+
+	// Output:
+	// no reply: EOF
+}
