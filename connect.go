@@ -47,6 +47,11 @@ type ContextDialer interface {
 // over transport. From then on transport is plex's to close, also if Attach
 // returns an error: it has then closed it, unless it is in the pool already.
 //
+// A transport whose LocalAddr is of a network named udp…, ip…, unixgram or
+// unixpacket is one of datagrams: a Read takes one, and what does not fit is
+// lost. A stream that runs over such a socket, as QUIC's do, must have an
+// address of another network; examples/quic shows one.
+//
 // Errors: [ErrNilConnection], [ErrKnownConnection] if transport is in the pool,
 // [ErrAttached] if conn has a transport (the connect then fails, and both are
 // closed), [ErrClosed] if the multiplexer has been closed, and one that says so

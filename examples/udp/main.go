@@ -71,11 +71,13 @@ func run() error {
 
 	stats := mux.Stats() // before Close, with which the gauges fall to zero
 	err = errors.Join(err, client.Close(), mux.Close(), srv.down())
-	listening.print("while the server listens")
-	alone.print("while nobody listens")
-	again.print("when the server is back")
+	const full = "a datagram was dropped, as a socket's buffer was full"
+	listening.print("while the server listens", full)
+	alone.print("while nobody listens", "there is nobody to answer")
+	again.print("when the server is back", full)
 	fmt.Printf("\n  largest      %8s bytes in one datagram, answered by one of the same size\n",
 		timeline.Count(srv.largest.Load()))
+	fmt.Printf("  late         %8s answers, to requests that had been given up\n", timeline.Count(client.Stats().Late))
 	fmt.Printf("  sockets      %8d opened and %d lost: that nobody listens says nothing about a socket\n",
 		stats.Connected, stats.Lost)
 
@@ -161,14 +163,14 @@ func (b *book) wrong() error {
 	return b.first
 }
 
-func (b *book) print(when string) {
+func (b *book) print(when, why string) {
 	fmt.Printf("\n  %s, for %v:\n", when, b.took.Round(time.Millisecond))
 	fmt.Printf("  answered     %8s requests, each by the datagram that belongs to it\n", timeline.Count(b.answered.Load()))
 	if n := b.retried.Load(); n > 0 {
 		fmt.Printf("  tried again  %8s times\n", timeline.Count(n))
 	}
 	if n := b.silent.Load(); n > 0 {
-		fmt.Printf("  no answer    %8s within %v\n", timeline.Count(n), patience)
+		fmt.Printf("  no answer    %8s within %v: %s\n", timeline.Count(n), patience, why)
 	}
 	if n := b.refused.Load(); n > 0 {
 		fmt.Printf("  refused      %8s: an earlier datagram has brought the news that nobody listens\n", timeline.Count(n))
