@@ -639,6 +639,11 @@ func (h *half) read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := h.conn.nc.Read(p)
+	return n, h.afterRead(n, err)
+}
+
+// afterRead sees to what a Read of the transport has brought.
+func (h *half) afterRead(n int, err error) error {
 	if n > 0 && !h.proved {
 		h.proved = true
 		h.conn.prove()
@@ -646,13 +651,18 @@ func (h *half) read(p []byte) (int, error) {
 	if err != nil {
 		err = h.failedOperation(err)
 	}
-	return n, err
+	return err
 }
 
 // write is one Write to the transport, and keeps the account of whether it was
 // whole. The caller is busy.
 func (h *half) write(p []byte) (int, error) {
 	n, err := h.conn.nc.Write(p)
+	return n, h.afterWrite(p, n, err)
+}
+
+// afterWrite keeps the account of whether a Write of p was whole.
+func (h *half) afterWrite(p []byte, n int, err error) error {
 	switch {
 	case n < len(p):
 		if err == nil {
@@ -667,7 +677,7 @@ func (h *half) write(p []byte) (int, error) {
 	if err != nil {
 		err = h.failedOperation(err)
 	}
-	return n, err
+	return err
 }
 
 // failedOperation decides what an error of the transport means, acts on it,

@@ -29,6 +29,23 @@ type Reader struct {
 // stream runs. Any other error is the connection's: it is lost, and both its
 // halves report the first error that it had.
 func (r Reader) Read(p []byte) (int, error) {
+	h := r.h
+	if h == nil || !h.state.CompareAndSwap(r.id|leased, r.id|leased|busy) {
+		return r.readUnusual(p)
+	}
+	// No flag is set: nothing was read before, and the end has not been seen. As
+	// few frames as can be are below this one, since each return after a system
+	// call costs.
+	defer h.leave(r.id) // also if the transport panics
+	n, err := h.conn.nc.Read(p)
+	if err != nil || !h.proved {
+		err = h.afterRead(n, err)
+	}
+	return n, err
+}
+
+// readUnusual is Read when there is more to it.
+func (r Reader) readUnusual(p []byte) (int, error) {
 	if r.h == nil {
 		return 0, ErrLeaseClosed
 	}

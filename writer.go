@@ -29,6 +29,21 @@ type Writer struct {
 //
 // Errors are those of Reader.Read, without io.EOF.
 func (w Writer) Write(p []byte) (int, error) {
+	h := w.h
+	if h == nil || !h.state.CompareAndSwap(w.id|leased, w.id|leased|busy) {
+		return w.writeUnusual(p)
+	}
+	// No flag is set: the lease's last message is not torn. See Reader.Read.
+	defer h.leave(w.id) // also if the transport panics
+	n, err := h.conn.nc.Write(p)
+	if err != nil || n < len(p) {
+		err = h.afterWrite(p, n, err)
+	}
+	return n, err
+}
+
+// writeUnusual is Write when there is more to it.
+func (w Writer) writeUnusual(p []byte) (int, error) {
 	if w.h == nil {
 		return 0, ErrLeaseClosed
 	}
