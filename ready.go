@@ -28,6 +28,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -252,12 +253,42 @@ func (h *half) fetch() error {
 	h.looked = true
 	buf := byteBuffers.Get().(*[byteBuffer]byte)
 	defer byteBuffers.Put(buf)
+	if !h.conn.tls { // crypto/tls heeds deadlines
+		v := &vigil{h: h}
+		defer v.end(time.AfterFunc(interruptGrace, v.look))
+	}
 	n, err := h.conn.nc.Read(buf[:])
 	if n > 0 || err == nil && h.conn.datagram {
 		h.back = append(h.back, append([]byte{}, buf[:n]...))
 	}
 	h.noteBacklog()
 	return err
+}
+
+// vigil is kept while plex reads from a transport of which it does not know
+// whether it heeds its deadline. One that does not is closed, as the only way, if
+// a lease cannot end because of it, or it is of no more use; else there is no
+// harm in it: what it has been waiting for is something to deliver.
+type vigil struct {
+	h    *half
+	over atomic.Bool
+}
+
+func (v *vigil) look() {
+	switch w := v.h.state.Load(); {
+	case v.over.Load():
+	case w&gone != 0:
+		v.h.conn.fail(ErrClosed)
+	case w&leased != 0:
+		v.h.conn.fail(errUninterruptible)
+	default:
+		time.AfterFunc(interruptGrace, v.look)
+	}
+}
+
+func (v *vigil) end(first *time.Timer) {
+	v.over.Store(true)
+	first.Stop()
 }
 
 // lookFailed acts on an error of a Read of plex's own. What had arrived before is

@@ -139,6 +139,41 @@ func TestWhatTheKernelDoesNotWatchIsLookedAt(t *testing.T) {
 	}
 }
 
+// deaf is a connection that takes no notice of deadlines.
+type deaf struct{ *net.TCPConn }
+
+func (deaf) SetReadDeadline(time.Time) error { return nil }
+func (deaf) SetDeadline(time.Time) error     { return nil }
+
+// The end of a lease looks at what is inside the transport. Where that does not come to an end, the connection's end is
+// the only way.
+func TestALeaseEndsAlsoIfTheTransportTakesNoNotice(t *testing.T) {
+	s := &swept{T: t}
+	client := s.open("tcp")
+	defer s.peers[0].raw.Close() //nolint:errcheck // it is only the peer
+	m, err := New(t.Context(), WithConnections(deaf{client.(*net.TCPConn)}))
+	require.NoError(t, err)
+	defer m.Close()
+	_, err = s.peers[0].Write([]byte("word"))
+	require.NoError(t, err)
+	r, err := m.ReadyReader(t.Context(), sweepPatience)
+	require.NoError(t, err)
+	b := make([]byte, 4)
+	_, err = r.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "word", string(b))
+	closed := make(chan error, 1)
+	go func() { closed <- r.Close() }()
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(sweepPatience):
+		_ = s.peers[0].raw.Close()
+		require.FailNow(t, "the lease does not end")
+	}
+	require.EqualValues(t, 1, m.Stats().Lost)
+}
+
 // A lease has left something inside crypto/tls before anyone asked for ready readers, and plex holds the half, for
 // another reason, when that is to be looked for.
 func TestWhatIsInsideIsNoticedWhenAHoldEndsThatHasNotLooked(t *testing.T) {
@@ -266,6 +301,112 @@ func TestNothingIsOverlookedAmongHoldsGlancesAndPlainReaders(t *testing.T) {
 			for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
 				requireWord(t, m, p)
 			}
+		})
+	}
+}
+
+// Peers that send, hang up and break off, consumers of both kinds that close and kill, pins: when all of it is over, each
+// connection that there is delivers, and the accounts of the queues are even.
+func TestTheAccountsAreEvenAfterAStorm(t *testing.T) {
+	for _, kind := range []string{"tcp", "tls", "unix"} {
+		t.Run(kind, func(t *testing.T) {
+			const conns = 6
+			goroutines, descriptors := runtime.NumGoroutine(), openDescriptors(t)
+			t.Cleanup(func() {
+				soon(t, func() bool { return runtime.NumGoroutine() <= goroutines && openDescriptors(t) <= descriptors },
+					"the goroutines and descriptors of before")
+			})
+			s := &swept{T: t}
+			var given []net.Conn
+			for range conns {
+				given = append(given, s.open(kind))
+			}
+			m, err := New(t.Context(), WithConnections(given...), WithMaxLifetime(300*time.Millisecond),
+				WithConnector(DialFunc(func(context.Context) (net.Conn, error) { return s.open(kind), nil })),
+				WithBackoff(func(int) time.Duration { return time.Millisecond }))
+			require.NoError(t, err)
+			t.Cleanup(func() {
+				require.NoError(t, m.Close())
+				for _, p := range s.peers {
+					_ = p.raw.Close()
+				}
+			})
+			seed := rand.Uint64()
+			t.Log("seed", seed)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			var ended, named atomic.Int64
+			consume := func(i int, acquire func(context.Context, time.Duration) (Reader, error)) {
+				rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+				wg.Go(func() {
+					for b := make([]byte, 100); ; {
+						r, err := acquire(ctx, 0)
+						if err != nil {
+							return
+						}
+						unpin := r.Conn().Pin()
+						named.Add(1)
+						r.Conn().AfterEnd(func(error) { ended.Add(1) })
+						_ = r.SetReadDeadline(time.Now().Add(time.Duration(rnd.Int64N(int64(time.Millisecond)))))
+						_, _ = r.Read(b[:1+rnd.IntN(len(b))]) // whatever comes of it
+						if rnd.IntN(50) == 0 {
+							_ = r.Kill()
+						} else {
+							_ = r.Close()
+						}
+						if rnd.IntN(3) == 0 {
+							time.Sleep(time.Duration(rnd.Int64N(int64(time.Millisecond))))
+						}
+						unpin()
+					}
+				})
+			}
+			for i := range 3 {
+				consume(i, m.ReadyReader)
+				consume(10+i, m.Reader)
+			}
+			rnd := rand.New(rand.NewPCG(seed, 100))
+			for ctx.Err() == nil {
+				s.mu.Lock()
+				p := s.peers[max(0, len(s.peers)-1-rnd.IntN(2*conns))]
+				s.mu.Unlock()
+				_ = p.SetWriteDeadline(time.Now().Add(time.Millisecond))
+				switch rnd.IntN(30) {
+				case 0:
+					_ = p.Close()
+				case 1:
+					p.reset()
+				default:
+					_, _ = p.Write(make([]byte, 1+rnd.IntN(300)))
+				}
+				if rnd.IntN(3) == 0 {
+					time.Sleep(time.Duration(rnd.Int64N(int64(300 * time.Microsecond))))
+				}
+			}
+			wg.Wait()
+			t.Log("lost", m.Stats().Lost, "expired", m.Stats().Expired, "leases", m.Stats().Acquired)
+
+			// What is left of it is read, until there is nothing more, neither bytes nor an end.
+			for b := make([]byte, 64<<10); ; {
+				r, err := m.ReadyReader(t.Context(), 100*time.Millisecond)
+				if err != nil {
+					require.ErrorIs(t, err, ErrTimeout)
+					break
+				}
+				_ = r.SetReadDeadline(time.Now().Add(sweepPatience))
+				_, err = r.Read(b)
+				require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it was ready")
+				require.NoError(t, r.Close())
+			}
+			soon(t, func() bool { // at a moment when none is being replaced
+				m.readers.sweep(1)
+				s := m.Stats()
+				return s.Open == conns && s.IdleReaders == conns && s.IdleWriters == conns && s.LeasedReaders+s.Waiting == 0 &&
+					m.readers.stale.Load() == 0 && len(m.readers.idle) == conns
+			}, "the pool is whole, and no entry of no use: %+v", m.Stats())
+			require.Positive(t, ended.Load())
+			require.LessOrEqual(t, ended.Load(), named.Load())
 		})
 	}
 }

@@ -248,3 +248,21 @@ func TestTheAccountsHoldInEveryOrderOfWhatCanHappenToAReadHalf(t *testing.T) {
 	t.Logf("%d places, the farthest of them %d steps away", len(been), len(longest))
 	require.Greater(t, len(been), 50)
 }
+
+// Between the beginning of the end and the moment when it comes to a half, that is still idle and ready.
+func TestNobodyIsGivenAReadyReaderOnceTheEndHasBegun(t *testing.T) {
+	w := newWalk(t, []string{"something comes"})
+	defer w.end()
+	before := w.place()
+	require.Equal(t, 1, before.ready)
+	w.m.mu.Lock()
+	w.m.refusing = true
+	w.m.refused.Store(true)
+	w.m.mu.Unlock()
+	_, err := w.m.ReadyReader(t.Context(), -1)
+	require.ErrorIs(t, err, ErrClosed)
+	after := w.place()
+	require.NoError(t, after.wrong())
+	require.Zero(t, after.leases)
+	require.Equal(t, before.plain, after.plain, "it is where the end finds it")
+}

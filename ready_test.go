@@ -857,6 +857,30 @@ func TestReadyReaderWithConnectionsThatRefuseDeadlines(t *testing.T) {
 	})
 }
 
+// One that takes no notice of deadlines is looked at for as long as nothing comes. That holds up nobody but those who
+// would read, and it can be closed all the same.
+func TestReadyReaderWithConnectionsThatIgnoreDeadlines(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		conn, p := l.pair()
+		conn.setMode(deadlinesIgnored)
+		m := l.mux(plex.WithConnections(conn))
+		waits := wantReady(t, m, 0)
+		time.Sleep(time.Minute)
+		requirePending(t, waits, "there is nothing yet")
+		requireWriterIdle(t, m)
+		p.send("word")
+		w := got(t, waits)
+		require.Equal(t, "word", readN(t, w.r, 4))
+		requireClosed(t, w.r)
+		time.Sleep(time.Minute)
+		requireKept(t, m, 1)
+		began := time.Now()
+		require.NoError(t, m.Shutdown(t.Context()))
+		require.LessOrEqual(t, time.Since(began), 2*time.Second)
+		require.Zero(t, m.Stats().Lost)
+	})
+}
+
 func TestDatagramsAreReadyOneByOne(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) (net.Conn, net.PacketConn){"udp": udpPacketPair, "unixgram": unixgramPair} {
 		t.Run(name, func(t *testing.T) {

@@ -12,8 +12,8 @@ package request
 //   - when Do gives it up and the identifier stays reserved, the table has it for good, and drops it.
 //
 // So in each use of a call done is told at most of its turn, by whoever takes it out of the queue, and then of its end.
-// It has room for both, so that nobody blocks; and before the call goes into the pool, Do has received what was sent, or
-// knows by having taken the call out itself that nobody will send. That is why call and channel can be used again.
+// It has room for both, so that nobody blocks. Before the call goes into the pool, Do has received what was sent, or
+// knows, by having taken the call out itself, that nobody will send. That is why call and channel can be used again.
 type call[R any] struct {
 	id    uint64
 	state state

@@ -70,7 +70,7 @@ func ready(m *plex.Multiplexer) error {
 	var none *plex.AcquireError
 	switch {
 	case err == nil:
-		return r.Close() // what there is to be read is still there
+		_ = r.Close() // what there is to be read is still there
 	case !errors.As(err, &none) || errors.Is(err, plex.ErrClosed):
 		return err
 	}
@@ -172,14 +172,15 @@ func (c *Client[Q, R]) result(call *call[R], how signal, maybeSent bool) (r R, e
 // Stats returns a snapshot, in which all figures are of one moment.
 func (c *Client[Q, R]) Stats() Stats { return c.table.snapshot() }
 
-// Close fails what is in flight, and whatever is asked later, with [ErrClosed], and returns when the client's goroutines
-// have ended. It does not close the multiplexer, and leaves its connections as they are; replies that come later are
-// whoever's reads them. Close may be called twice, and from anywhere but the functions of the Protocol and the one of
-// [WithUnsolicited]. It returns nil.
+// Close fails what is in flight, and whatever is asked later, with [ErrClosed], and returns when the goroutines of the
+// client have ended. It does not close the multiplexer. Connections over which a part of a reply has come are killed, as
+// nobody could make sense of what follows; replies that come later over the others are whoever's reads them. Close may
+// be called twice, and from anywhere but the functions of the Protocol and the one of [WithUnsolicited]. It returns nil.
 func (c *Client[Q, R]) Close() error {
 	c.end(ErrClosed)
 	c.wg.Wait()
 	c.table.wg.Wait()
+	c.messages.Discard() // nobody can make sense of what follows the beginning of a reply
 	return nil
 }
 

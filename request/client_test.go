@@ -99,6 +99,29 @@ func TestALostConnectionFailsItsRequestsAtOnceAndNoOthers(t *testing.T) {
 	}
 }
 
+func TestAReplyThatIsCutOffIsALossLikeAnyOther(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		end   func(*fakeConn)
+		cause error
+	}{
+		{"fin", (*fakeConn).fin, io.EOF},
+		{"reset", (*fakeConn).reset, syscall.ECONNRESET},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.client()
+				asked := asking(t.Context(), c, "request")
+				conns[0].send(frame(kindReply, conns[0].take("request"), "reply")[:10])
+				time.Sleep(time.Second)
+				test.end(conns[0])
+				requireError(t, asked, true, test.cause)
+				require.Zero(t, c.Stats().Malformed)
+			})
+		})
+	}
+}
+
 func TestAConnectionLostWhileARequestIsWritten(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -158,7 +181,7 @@ func TestTheContextEndsEachStageOfARequest(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 				conns[0].allow(test.room)
-				c := w.client()
+				c := w.client(request.WithIDs(9))
 
 				if test.before != nil {
 					test.before(t, w)
@@ -176,9 +199,34 @@ func TestTheContextEndsEachStageOfARequest(t *testing.T) {
 				require.EqualValues(t, 1, c.Stats().Canceled)
 				time.Sleep(time.Second)
 				require.Equal(t, test.kept, w.mux.Stats().Open == 1, "the connection is kept")
+				require.Equal(t, test.kept && test.maybeSent, c.Stats().Abandoned == 1, "a reply can still come")
 			})
 		})
 	}
+}
+
+func TestTheLossOfAConnectionByAnInterruptedWriteIsTheContexts(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		// The loss is told before the Write's lease has ended.
+		conns[0].closeHook = func() { time.Sleep(time.Second) }
+		conns[0].allow(5)
+		c := w.client(request.WithIDs(9))
+		other := asking(t.Context(), c, "")
+		requirePending(t, other)
+		conns[0].allow(len(frame(kindRequest, 0, "")))
+		synctest.Wait() // that one is sent whole
+
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := asking(ctx, c, "request")
+		time.Sleep(time.Second)
+		cancel()
+		requireError(t, asked, true, context.Canceled)
+		requireError(t, other, true, plex.ErrPartialWrite)
+
+		s := c.Stats()
+		require.Equal(t, []uint64{1, 1}, []uint64{s.Canceled, s.Failed}, "canceled, failed")
+		require.Zero(t, s.Abandoned)
+	})
 }
 
 func TestAContextThatHasEndedAsksNobody(t *testing.T) {
@@ -345,7 +393,7 @@ func TestWithoutAConnectionARequestFailsAndSaysSo(t *testing.T) {
 
 func TestCloseFailsRequestsAtEachStage(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
-		c := w.client(request.WithInFlight(3))
+		c := w.client(request.WithInFlight(4))
 		sent := asking(context.Background(), c, "sent")
 		conns[0].take("sent")
 
@@ -356,16 +404,18 @@ func TestCloseFailsRequestsAtEachStage(t *testing.T) {
 		require.NoError(t, err)
 
 		acquiring := asking(context.Background(), c, "acquiring")
+		acquiringToo := asking(t.Context(), c, "acquiring, too")
 		synctest.Wait()
 		waiting := asking(t.Context(), c, "waiting")
 		requirePending(t, waiting)
-		require.Equal(t, request.Stats{Requests: 4, Waiting: 1, InFlight: 3, Sent: 2}, c.Stats())
+		require.Equal(t, request.Stats{Requests: 5, Waiting: 1, InFlight: 4, Sent: 2}, c.Stats())
 
 		start := time.Now()
 		require.NoError(t, c.Close())
 		requireError(t, sent, true, request.ErrClosed)
 		requireError(t, writing, true, request.ErrClosed)
 		requireError(t, acquiring, false, request.ErrClosed)
+		requireError(t, acquiringToo, false, request.ErrClosed)
 		requireError(t, waiting, false, net.ErrClosed)
 		require.Zero(t, time.Since(start))
 
@@ -430,7 +480,7 @@ func TestConnectionsAddedAfterTheLastWasLostAreRead(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		conns[0].reset()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + 300*time.Millisecond) // it is not the moment to look
 		_, err := c.Do(t.Context(), "nobody there")
 		requireIs(t, err, false, plex.ErrNoConnections)
 
@@ -438,9 +488,11 @@ func TestConnectionsAddedAfterTheLastWasLostAreRead(t *testing.T) {
 		rest, err := w.mux.Add(t.Context(), added)
 		require.NoError(t, err)
 		require.Empty(t, rest)
+		start := time.Now()
 		asked := asking(t.Context(), c, "request")
 		added.send(frame(kindPush, 0, ""), frame(kindReply, added.take("request"), "reply"))
 		requireReply(t, asked, "reply")
+		require.Less(t, time.Since(start), 300*time.Millisecond, "the request itself is news of the connection")
 		require.EqualValues(t, 1, c.Stats().Unsolicited)
 
 		// They are read without a request as well.

@@ -22,7 +22,7 @@
 // # The client and the multiplexer
 //
 // The client reads all connections of the multiplexer, so nothing else may read from them: one Client, or one
-// message.Receiver, for each Multiplexer. Others may write to them, what they send must not use the client's
+// message.Receiver, for each Multiplexer. Others may write to them; what they send must not use the client's
 // identifiers.
 //
 // To end cleanly, wait until all calls of Do have returned, close the client, and then the multiplexer.
@@ -44,8 +44,9 @@ type Protocol[Q, R any] interface {
 
 	// Parse takes a message apart. The message belongs to it, so the reply may refer to its bytes. ErrNotReply says
 	// that the message is whole and answers no request. Any other error, or a panic, says that the connection is out
-	// of step: it is killed, and the requests on it fail with that error. An error that the server reports for one
-	// request is a reply; make it part of R. Parse must not block, as no reply is read meanwhile by its goroutine.
+	// of step: it is killed, and the requests on it fail with that error; a datagram is dropped. An error that the
+	// server reports for one request is a reply; make it part of R. Parse must not block, as no reply is read
+	// meanwhile by its goroutine.
 	Parse(message []byte) (id uint64, reply R, err error)
 }
 

@@ -66,7 +66,8 @@ func (e *WaitError) Error() string {
 	if e.full() {
 		what = fmt.Sprintf("turn (at most %d in flight)", e.Limit)
 	}
-	return fmt.Sprintf("request: no %s after %v: %v (in flight %d, given up with their replies still to come %d, waiting %d)",
+	return fmt.Sprintf("request: no %s after %v: %v "+
+		"(in flight %d, given up with their replies still to come %d, waiting %d)",
 		what, e.Waited.Round(time.Microsecond), e.Err, e.InFlight, e.Abandoned, e.Waiting)
 }
 
@@ -109,6 +110,11 @@ func errLost(conn plex.Conn, cause error) error {
 // errOutOfStep is the same for a connection on which something came that makes no sense.
 func errOutOfStep(conn plex.Conn, cause error) error {
 	return fmt.Errorf("request: connection to %v killed, what it delivers makes no sense: %w", conn.RemoteAddr(), cause)
+}
+
+// errNonsense is about a datagram, which costs nothing but itself.
+func errNonsense(conn plex.Conn, cause error) error {
+	return fmt.Errorf("request: a datagram from %v makes no sense: %w", conn.RemoteAddr(), cause)
 }
 
 var (

@@ -1,7 +1,7 @@
 package request_test
 
-// The protocol of the tests, and a bubble with a client in it whose end is checked: each connection closed exactly once,
-// no lease live, nothing in flight, all accounts even.
+// The protocol of the tests, and a bubble with a client in it whose end is checked: each connection closed once, no
+// lease live, nothing in flight, all accounts even.
 
 import (
 	"context"

@@ -26,9 +26,10 @@ type server struct {
 	net.Listener
 	wg sync.WaitGroup
 
-	mu    sync.Mutex
-	seen  map[string]int
-	conns map[*net.TCPConn]struct{}
+	mu      sync.Mutex
+	seen    map[string]int
+	conns   map[*net.TCPConn]struct{}
+	stopped bool // what is accepted from now on is closed at once
 
 	// Of each reply, by chance from 0 to 1. Set before use.
 	lose, push, nonsense float64
@@ -47,19 +48,17 @@ func newServer(t testing.TB) *server {
 			}
 
 			s.mu.Lock()
-			s.conns[conn.(*net.TCPConn)] = struct{}{}
+			if s.stopped {
+				_ = conn.Close()
+			} else {
+				s.conns[conn.(*net.TCPConn)] = struct{}{}
+			}
 			s.mu.Unlock()
 			s.wg.Go(func() { s.serve(conn.(*net.TCPConn)) })
 		}
 	})
 
 	return s
-}
-
-func (s *server) stop() {
-	_ = s.Close()
-	s.killAll()
-	s.wg.Wait()
 }
 
 // kill ends one connection, by a reset or by a FIN behind what was sent.
@@ -79,19 +78,29 @@ func (s *server) kill(reset bool) {
 	}
 }
 
-func (s *server) killAll() {
+func (s *server) stop() {
+	_ = s.Close()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.stopped = true
 
 	for conn := range s.conns {
 		_ = conn.Close()
 		delete(s.conns, conn)
 	}
+
+	s.mu.Unlock()
+	s.wg.Wait()
 }
 
 // serve holds some replies back, and sends them in another order than the requests came in.
 func (s *server) serve(conn *net.TCPConn) {
-	defer conn.Close()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+
+		_ = conn.Close()
+		delete(s.conns, conn)
+	}()
 
 	var held [][]byte
 
@@ -257,7 +266,8 @@ func soak(t *testing.T, options ...request.Option) {
 
 	stats := c.Stats()
 	balanced(t, stats)
-	require.Equal(t, []uint64{all.replies, all.canceled, all.failed}, []uint64{stats.Replies, stats.Canceled, stats.Failed},
+	require.Equal(t,
+		[]uint64{all.replies, all.canceled, all.failed}, []uint64{stats.Replies, stats.Canceled, stats.Failed},
 		"what the callers were told, and what is counted: replies, canceled, failed")
 	require.NotZero(t, all.replies)
 	require.NotZero(t, all.canceled)
@@ -349,4 +359,55 @@ func TestAPeerThatDoesNotReadHoldsOnlyItsOwnWriterUp(t *testing.T) {
 			break // this one was torn
 		}
 	}
+}
+
+func TestADatagramThatMakesNoSenseCostsNothingButItself(t *testing.T) {
+	balanceProcess(t)
+
+	ln, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		m := make([]byte, 1<<16)
+
+		for {
+			n, from, err := ln.ReadFrom(m)
+			if err != nil {
+				return
+			}
+
+			id := binary.BigEndian.Uint64(m[3:])
+			for _, datagram := range [][]byte{
+				frame('?', id, ""), // a Parse error
+				append(binary.BigEndian.AppendUint16(nil, 1<<15), "beginning"...), // cut off
+				frame(kindReply, id, string(m[11:n])),
+			} {
+				_, _ = ln.WriteTo(datagram, from)
+			}
+		}
+	})
+	defer wg.Wait()
+	defer ln.Close()
+
+	mux, err := plex.New(t.Context(), plex.WithConnector(plex.Dial("udp", ln.LocalAddr().String())),
+		plex.WithMinConnections(1))
+	require.NoError(t, err)
+	defer mux.Close()
+	c, err := request.New(mux, wireProtocol{})
+	require.NoError(t, err)
+	defer c.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+
+	for i := range uint64(3) {
+		reply, err := c.Do(ctx, "text")
+		require.NoError(t, err)
+		require.Equal(t, "text", string(reply))
+		require.Equal(t, 2*(i+1), c.Stats().Malformed)
+		require.ErrorContains(t, c.Stats().LastMalformed,
+			"request: a datagram from "+ln.LocalAddr().String()+" makes no sense: ")
+	}
+
+	require.Zero(t, mux.Stats().Lost)
 }

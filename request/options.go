@@ -50,13 +50,15 @@ func (s *setting[T]) give(v T) { s.value, s.set = v, true }
 // WithIDs says which identifiers the protocol has room for: 0 to max. The default is all of 64 bits; DNS has 1<<16-1.
 //
 // If there are fewer than 1<<32, the identifier of a request that its context has ended is not used again before its
-// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served.
+// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served. Where
+// many replies never come, as over datagrams or from a server that drops requests, plex.WithMaxLifetime sees to it that
+// connections end, and identifiers become free.
 func WithIDs(max uint64) Option {
 	return func(c *config) { c.ids = max }
 }
 
-// WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served, until one of them ends
-// or their own context does. Without it only WithIDs sets a bound.
+// WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served, until one of them
+// ends or their own context does. Without it only WithIDs sets a bound.
 func WithInFlight(n int) Option {
 	return func(c *config) { c.inFlight.give(n) }
 }
@@ -95,7 +97,8 @@ func configure(options []Option) (*config, error) {
 	var errs []error
 	for i, option := range options {
 		if option == nil {
-			errs = append(errs, fmt.Errorf("request: New: option %d of %d is nil; leave it out or give an option", i+1, len(options)))
+			errs = append(errs, fmt.Errorf("request: New: option %d of %d is nil; leave it out or give an option",
+				i+1, len(options)))
 			continue
 		}
 		option(c)

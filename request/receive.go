@@ -4,6 +4,7 @@ package request
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -19,6 +20,12 @@ const revival = time.Second
 // A message is seen to within the read lease that brought it. So when plex tells of the end of a connection, which it
 // does after its last read lease, all that had arrived over it has been handed over.
 func (c *Client[Q, R]) receive() {
+	finished := false
+	defer func() {
+		if !finished { // a function of the user's has ended the goroutine by runtime.Goexit, as t.FailNow does
+			c.wg.Go(c.receive)
+		}
+	}()
 	for {
 		var last error
 		for m, err := range c.messages.All(c.ctx) {
@@ -30,19 +37,19 @@ func (c *Client[Q, R]) receive() {
 			}
 		}
 		switch {
+		case errors.Is(last, plex.ErrNoConnections):
+			select {
+			case <-c.table.news:
+			case <-time.After(revival):
+			case <-c.ctx.Done():
+			}
+			continue // if the client has been closed, it ends there
 		case errors.Is(last, plex.ErrClosed):
-			c.end(plex.ErrClosed)
-			return
-		case !errors.Is(last, plex.ErrNoConnections):
-			c.end(last)
-			return
+			last = plex.ErrClosed // without the figures of a lease that no caller has asked for
 		}
-		select {
-		case <-c.table.news:
-		case <-time.After(revival):
-		case <-c.ctx.Done():
-			return
-		}
+		finished = true
+		c.end(last)
+		return
 	}
 }
 
@@ -63,6 +70,8 @@ func (c *Client[Q, R]) take(m message.Message) {
 		if err := c.pass(m); err != nil {
 			c.table.panicked(err)
 		}
+	case keepsBoundaries(m.Conn):
+		c.table.malformed(errNonsense(m.Conn, err))
 	default:
 		// What comes behind this would be read from the wrong place, and a reply in it could be anyone's. So nothing
 		// of it is delivered: the connection, which is in the hands of this goroutine, is killed now.
@@ -71,12 +80,29 @@ func (c *Client[Q, R]) take(m message.Message) {
 	}
 }
 
-// troubled acts on what package message reports of one connection, which has ended or been killed.
+// troubled acts on what package message reports of one connection. It has ended or been killed, unless it carries
+// datagrams.
 func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 	var cut *message.CutError
-	if !errors.As(err, &cut) { // else its requests fail with the connection's own error
+	switch {
+	case keepsBoundaries(conn):
+		c.table.malformed(errNonsense(conn, err))
+	case errors.As(err, &cut): // its requests fail with the connection's own error
+	default:
 		c.outOfStep(conn, err)
 	}
+}
+
+// keepsBoundaries reports whether a connection carries datagrams, as plex judges it. One of those that makes no sense
+// says nothing about the next.
+func keepsBoundaries(conn plex.Conn) bool {
+	local := conn.LocalAddr()
+	if isNil(local) {
+		return false
+	}
+	network := local.Network()
+	return strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip") ||
+		network == "unixgram" || network == "unixpacket"
 }
 
 // outOfStep fails the requests on a connection over which something came that makes no sense.

@@ -64,8 +64,8 @@ func (c *Client[Q, R]) send(ctx context.Context, call *call[R], request Q) (n in
 	return n, err
 }
 
-// abort is called instead of the rest of Do when Append or a transport has panicked, or has ended the goroutine: nothing
-// of the call stays behind. Of what was written nothing is known.
+// abort is called instead of the rest of Do when Append or a transport has panicked, or has ended the goroutine.
+// Nothing of the call stays behind. Of what was written nothing is known.
 func (c *Client[Q, R]) abort(call *call[R], s *sending[R]) {
 	_ = s.writer.Kill() // it does nothing if there is no lease
 	if _, ok := c.table.giveUp(call, s.registered, false); !ok {

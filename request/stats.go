@@ -20,7 +20,7 @@ type Stats struct {
 	Late        uint64 // replies to requests that have ended; among few identifiers (see WithIDs), to ones given up
 	Unknown     uint64 // replies to requests that nobody has made
 	Unsolicited uint64 // messages that are no replies
-	Malformed   uint64 // messages that made no sense and so have cost their connection
+	Malformed   uint64 // messages that made no sense; each has cost its connection, unless it was a datagram
 
 	Panicked uint64 // panics of the function of WithUnsolicited
 

@@ -3,7 +3,9 @@ package request_test
 // Connections that are out of step, messages that are no replies, and what keeps a connection from being retired.
 
 import (
+	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +86,38 @@ func TestNonsenseKillsItsConnectionAndFailsItsRequests(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The kill and the report of its reason race. It takes the race detector to have the kill win now and then.
+func TestRequestsFailWithTheReasonOfAKillNotTheKill(t *testing.T) {
+	errSplit := errors.New("split")
+
+	for range 50 {
+		bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+			c := w.speaking(wireProtocol{splitting: func(data []byte) error {
+				if len(data) > 0 {
+					return errSplit
+				}
+
+				return nil
+			}})
+			asked := asking(t.Context(), c, "asked")
+			conns[0].reply(conns[0].take("asked"), "reply")
+			requireError(t, asked, true, errSplit)
+		})
+	}
+}
+
+func TestAKillByOthersIsToldAsThat(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		asked := asking(t.Context(), c, "asked")
+		conns[0].take("asked")
+		lease, err := w.mux.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		require.NoError(t, lease.Kill())
+		requireError(t, asked, true, plex.ErrKilled)
+	})
 }
 
 func TestNothingBehindNonsenseIsHeard(t *testing.T) {
@@ -186,6 +220,15 @@ func TestAPanicOfTheHookCostsItsMessageOnly(t *testing.T) {
 	})
 }
 
+func TestAHookThatEndsItsGoroutineCostsItsMessageOnly(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithReceivers(1), request.WithUnsolicited(func(message.Message) { runtime.Goexit() }))
+		asked := asking(t.Context(), c, "request")
+		conns[0].send(frame(kindPush, 0, "a"), frame(kindReply, conns[0].take("request"), "reply"))
+		requireReply(t, asked, "reply")
+	})
+}
+
 func TestAConnectionWithRequestsInFlightIsNotRetired(t *testing.T) {
 	healing(t, 1, func(*fakeConn) {}, func(t *testing.T, w *world) {
 		c := w.client()
@@ -203,6 +246,22 @@ func TestAConnectionWithRequestsInFlightIsNotRetired(t *testing.T) {
 		// The next request finds the one that has taken its place.
 		next := asking(t.Context(), c, "next")
 		second := w.all()[1]
+		second.reply(second.take("next"), "reply")
+		requireReply(t, next, "reply")
+	}, plex.WithMaxLifetime(time.Minute))
+}
+
+func TestTheRetirementOfAConnectionFreesWhatIsReservedOnIt(t *testing.T) {
+	healing(t, 1, func(*fakeConn) {}, func(t *testing.T, w *world) {
+		c := w.client(request.WithIDs(0))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		requireError(t, asking(ctx, c, "given up"), true, context.DeadlineExceeded)
+		next := asking(t.Context(), c, "next")
+		requirePending(t, next)
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, 1, w.all()[0].closeCount())
+		second := w.all()[len(w.all())-1]
 		second.reply(second.take("next"), "reply")
 		requireReply(t, next, "reply")
 	}, plex.WithMaxLifetime(time.Minute))

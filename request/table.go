@@ -13,7 +13,7 @@ import (
 
 // pinFor is how long a connection stays pinned at least. To pin it anew for each request would cost more than the
 // request's own bookkeeping.
-const pinFor = time.Second
+const pinFor = 50 * time.Millisecond
 
 type table[R any] struct {
 	limit int                   // most in flight, 0 if there is no bound
@@ -107,8 +107,8 @@ func (t *table[R]) turnsLocked() {
 	}
 }
 
-// leave takes a call out that waits for its turn, because its context has ended. If it is too late for that, ok is false
-// and done tells more.
+// leave takes a call out that waits for its turn, because its context has ended. If it is too late for that, ok is
+// false and done tells more.
 func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -233,6 +233,18 @@ func (t *table[R]) unsolicited() {
 	t.stats.Unsolicited++
 }
 
+// malformed counts a message that made no sense.
+func (t *table[R]) malformed(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.malformedLocked(err)
+}
+
+func (t *table[R]) malformedLocked(err error) {
+	t.stats.Malformed++
+	t.stats.LastMalformed = err
+}
+
 // panicked counts a panic of the function of WithUnsolicited.
 func (t *table[R]) panicked(err error) {
 	t.mu.Lock()
@@ -241,8 +253,8 @@ func (t *table[R]) panicked(err error) {
 	t.stats.LastPanic = err
 }
 
-// quit says that the call's Write is being interrupted because its context has ended: whatever becomes of its connection,
-// that is what has ended the call.
+// quit says that the call's Write is being interrupted because its context has ended: whatever becomes of its
+// connection, that is what has ended the call.
 func (t *table[R]) quit(c *call[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -318,8 +330,7 @@ func (t *table[R]) end(l *link[R], cause error) (victims list[R], w plex.Writer,
 func (t *table[R]) nonsense(conn plex.Conn, err error) (victims list[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.stats.Malformed++
-	t.stats.LastMalformed = err
+	t.malformedLocked(err)
 	l := t.links[conn]
 	if l == nil || l.nonsense != nil {
 		return list[R]{}

@@ -72,6 +72,64 @@ func TestIdentifiersRestForAsLongAsTheyCan(t *testing.T) {
 	})
 }
 
+func TestIdentifiersGivenBackKeepTheirOrderWhenThereAreMany(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithIDs(99))
+		flying := map[uint64]<-chan outcome{}
+		start := func() uint64 {
+			ch := asking(t.Context(), c, "x")
+			id := conns[0].take("x")
+			flying[id] = ch
+
+			return id
+		}
+		land := func(id uint64) {
+			conns[0].reply(id, "done")
+			requireReply(t, flying[id], "done")
+		}
+
+		for range 100 {
+			start()
+		}
+
+		for id := range uint64(64) {
+			land(id)
+		}
+
+		for id := range uint64(10) {
+			require.Equal(t, id, start())
+		}
+
+		for id := uint64(64); id < 80; id++ {
+			land(id)
+		}
+
+		for id := uint64(10); id < 80; id++ {
+			require.Equal(t, id, start())
+		}
+
+		for id := range uint64(100) {
+			land(id)
+		}
+	})
+}
+
+func TestALateReplyGivesItsIdentifierToWhoWaits(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithIDs(0))
+		ctx, cancel := context.WithCancel(t.Context())
+		given := asking(ctx, c, "given up")
+		id := conns[0].take("given up")
+		cancel()
+		requireError(t, given, true, context.Canceled)
+		next := asking(t.Context(), c, "next")
+		requirePending(t, next)
+		conns[0].reply(id, "late")
+		conns[0].reply(conns[0].take("next"), "in time")
+		requireReply(t, next, "in time")
+	})
+}
+
 func TestALargerSpaceOfIdentifiersSkipsThoseInFlight(t *testing.T) {
 	const last = 1 << 16 // one more than what is kept in order
 
@@ -271,7 +329,9 @@ func TestEveryWayARequestEndsGivesItsTurnToTheNext(t *testing.T) {
 		{name: "its reply", text: "x", end: func(c *fakeConn, _ context.CancelFunc) { c.reply(c.take("x"), "y") }},
 		{name: "its context", text: "x", end: func(_ *fakeConn, cancel context.CancelFunc) { cancel() }},
 		{name: "its connection's end", text: "x", end: func(c *fakeConn, _ context.CancelFunc) { c.fin() }},
-		{name: "nonsense over its connection", text: "x", end: func(c *fakeConn, _ context.CancelFunc) { c.send(frame('?', 0, "")) }},
+		{name: "nonsense over its connection", text: "x", end: func(c *fakeConn, _ context.CancelFunc) {
+			c.send(frame('?', 0, ""))
+		}},
 		{name: "an encoding error", text: "bad", end: func(*fakeConn, context.CancelFunc) {}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 package request_test
 
-// Scripted connections: an end for plex that behaves as a socket does, and an end for the test, which says what arrives,
+// Scripted connections: an end for plex that behaves as a socket does, and one for the test, which says what arrives,
 // how much can be written, and how it ends. It works inside a testing/synctest bubble.
 
 import (

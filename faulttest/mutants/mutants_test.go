@@ -31,6 +31,7 @@ func TestEveryDefectFindsItsPlaceInTheLibrary(t *testing.T) {
 				text, err := os.ReadFile(filepath.Join(root, file))
 				require.NoError(t, err)
 				files[file] = string(text)
+				require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
 				require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
 			}
 			require.NoError(t, d.apply(dir))

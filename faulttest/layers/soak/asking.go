@@ -1,0 +1,139 @@
+package main
+
+// The side of a round that has requests.
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.atomizer.io/plex/faulttest/check"
+	"go.atomizer.io/plex/faulttest/layers"
+	"go.atomizer.io/plex/message"
+	"go.atomizer.io/plex/request"
+)
+
+type asking struct {
+	side
+	executor *layers.Executor
+	book     *layers.Asked
+	callers  sync.WaitGroup
+}
+
+// begin starts the callers.
+func (a *asking) begin(end <-chan struct{}) {
+	opts := []request.Option{request.WithUnsolicited(func(message.Message) {})}
+	if a.r.ids > 0 {
+		opts = append(opts, request.WithIDs(a.r.ids))
+	}
+	if a.r.inFlight > 0 {
+		opts = append(opts, request.WithInFlight(a.r.inFlight))
+	}
+	book, err := layers.NewAsked(a.mux, opts...)
+	if err != nil {
+		panic(err) // nothing in it depends on anything
+	}
+	a.r.mu.Lock()
+	a.book = book
+	a.r.mu.Unlock()
+	for i := range a.r.o.callers {
+		a.callers.Go(func() { a.caller(uint64(i), end) })
+	}
+}
+
+// caller asks until the round ends.
+func (a *asking) caller(i uint64, end <-chan struct{}) {
+	rng := a.r.rng(a.r.number, 0x10000+i)
+	for !a.r.stopping.Load() {
+		q, limit := a.draw(rng)
+		ctx, cancel := context.Background(), func() {}
+		if limit > 0 {
+			ctx, cancel = context.WithTimeout(ctx, limit)
+		}
+		o, err := a.book.Do(ctx, q)
+		cancel()
+		switch o {
+		case layers.Shut:
+			select {
+			case <-end:
+			default:
+				a.r.fail(a.r, fmt.Errorf("a request has ended by %w before the end", err))
+			}
+			return
+		case layers.Otherwise:
+			a.r.fail(a.r, fmt.Errorf("a request has ended by an error that says neither what went wrong nor where: %w", err))
+			return
+		}
+	}
+}
+
+// draw draws a request and how long its caller waits; 0: to the end.
+func (a *asking) draw(rng *rand.Rand) (q layers.Ask, limit time.Duration) {
+	q = layers.Ask{Size: rng.IntN(100), ReplySize: rng.IntN(100)}
+	few := a.r.ids > 0
+	switch n := rng.IntN(1000); {
+	case n < 700:
+	case n < 900:
+		q.Manner, q.Delay = layers.Later, time.Duration(rng.IntN(3000))*time.Microsecond
+	case n < 940:
+		q.Manner, q.Delay = layers.Later, time.Duration(rng.IntN(3000))*time.Microsecond
+		limit = time.Duration(rng.IntN(3000)) * time.Microsecond
+	case n < 960:
+		limit = time.Duration(rng.IntN(1000)) * time.Microsecond
+	case n < 970 && !few: // a server that answers twice lies to who has the identifier by then
+		q.Manner = layers.Twice
+	case n < 980 && !few:
+		q.Manner = layers.BesideUnknown
+	case n < 990:
+		q.Manner = layers.BesideEvent
+	case n < 992 && (!few || rng.IntN(20) == 0): // it holds its identifier until the connection ends
+		q.Manner, limit = layers.Never, time.Duration(1+rng.IntN(3000))*time.Microsecond
+	case n < 993:
+		q.Size = -1
+	case n < 995:
+		q.Size, q.ReplySize = 60_000, 60_000
+	}
+	switch rng.IntN(20_000) {
+	case 0:
+		q.Manner = layers.Malformed
+	case 1:
+		q.Manner = layers.Oversized
+	case 2:
+		q.Manner = layers.Unsplit
+	case 3:
+		q.Manner = layers.WithReset
+	case 4:
+		q.Manner = layers.WithFIN
+	}
+	return q, limit
+}
+
+// calm checks, when the faults have stopped and nobody asks, that everyone who asks now is answered, and that nothing is in
+// flight.
+func (a *asking) calm() {
+	if s := a.book.Client.Stats(); s.InFlight+s.Waiting != 0 {
+		a.r.fail(a.r, fmt.Errorf("nobody asks, and there are requests in flight: %+v", s))
+	}
+	// Connections from before the calm may still end by what their scripts say.
+	ctx, cancel := context.WithTimeout(context.Background(), starving)
+	defer cancel()
+	var all sync.WaitGroup
+	for range a.r.o.capacity {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if o, _ := a.book.Do(ctx, layers.Ask{ReplySize: 10}); o == layers.Replied {
+					return
+				}
+			}
+			a.r.fail(a.r, fmt.Errorf("in the calm nobody answers: %+v", a.book.Client.Stats()))
+		})
+	}
+	a.r.patient(a.r, "a caller in the calm", all.Wait)
+	if a.r.minimum > 0 && a.r.lifetime == 0 { // one that is too old, and pinned, is not written to any more
+		if err := check.Live(context.Background(), a.mux, a.r.minimum, starving); err != nil {
+			a.r.fail(a.r, err)
+		}
+	}
+}
