@@ -129,6 +129,10 @@ func (s *host) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.ln == nil { // the port is another's for the moment
+		_ = client.Close()
+		return nil, errRefused
+	}
 	raw, err := s.ln.Accept()
 	for err == nil && raw.RemoteAddr().String() != client.LocalAddr().String() { // one whose dial was given up
 		_ = raw.Close()
