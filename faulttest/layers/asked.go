@@ -40,7 +40,8 @@ const (
 func (o Outcome) String() string {
 	return [...]string{
 		"pending", "replied", "canceled", "canceled before its turn", "connection reset", "connection closed by the server",
-		"connection killed", "connection out of step", "connection retired", "no connection", "closed", "not to be encoded", "otherwise",
+		"connection killed", "connection out of step", "connection retired", "no connection", "closed",
+		"not to be encoded", "otherwise",
 	}[o]
 }
 
@@ -210,7 +211,8 @@ func (a *Asked) Compare(e *Executor) error {
 		default:
 			continue
 		}
-		if errs = append(errs, fmt.Errorf("layers: request %d (%v): %s", unique, Outcome(account&^notSent), what)); len(errs) > most {
+		errs = append(errs, fmt.Errorf("layers: request %d (%v): %s", unique, Outcome(account&^notSent), what))
+		if len(errs) > most {
 			break
 		}
 	}

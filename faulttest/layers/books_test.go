@@ -55,18 +55,25 @@ func TestHeardFindsWhatIsWrong(t *testing.T) {
 		kind func(*Heard) *atomic.Uint64
 		tell func(*Ear)
 	}{
-		{"nothing", nil, func(e *Ear) { take(e, a, body(7, 1)); cut(e, a, AppendMessage(nil, 7, 2, Short(7, 2))[:9], io.EOF) }},
+		{"nothing", nil, func(e *Ear) {
+			take(e, a, body(7, 1))
+			cut(e, a, AppendMessage(nil, 7, 2, Short(7, 2))[:9], io.EOF)
+		}},
 		{"again", (*Heard).doubled, func(e *Ear) { take(e, a, body(7, 0)) }},
 		{"one is missing", (*Heard).lost, func(e *Ear) { take(e, a, body(7, 2)) }},
 		{"another's", (*Heard).glued, func(e *Ear) { take(e, a, body(8, 1)) }},
 		{"over another connection", (*Heard).glued, func(e *Ear) { take(e, b, body(7, 1)) }},
 		{"damaged", (*Heard).glued, func(e *Ear) { take(e, a, damaged) }},
-		{"of another size", (*Heard).glued, func(e *Ear) { take(e, a, AppendMessage(nil, 7, 1, Short(7, 1)+1)[prefixSize:]) }},
+		{"of another size", (*Heard).glued, func(e *Ear) {
+			take(e, a, AppendMessage(nil, 7, 1, Short(7, 1)+1)[prefixSize:])
+		}},
 		{"two in one", (*Heard).glued, func(e *Ear) { take(e, a, append(body(7, 1), body(7, 2)...)) }},
 		{"short", (*Heard).glued, func(e *Ear) { take(e, a, []byte("short")) }},
 		{"after the end", (*Heard).disordered, func(e *Ear) { cut(e, a, frame[:5], io.EOF); take(e, a, body(7, 1)) }},
 		{"two ends", (*Heard).doubled, func(e *Ear) { cut(e, a, frame[:5], io.EOF); cut(e, a, frame[:5], io.EOF) }},
-		{"the end of another's", (*Heard).glued, func(e *Ear) { cut(e, a, AppendMessage(nil, 7, 2, Short(7, 2))[:13], io.EOF) }},
+		{"the end of another's", (*Heard).glued, func(e *Ear) {
+			cut(e, a, AppendMessage(nil, 7, 2, Short(7, 2))[:13], io.EOF)
+		}},
 		{"cut off behind its end", (*Heard).glued, func(e *Ear) { cut(e, a, frame, io.EOF) }},
 		{"cut off in front of its beginning", (*Heard).glued, func(e *Ear) { cut(e, a, nil, io.EOF) }},
 		{"cut off without a cause", (*Heard).glued, func(e *Ear) { cut(e, a, frame[:5], nil) }},

@@ -33,8 +33,8 @@ const (
 
 func (m Manner) String() string {
 	return [...]string{
-		"at once", "later", "never", "twice", "beside an unknown reply", "beside an event", "malformed", "oversized", "unsplit",
-		"with a reset", "with a FIN",
+		"at once", "later", "never", "twice", "beside an unknown reply", "beside an event", "malformed", "oversized",
+		"unsplit", "with a reset", "with a FIN",
 	}[m]
 }
 

@@ -154,8 +154,8 @@ func (e *Executor) execute(a asked, x *executing) {
 	e.peak = max(e.peak, len(e.pending))
 }
 
-// givenUp waits until the client has closed the connection. It may use its identifiers on another as soon as it does not
-// listen to it any more.
+// givenUp waits until the client has closed the connection. It may use its identifiers on another as soon as it does
+// not listen to it any more.
 func (x *executing) givenUp() bool {
 	for end := time.Now().Add(reuseGrace); proxy.Established(x.c.TCPConn); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

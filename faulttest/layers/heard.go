@@ -31,8 +31,8 @@ type Heard struct {
 	numWrong                             int
 }
 
-// hearing is what has come over one connection. It belongs to whoever has the connection in hands: the receiver promises
-// that this is one at a time, and the race detector sees to it.
+// hearing is what has come over one connection. It belongs to whoever has the connection in hands: the receiver
+// promises that this is one at a time, and the race detector sees to it.
 type hearing struct {
 	number uint32
 	known  bool   // the number, which the first message tells
@@ -124,7 +124,8 @@ func (e *Ear) message(data []byte) {
 		h.Wrong(&h.Lost, "message %d of connection %d has come, where %d was next", seq, k, want)
 		h.Lost.Add(uint64(seq - want - 1))
 	case len(data) != sizeOf(h.Size, k, seq):
-		h.Wrong(&h.Glued, "message %d of connection %d has %d bytes, where %d were sent", seq, k, len(data), sizeOf(h.Size, k, seq))
+		h.Wrong(&h.Glued, "message %d of connection %d has %d bytes, where %d were sent",
+			seq, k, len(data), sizeOf(h.Size, k, seq))
 	}
 	l.next = seq + 1
 }
@@ -188,7 +189,8 @@ func (h *Heard) Err() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.numWrong > len(h.wrong) {
-		return errors.Join(append(slices.Clone(h.wrong), fmt.Errorf("layers: and %d violations more", h.numWrong-len(h.wrong)))...)
+		more := fmt.Errorf("layers: and %d violations more", h.numWrong-len(h.wrong))
+		return errors.Join(append(slices.Clone(h.wrong), more)...)
 	}
 	return errors.Join(h.wrong...)
 }
@@ -200,8 +202,8 @@ type Strict struct {
 	Live     bool // those that are Live: besides, there was time enough
 }
 
-// Compare compares what has come with what was sent, when the loops are over or have nothing more to deliver. Nothing of
-// what is missing is counted before that is true, so it can be asked again. It returns the number of connections of
+// Compare compares what has come with what was sent, when the loops are over or have nothing more to deliver. Nothing
+// of what is missing is counted before that is true, so it can be asked again. It returns the number of connections of
 // which everything has to have come.
 func (h *Heard) Compare(t *Talker, s Strict) (strictly int, err error) {
 	h.mu.Lock()
@@ -229,8 +231,9 @@ func (h *Heard) Compare(t *Talker, s Strict) (strictly int, err error) {
 			wrong = append(wrong, fmt.Errorf("layers: connection %d: %d messages are lost of %d and %d bytes (%v)",
 				l.number, sent-next, sent, rest, ending))
 		case whole && known && cut != rest:
-			wrong = append(wrong, fmt.Errorf("layers: connection %d: after %d messages %d bytes were sent, and %d reported as cut off (%v)",
-				l.number, sent, rest, cut, ending))
+			wrong = append(wrong,
+				fmt.Errorf("layers: connection %d: after %d messages %d bytes were sent, and %d reported as cut off (%v)",
+					l.number, sent, rest, cut, ending))
 		}
 		if len(wrong) == most {
 			break

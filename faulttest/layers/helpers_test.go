@@ -176,7 +176,8 @@ func hear(t testing.TB, m *plex.Multiplexer, loops int, size func(k, seq uint32)
 ) *hearing {
 	t.Helper()
 	split := layers.Framing.Split
-	return hearBy(t, m, split, loops, size, observe, append([]message.Option{message.WithMaxSize(layers.MaxSize)}, opts...)...)
+	return hearBy(t, m, split, loops, size, observe, append([]message.Option{message.WithMaxSize(layers.MaxSize)},
+		opts...)...)
 }
 
 func hearBy(t testing.TB, m *plex.Multiplexer, split func([]byte, bool) (int, []byte, error), loops int,
@@ -225,8 +226,8 @@ func (h *hearing) stop() []error {
 	return h.ends
 }
 
-// all has the talker begin no more messages, waits until everything that has to come has come, and returns the number of
-// connections that this is true of.
+// all has the talker begin no more messages, waits until everything that has to come has come, and returns the number
+// of connections that this is true of.
 func (h *hearing) all(talker *layers.Talker, p *proxy.Proxy, closed bool) (n int) {
 	h.Helper()
 	talker.Quiet()
@@ -241,7 +242,8 @@ func (h *hearing) all(talker *layers.Talker, p *proxy.Proxy, closed bool) (n int
 	return n
 }
 
-// over closes the pool and the server, and checks that what has come is right, and that nothing is left in the receiver.
+// over closes the pool and the server, and checks that what has come is right, and that nothing is left in the
+// receiver.
 func (h *hearing) over(talker *layers.Talker, p *proxy.Proxy) {
 	h.Helper()
 	within("Close", func() { require.NoError(h, h.m.Close()) })
@@ -253,8 +255,8 @@ func (h *hearing) over(talker *layers.Talker, p *proxy.Proxy) {
 	nothingLeft(h, h.receiver)
 }
 
-// nothingLeft checks that a receiver or a client has forgotten all connections. Plex tells of their ends in goroutines of
-// its own.
+// nothingLeft checks that a receiver or a client has forgotten all connections. Plex tells of their ends in goroutines
+// of its own.
 func nothingLeft(t testing.TB, layer any) {
 	t.Helper()
 	left, what := 0, ""
@@ -321,7 +323,8 @@ func certificates(t testing.TB) (client, server *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(1000 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(1000 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
 	require.NoError(t, err)

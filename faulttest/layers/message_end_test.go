@@ -54,7 +54,8 @@ func TestFaultCutWithinAMessage(t *testing.T) {
 			})
 			h.listening()
 			close(begin)
-			eventually(t, func() bool { return h.Messages.Load() == 2 && h.Cut.Load() == 1 }, "two messages and one that is cut off")
+			eventually(t, func() bool { return h.Messages.Load() == 2 && h.Cut.Load() == 1 },
+				"two messages and one that is cut off")
 			h.all(talker, p, true)
 			mu.Lock()
 			require.ElementsMatch(t, []string{"0:0", "cut", "1:0"}, order)
@@ -212,8 +213,8 @@ func TestFaultRSTAtEveryByteOfAStream(t *testing.T) {
 	h.over(&layers.Talker{}, p)
 }
 
-// The server restarts, again and again, with everyone connected, by RST and by FIN. The messages of the connections that
-// healing adds come as those before.
+// The server restarts, again and again, with everyone connected, by RST and by FIN. The messages of the connections
+// that healing adds come as those before.
 // Catches: a receiver that reads only the connections that it has begun with; beginnings that pile up.
 func TestFaultServerRestartUnderMessages(t *testing.T) {
 	for _, reset := range []bool{true, false} {
@@ -310,7 +311,8 @@ func TestFaultKilledWithinAMessage(t *testing.T) {
 	const kills = 20
 	var half int
 	for k := range kills {
-		for end := time.Now().Add(patience); int(sent.Load()) == half || !read[sent.Load()].Load() || m.Stats().LeasedReaders > 0; {
+		unread := func() bool { return int(sent.Load()) == half || !read[sent.Load()].Load() }
+		for end := time.Now().Add(patience); unread() || m.Stats().LeasedReaders > 0; {
 			if time.Now().After(end) {
 				require.FailNow(t, "half a message is not read", "%d: %d bytes sent, %d connections; %+v",
 					k, sent.Load(), p.Accepted(), m.Stats())

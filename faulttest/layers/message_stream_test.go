@@ -231,7 +231,8 @@ func TestFaultChattyBesideQuietConnections(t *testing.T) {
 
 // Over TLS: records that hold many messages, and parts of them, so that there are bytes that the kernel knows nothing
 // of; and ends with and without a close_notify, within a message and between two.
-// Catches: messages that wait inside TLS for the next record to come; an end without close_notify taken for a clean one.
+// Catches: messages that wait inside TLS for the next record to come; an end without close_notify taken for a clean
+// one.
 func TestFaultMessagesOverTLS(t *testing.T) {
 	client, server := certificates(t)
 	const perConn, conns = 50, 60
@@ -312,8 +313,8 @@ func TestFaultMessagesOverTLS(t *testing.T) {
 	require.NotContains(t, short, 0)
 }
 
-// Loops are left and begun anew all the time, by break, by the end of their ctx and by a channel that nobody takes from any
-// more: what had been read is the next one's, and it comes once.
+// Loops are left and begun anew all the time, by break, by the end of their ctx and by a channel that nobody takes from
+// any more: what had been read is the next one's, and it comes once.
 // Catches: messages that are dropped with a buffer, or delivered again, when a loop is left.
 func TestFaultLoopsThatAreLeft(t *testing.T) {
 	talker := &layers.Talker{Size: layers.Mixed, Batch: 8 << 10}
@@ -376,8 +377,8 @@ func TestFaultLoopsThatAreLeft(t *testing.T) {
 	hh.over(talker, p)
 }
 
-// The multiplexer is closed with messages arriving on all connections and loops in all states: they end, with ErrClosed,
-// and nothing is left.
+// The multiplexer is closed with messages arriving on all connections and loops in all states: they end, with
+// ErrClosed, and nothing is left.
 // Catches: a loop that sleeps for ever; a beginning that stays in the receiver.
 func TestFaultCloseUnderMessages(t *testing.T) {
 	for i := range 20 {
@@ -407,8 +408,11 @@ func TestFaultCloseUnderMessages(t *testing.T) {
 // Catches: a connection retired in the middle of a message; one that is never retired because somebody once pinned it.
 func TestFaultRetiringUnderMessages(t *testing.T) {
 	for name, opts := range map[string][]plex.Option{
-		"age":     {plex.WithMaxLifetime(20 * time.Millisecond)},
-		"surplus": {plex.WithMinConnections(0), plex.WithAutoScaling(time.Millisecond), plex.WithIdleTimeout(10 * time.Millisecond)},
+		"age": {plex.WithMaxLifetime(20 * time.Millisecond)},
+		"surplus": {
+			plex.WithMinConnections(0), plex.WithAutoScaling(time.Millisecond),
+			plex.WithIdleTimeout(10 * time.Millisecond),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const messages = 5
@@ -496,8 +500,8 @@ func TestFaultRetiringUnderMessages(t *testing.T) {
 	}
 }
 
-// Messages are sent by many at once, whole, over connections that are reset, and a send that fails says whether the peer may
-// have it.
+// Messages are sent by many at once, whole, over connections that are reset, and a send that fails says whether the
+// peer may have it.
 // Catches: two messages mixed on the wire; a beginning followed by another message; a wrong MaybeSent.
 func TestFaultSendUnderFaults(t *testing.T) {
 	rng := random(t)
@@ -535,7 +539,10 @@ func TestFaultSendUnderFaults(t *testing.T) {
 				return
 			}
 		}
-	}, Script: proxy.Random(talkers[0], proxy.Rates{Reset: 0.5, FIN: 0.4, Stall: 0.3, Slice: 0.2, Bytes: 5 << 10, Longer: time.Millisecond})})
+	}, Script: proxy.Random(talkers[0], proxy.Rates{
+		Reset: 0.5, FIN: 0.4, Stall: 0.3, Slice: 0.2, Bytes: 5 << 10,
+		Longer: time.Millisecond,
+	})})
 	m := mux(t, p, 4)
 	const senders, each = 16, 300
 	outcome := [senders][each]int8{} // 0: sent, 1: maybe, 2: not

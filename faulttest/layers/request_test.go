@@ -63,8 +63,8 @@ func TestFaultRepliesOutOfOrder(t *testing.T) {
 	}
 }
 
-// Connections end by RST, FIN and half close at random bytes of either direction, under many callers: every call ends, with
-// its own reply or with the cause, at once.
+// Connections end by RST, FIN and half close at random bytes of either direction, under many callers: every call ends,
+// with its own reply or with the cause, at once.
 // Catches: a call that is forgotten; a reply that had arrived and is thrown away; a request sent again.
 func TestFaultConnectionsEndUnderRequests(t *testing.T) {
 	e, p := executor(t, proxy.Random(testSeed(t), proxy.Rates{
@@ -73,9 +73,13 @@ func TestFaultConnectionsEndUnderRequests(t *testing.T) {
 	}))
 	m := lazy(t, p, 8)
 	a := ask(t, m, e, p)
-	until := time.Now().Add(700 * time.Millisecond)
+	began := time.Now()
+	more := func() bool { // and each kind of end, though few connections may do for all callers
+		took := time.Since(began)
+		return took < 700*time.Millisecond || took < 10*time.Second && (a.Count(layers.Reset) == 0 || a.Count(layers.Ended) == 0)
+	}
 	a.together(60, func(_ int, rng *rand.Rand) {
-		for time.Now().Before(until) {
+		for more() {
 			q := layers.Ask{Size: rng.IntN(200), ReplySize: rng.IntN(200)}
 			if rng.IntN(4) == 0 {
 				q.Manner, q.Delay = layers.Later, time.Duration(rng.IntN(2000))*time.Microsecond
@@ -128,7 +132,8 @@ func TestFaultEndAtEveryByteOfARequest(t *testing.T) {
 				var failed *request.Error
 				switch {
 				case err == nil:
-					require.True(t, c.dir == proxy.Down && k == c.size || c.kind != proxy.Reset && k == c.size, "the reply of connection %d", k)
+					require.True(t, c.dir == proxy.Down && k == c.size || c.kind != proxy.Reset && k == c.size,
+						"the reply of connection %d", k)
 				default:
 					require.ErrorAs(t, err, &failed)
 					require.True(t, failed.MaybeSent, "it was written: %v", err)
@@ -308,7 +313,8 @@ func TestFaultRepliesTwiceUnknownAndUnsolicited(t *testing.T) {
 }
 
 // Garbage kills the connection that brings it: the requests on it fail, with the cause, and those on others do not.
-// Catches: replies read from behind garbage; requests on a connection that nobody listens to any more; a receiver that ends.
+// Catches: replies read from behind garbage; requests on a connection that nobody listens to any more; a receiver that
+// ends.
 func TestFaultGarbageReplies(t *testing.T) {
 	for _, manner := range []layers.Manner{layers.Malformed, layers.Oversized, layers.Unsplit} {
 		t.Run(manner.String(), func(t *testing.T) {
@@ -325,6 +331,12 @@ func TestFaultGarbageReplies(t *testing.T) {
 						case layers.Replied:
 							replied.Add(1)
 						case layers.OutOfStep:
+							outOfStep.Add(1)
+						case layers.Killed: // it came to write when the connection had just been killed
+							var failed *request.Error
+							if !errors.As(err, &failed) || failed.MaybeSent {
+								t.Error(o, err)
+							}
 							outOfStep.Add(1)
 						default:
 							t.Error(o, err)
@@ -384,8 +396,8 @@ func TestFaultRestartWithThousandsInFlight(t *testing.T) {
 	}
 }
 
-// Sixteen identifiers, and most of them given up: they are not used again before their reply has come or their connection
-// has ended, and those who wait for one get it in the order in which they came.
+// Sixteen identifiers, and most of them given up: they are not used again before their reply has come or their
+// connection has ended, and those who wait for one get it in the order in which they came.
 // Catches: an identifier that is used while its late reply can still come; one that is never given back.
 func TestFaultFewIdentifiers(t *testing.T) {
 	e, p := executor(t, nil)
@@ -453,8 +465,8 @@ func TestFaultFewIdentifiers(t *testing.T) {
 	a.over()
 }
 
-// A bound on requests in flight, with many more callers, of whom many give up: the server never has more, and nobody who
-// stays is forgotten.
+// A bound on requests in flight, with many more callers, of whom many give up: the server never has more, and nobody
+// who stays is forgotten.
 // Catches: a turn lost with a caller whose ctx ends as it is given; a bound that is exceeded.
 func TestFaultBackPressure(t *testing.T) {
 	const bound = 8
@@ -497,8 +509,8 @@ func TestFaultBackPressure(t *testing.T) {
 	a.over()
 }
 
-// The client, or the multiplexer, is closed with thousands in flight, waiting and being written: every Do ends at once, with
-// an error that says so.
+// The client, or the multiplexer, is closed with thousands in flight, waiting and being written: every Do ends at once,
+// with an error that says so.
 // Catches: a caller that hangs; a goroutine that stays; an entry that is left.
 func TestFaultCloseUnderRequests(t *testing.T) {
 	for _, what := range []string{"client", "multiplexer", "both", "shutdown"} {
@@ -562,8 +574,11 @@ func TestFaultCloseUnderRequests(t *testing.T) {
 // Catches: a connection retired under the requests on it; a reply dropped with it; a connection that is never retired.
 func TestFaultRetiringUnderRequests(t *testing.T) {
 	for name, opts := range map[string][]plex.Option{
-		"age":     {plex.WithMaxLifetime(15 * time.Millisecond)},
-		"surplus": {plex.WithMinConnections(1), plex.WithAutoScaling(time.Millisecond), plex.WithIdleTimeout(5 * time.Millisecond)},
+		"age": {plex.WithMaxLifetime(15 * time.Millisecond)},
+		"surplus": {
+			plex.WithMinConnections(1), plex.WithAutoScaling(time.Millisecond),
+			plex.WithIdleTimeout(5 * time.Millisecond),
+		},
 		"both": {
 			plex.WithMinConnections(2), plex.WithAutoScaling(time.Millisecond), plex.WithIdleTimeout(5 * time.Millisecond),
 			plex.WithMaxLifetime(20 * time.Millisecond),
@@ -631,8 +646,8 @@ func TestFaultRequestsOverTLS(t *testing.T) {
 	a.over()
 }
 
-// The client is closed when half of a reply has come: nobody will ever make sense of what follows, so the connection must
-// not be kept from being retired.
+// The client is closed when half of a reply has come: nobody will ever make sense of what follows, so the connection
+// must not be kept from being retired.
 // Catches: a pin that outlives the client.
 func TestFaultClientClosedWithinAReply(t *testing.T) {
 	p := serve(t, proxy.Config{Handler: func(c *proxy.Conn) {
@@ -656,5 +671,6 @@ func TestFaultClientClosedWithinAReply(t *testing.T) {
 	eventually(t, func() bool { return a.Client.Stats().Unsolicited == 1 }, "what is in front of it has come")
 	require.NoError(t, a.Client.Close())
 	within("the call", call.Wait)
-	eventually(t, func() bool { return p.Accepted() >= 3 && m.Stats().Open == 1 }, "it is retired, and its replacement, too")
+	eventually(t, func() bool { return p.Accepted() >= 3 && m.Stats().Open == 1 },
+		"it is retired, and its replacement, too")
 }

@@ -46,7 +46,10 @@ const (
 )
 
 func (e Ending) String() string {
-	return [...]string{"live", "half closed by the server, then by the client", "closed by the server", "reset by the server", "left by the client"}[e]
+	return [...]string{
+		"live", "half closed by the server, then by the client", "closed by the server",
+		"reset by the server", "left by the client",
+	}[e]
 }
 
 // The kernel's states of a connection of which only the server's direction is closed.

@@ -110,8 +110,8 @@ func (a *asking) draw(rng *rand.Rand) (q layers.Ask, limit time.Duration) {
 	return q, limit
 }
 
-// calm checks, when the faults have stopped and nobody asks, that everyone who asks now is answered, and that nothing is in
-// flight.
+// calm checks, when the faults have stopped and nobody asks, that everyone who asks now is answered, and that nothing
+// is in flight.
 func (a *asking) calm() {
 	if s := a.book.Client.Stats(); s.InFlight+s.Waiting != 0 {
 		a.r.fail(a.r, fmt.Errorf("nobody asks, and there are requests in flight: %+v", s))

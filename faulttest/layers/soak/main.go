@@ -1,14 +1,14 @@
-// Command soak drives packages message and request through random faults at the highest rate that the machine gives, and
-// says what it found.
+// Command soak drives packages message and request through random faults at the highest rate that the machine gives,
+// and says what it found.
 //
 //	go run ./layers/soak -for 10m -seed 1
 //
 // In one round after the other a server talks, and another is asked, each behind a fault proxy of its own: connections
 // are reset, closed, half closed, stalled and cut to pieces after so many bytes, refused, accepted and dropped, and the
 // servers restart. Meanwhile connections are killed, retired for their age, added and closed again; loops over messages
-// are left and begun anew; callers give up; replies are late, unknown, doubled, out of order and malformed. Each round is
-// set up differently, and ends with everything closed in the middle of that, or with a calm in which everything has to
-// come that is still to come.
+// are left and begun anew; callers give up; replies are late, unknown, doubled, out of order and malformed. Each round
+// is set up differently, and ends with everything closed in the middle of that, or with a calm in which everything has
+// to come that is still to come.
 //
 // Every message and every reply says which it is and has a checksum; each request is remembered by the server that has
 // executed it. What happens to a connection depends on the seed, the round and the connection's number.
@@ -48,7 +48,8 @@ func main() {
 	flag.BoolVar(&o.verbose, "v", false, "tell how each round is set up")
 	flag.Parse()
 	if o.length <= 0 || o.capacity < 1 || o.callers < 1 || o.faults <= 0 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "soak: -for and -faults must be above 0, -capacity and -callers at least 1, and there are no arguments")
+		fmt.Fprintln(os.Stderr,
+			"soak: -for and -faults must be above 0, -capacity and -callers at least 1, and there are no arguments")
 		os.Exit(2)
 	}
 	if o.seed == 0 {

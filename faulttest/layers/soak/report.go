@@ -41,7 +41,8 @@ func (r *round) account() {
 		s.expired += st.Expired
 		s.scaledUp += st.ScaledUp
 		s.scaledDown += st.ScaledDown
-		if st.Open+st.Connecting+st.IdleReaders+st.IdleWriters+st.LeasedReaders+st.LeasedWriters+st.Waiting+st.WaitingReady > 0 {
+		leased, waiting := st.LeasedReaders+st.LeasedWriters, st.Waiting+st.WaitingReady
+		if st.Open+st.Connecting+st.IdleReaders+st.IdleWriters+leased+waiting > 0 {
 			r.fail(r, fmt.Errorf("something is left in the closed pool: %+v", st))
 		}
 	}
@@ -60,7 +61,8 @@ func (r *round) account() {
 	left := st.Waiting + st.InFlight + st.Abandoned
 	for _, layer := range []any{b.Client, r.talking.receiver} {
 		n, what := 0, ""
-		for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) { // plex tells of ends in goroutines of its own
+		// Plex tells of ends in goroutines of its own.
+		for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
 			if n, what = layers.Left(layer); n == 0 || time.Now().After(end) {
 				break
 			}
@@ -110,10 +112,12 @@ func (s *soak) progress(ctx context.Context) {
 		if r != of {
 			last, of = [3]uint64{}, r
 		}
-		fmt.Fprintf(s.out, "%5.0fs  round %d: replies %s (+%s), in flight %d, waiting %d, given up %d; messages %s (+%s), cut %s; faults %s (+%s); violations %d\n",
-			time.Since(s.start).Seconds(), r.number, grouped(now[0]), grouped(now[0]-last[0]), st.InFlight, st.Waiting, st.Abandoned,
-			grouped(now[1]), grouped(now[1]-last[1]), grouped(r.talking.heard.Cut.Load()), grouped(now[2]), grouped(now[2]-last[2]),
-			s.sums.violations.Load())
+		fmt.Fprintf(s.out,
+			"%5.0fs  round %d: replies %s (+%s), in flight %d, waiting %d, given up %d; "+
+				"messages %s (+%s), cut %s; faults %s (+%s); violations %d\n",
+			time.Since(s.start).Seconds(), r.number, grouped(now[0]), grouped(now[0]-last[0]), st.InFlight, st.Waiting,
+			st.Abandoned, grouped(now[1]), grouped(now[1]-last[1]), grouped(r.talking.heard.Cut.Load()), grouped(now[2]),
+			grouped(now[2]-last[2]), s.sums.violations.Load())
 		last = now
 	}
 }
@@ -159,7 +163,8 @@ func (s *soak) figures(before check.Process) *figures {
 		}
 	}
 	f.row("connections killed by consumers", "%s", grouped(sums.killed))
-	f.row("connections expired, scaled up, down", "%s, %s, %s", grouped(sums.expired), grouped(sums.scaledUp), grouped(sums.scaledDown))
+	f.row("connections expired, scaled up, down", "%s, %s, %s", grouped(sums.expired), grouped(sums.scaledUp),
+		grouped(sums.scaledDown))
 	f.row("requests", "%s", rate(sums.requests))
 	for o := layers.Replied; o < layers.Outcomes; o++ {
 		f.row("  "+o.String(), "%s", grouped(sums.outcomes[o]))
@@ -215,7 +220,8 @@ func certificates() (client, server *tls.Config, err error) {
 		return nil, nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(1000 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(1000 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -52,8 +52,10 @@ type setup struct {
 }
 
 func (p setup) String() string {
-	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, in flight %d, %d loops, left %v, a channel instead %v; %v",
-		p.number, p.length, p.minimum, p.scaling, p.lifetime, p.kills, p.tls, p.ids, p.inFlight, p.loops, p.leaves, p.channel, p.end)
+	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, "+
+		"in flight %d, %d loops, left %v, a channel instead %v; %v",
+		p.number, p.length, p.minimum, p.scaling, p.lifetime, p.kills, p.tls, p.ids, p.inFlight, p.loops, p.leaves,
+		p.channel, p.end)
 }
 
 // draw draws how round n is set up.

@@ -37,7 +37,10 @@ func TestSoakOfTheLayers(t *testing.T) {
 
 func TestTheSameSeedSetsUpTheSameRounds(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
-		a, b := &soak{o: options{seed: seed, capacity: 4, callers: 9, faults: 15}}, &soak{o: options{seed: seed, capacity: 4, callers: 9, faults: 15}}
+		a, b := &soak{o: options{seed: seed, capacity: 4, callers: 9, faults: 15}}, &soak{o: options{
+			seed:     seed,
+			capacity: 4, callers: 9, faults: 15,
+		}}
 		ends := map[ending]int{}
 		for n := range 100 {
 			p := a.draw(n)
@@ -62,7 +65,9 @@ func TestAViolationTellsItsHistory(t *testing.T) {
 	require.True(t, f.bad)
 	var out strings.Builder
 	f.table(&out)
-	for _, part := range []string{"-seed 7 -capacity 3 -callers 5", "context canceled", "round 12", "identifiers to 15", "1,234,567"} {
+	for _, part := range []string{
+		"-seed 7 -capacity 3 -callers 5", "context canceled", "round 12", "identifiers to 15", "1,234,567",
+	} {
 		require.Contains(t, out.String(), part)
 	}
 }
