@@ -98,7 +98,7 @@ var poolDefects = []defect{
 	{
 		name: "remains-unbounded", file: "conn.go",
 		what:  "what closed connections left to be read piles up without bound",
-		edits: []edit{{old: "\tif len(m.remains) > m.capacity {", new: "\tif len(m.remains) > 100*m.capacity {"}},
+		edits: []edit{{old: "\tif len(m.remains) > m.mostRemains() {", new: "\tif len(m.remains) > 100*m.capacity {"}},
 		tests: []suite{root("TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity")},
 	},
 	{
