@@ -54,6 +54,10 @@ func (c Conn) RemoteAddr() net.Addr {
 	return c.c.remote
 }
 
+// Datagram reports whether the connection keeps the boundaries of messages, as
+// plex judges it by the network of its local address; see [Attach].
+func (c Conn) Datagram() bool { return c.c != nil && c.c.datagram }
+
 // Kill ends the connection, both its halves, as the Kill of a lease does: for a
 // consumer that finds it to be of no use without having a lease on it. It is
 // closed and counts as lost. If it has ended already, Kill does nothing.

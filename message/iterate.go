@@ -8,9 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -272,7 +270,7 @@ func (it *iteration) putBack(h *hand) {
 
 // read reads once, behind what is left. It reports false if there is nothing new.
 func (it *iteration) read(h *hand) bool {
-	h.datagram = keepsBoundaries(h.lease.LocalAddr())
+	h.datagram = h.lease.Conn().Datagram()
 	var buf []byte
 	have := len(h.data)
 	if have > bufferSize/2 {
@@ -407,20 +405,4 @@ func (it *iteration) tell(h *hand, err error) (more bool) {
 		h.report, h.whole = err, true
 	}
 	return false
-}
-
-// keepsBoundaries reports whether a connection with this local address carries datagrams, as plex judges it.
-func keepsBoundaries(local net.Addr) bool {
-	switch a := local.(type) {
-	case nil, *net.TCPAddr:
-		return false
-	case *net.UDPAddr, *net.IPAddr:
-		return true
-	case *net.UnixAddr:
-		return a != nil && (a.Net == "unixgram" || a.Net == "unixpacket")
-	default:
-		network := a.Network()
-		return strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip") ||
-			network == "unixgram" || network == "unixpacket"
-	}
 }

@@ -4,7 +4,6 @@ package request
 
 import (
 	"errors"
-	"strings"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -70,7 +69,7 @@ func (c *Client[Q, R]) take(m message.Message) {
 		if err := c.pass(m); err != nil {
 			c.table.panicked(err)
 		}
-	case keepsBoundaries(m.Conn):
+	case m.Conn.Datagram(): // one that makes no sense says nothing about the next
 		c.table.malformed(errNonsense(m.Conn, err))
 	default:
 		// What comes behind this would be read from the wrong place, and a reply in it could be anyone's. So nothing
@@ -85,24 +84,12 @@ func (c *Client[Q, R]) take(m message.Message) {
 func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 	var cut *message.CutError
 	switch {
-	case keepsBoundaries(conn):
+	case conn.Datagram():
 		c.table.malformed(errNonsense(conn, err))
 	case errors.As(err, &cut): // its requests fail with the connection's own error
 	default:
 		c.outOfStep(conn, err)
 	}
-}
-
-// keepsBoundaries reports whether a connection carries datagrams, as plex judges it. One of those that makes no sense
-// says nothing about the next.
-func keepsBoundaries(conn plex.Conn) bool {
-	local := conn.LocalAddr()
-	if isNil(local) {
-		return false
-	}
-	network := local.Network()
-	return strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip") ||
-		network == "unixgram" || network == "unixpacket"
 }
 
 // outOfStep fails the requests on a connection over which something came that makes no sense.
