@@ -92,10 +92,10 @@ func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 	}
 }
 
-// outOfStep fails the requests on a connection over which something came that makes no sense.
+// outOfStep says why the requests fail on a connection over which something came that makes no sense, and which has
+// been killed or is about to be.
 func (c *Client[Q, R]) outOfStep(conn plex.Conn, err error) {
-	err = errOutOfStep(conn, err)
-	c.table.nonsense(conn, err).fail(err)
+	c.table.nonsense(conn, errOutOfStep(conn, err))
 }
 
 // parse is the protocol's, which must not take the goroutine down with it.

@@ -141,6 +141,25 @@ func TestNothingBehindNonsenseIsHeard(t *testing.T) {
 	})
 }
 
+// What is on a connection ends with it and not before, or the next request would be given the identifier that the peer
+// has yet to answer, and be written to the very same connection.
+func TestNothingIsWrittenBehindNonsense(t *testing.T) {
+	for range 1000 { // the two are at it at the same moment
+		bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+			c := w.client(request.WithIDs(0))
+			lost := asking(t.Context(), c, "lost")
+			conns[0].take("lost")
+			next := asking(t.Context(), c, "next")
+			synctest.Wait()
+
+			conns[0].send(frame('?', 0, ""))
+			requireError(t, lost, true, errKind)
+			requireError(t, next, false, plex.ErrNoConnections)
+			require.Zero(t, conns[0].unread())
+		})
+	}
+}
+
 func TestAnIdleConnectionOutOfStepIsKilled(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()

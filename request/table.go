@@ -326,18 +326,16 @@ func (t *table[R]) end(l *link[R], cause error) (victims list[R], w plex.Writer,
 	return t.takeAllLocked(l), l.writer, cause
 }
 
-// nonsense takes out what is on a connection that is out of step. Its end is still to come. The caller fails the calls.
-func (t *table[R]) nonsense(conn plex.Conn, err error) (victims list[R]) {
+// nonsense says that a connection is out of step, which is why what is on it will fail when it has been killed. Not
+// before: its identifiers and turns would be free, and the next request could be written to it still.
+func (t *table[R]) nonsense(conn plex.Conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.malformedLocked(err)
-	l := t.links[conn]
-	if l == nil || l.nonsense != nil {
-		return list[R]{}
+	if l := t.links[conn]; l != nil && l.nonsense == nil {
+		l.nonsense = err
+		close(l.known)
 	}
-	l.nonsense = err
-	close(l.known)
-	return t.takeAllLocked(l)
 }
 
 // takeAllLocked takes out all calls on a connection, and returns those to be failed.

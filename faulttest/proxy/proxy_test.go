@@ -186,8 +186,8 @@ func TestPauseAcceptFillsTheBacklog(t *testing.T) {
 	}
 	require.Zero(t, p.Accepted())
 	require.NoError(t, p.ResumeAccept())
-	for range conns {
-		require.NotNil(t, p.Conn(t.Context(), p.Accepted()))
+	for k := range conns {
+		require.NotNil(t, p.Conn(t.Context(), k))
 	}
 	dial(t, p)
 }
