@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -185,9 +186,19 @@ func TestFaultTheSameConnectionTwice(t *testing.T) {
 	require.Error(t, err)
 	require.True(t, proxy.Established(cached.TCPConn), "New has failed, so it is still ours")
 
+	// What is attached when the pool has closed it already is closed once more, which the book would not like.
+	var attaching sync.Mutex
+	over := false
 	m := w.bare(plex.WithConnections(cached), plex.WithMaxCapacity(3), plex.WithBackoff(quick),
 		plex.WithAutoScaling(time.Millisecond),
-		plex.WithConnector(func(_ context.Context, conn net.Conn) error { return plex.Attach(conn, cached) }))
+		plex.WithConnector(func(_ context.Context, conn net.Conn) error {
+			attaching.Lock()
+			defer attaching.Unlock()
+			if over {
+				return errors.New("the test is over")
+			}
+			return plex.Attach(conn, cached)
+		}))
 	rest, err := m.Add(t.Context(), cached)
 	require.ErrorIs(t, err, plex.ErrKnownConnection)
 	require.Len(t, rest, 1)
@@ -200,4 +211,7 @@ func TestFaultTheSameConnectionTwice(t *testing.T) {
 	write(t, w.server(0), "unharmed")
 	require.Equal(t, "unharmed", read(t, rd, 8))
 	require.NoError(t, rd.Close())
+	attaching.Lock()
+	defer attaching.Unlock()
+	over = true
 }
