@@ -89,6 +89,7 @@ var framing = message.Prefix{Bytes: 2, Order: binary.LittleEndian, Max: 10_000}
 // numberedService accepts connections and has a peer run on each.
 type numberedService struct {
 	net.Listener
+	begin   func() // has the peers begin: not before plex.New has returned, which fails if a connection does
 	running sync.WaitGroup
 
 	mu    sync.Mutex
@@ -100,7 +101,15 @@ type numberedService struct {
 func newNumberedService(t *testing.T, seed uint64, atOnce int, all *records) *numberedService {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &numberedService{Listener: l, peers: map[string]*numberedPeer{}}
+	begun := make(chan struct{})
+	s := &numberedService{
+		Listener: l, peers: map[string]*numberedPeer{}, begin: sync.OnceFunc(func() { close(begun) }),
+	}
+	t.Cleanup(func() {
+		_ = s.Close() // it is closed already if all went well
+		s.begin()
+		s.running.Wait()
+	})
 	s.running.Go(func() {
 		var open []*numberedPeer
 		for n := uint64(0); ; n++ {
@@ -124,7 +133,10 @@ func newNumberedService(t *testing.T, seed uint64, atOnce int, all *records) *nu
 			s.peers[p.address] = p
 			s.mu.Unlock()
 			open = append(open, p)
-			s.running.Go(func() { p.run(conn.(*net.TCPConn)) })
+			s.running.Go(func() {
+				<-begun
+				p.run(conn.(*net.TCPConn))
+			})
 		}
 	})
 	return s
@@ -233,6 +245,7 @@ func TestUnderRandomEndsNoMessageIsLostDoubledOrGlued(t *testing.T) {
 	m, err := plex.New(context.Background(), plex.WithConnector(dial),
 		plex.WithMinConnections(connections), plex.WithMaxCapacity(connections))
 	require.NoError(t, err)
+	s.begin()
 	r := receiver(t, m, framing.Split, message.WithMaxSize(10_000))
 
 	var loops sync.WaitGroup

@@ -275,6 +275,9 @@ func (t *table[R]) giveUp(c *call[R], maybeSent, canceled bool) (kept, ok bool) 
 	case idle:
 		return false, true // it was quitting, and its connection has ended
 	}
+	if !canceled && c.on != nil && c.on.nonsense != nil {
+		return false, false // the kill that has cut the Write short has a reason, which comes with the connection's end
+	}
 	if canceled {
 		t.stats.Canceled++
 	} else {
