@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 type conn struct {
@@ -79,7 +81,7 @@ type conn struct {
 // connecting++. Its halves begin in a lease that ends with the admission, so
 // that whoever does the handshake uses them as any consumer would.
 func (m *Multiplexer) claim(nc net.Conn, owned bool) (*conn, error) {
-	if isNil(nc) {
+	if caller.IsNil(nc) {
 		return nil, ErrNilConnection
 	}
 	c := &conn{m: m, nc: nc, remote: nc.RemoteAddr(), owned: owned}
@@ -154,7 +156,7 @@ func (c *conn) prepare(ctx context.Context, timeout time.Duration) error {
 	if !stop() {
 		<-interrupted
 		if err != nil {
-			err = fmt.Errorf("%w: %w", contextError(ctx), err)
+			err = fmt.Errorf("%w: %w", caller.ContextError(ctx), err)
 		}
 	}
 	if err != nil {
@@ -487,7 +489,7 @@ func (h *half) leases() uint64 {
 // it does so without a connection beneath, as UDP does.
 func transportKind(nc net.Conn) (datagram, udp bool) {
 	local := nc.LocalAddr()
-	if isNil(local) {
+	if caller.IsNil(local) {
 		return false, false
 	}
 	network := local.Network()

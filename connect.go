@@ -11,6 +11,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 // connectGrace is how long Close, and New, wait for a connector whose ctx has
@@ -73,7 +75,7 @@ func Dial(network, address string) Connect {
 // DialContext returns a Connect that dials with d, or nil if d is nil, which
 // WithConnector refuses.
 func DialContext(d ContextDialer, network, address string) Connect {
-	if isNil(d) {
+	if caller.IsNil(d) {
 		return nil
 	}
 	return DialFunc(func(ctx context.Context) (net.Conn, error) {
@@ -91,7 +93,7 @@ func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
 	return func(ctx context.Context, conn net.Conn) error {
 		transport, err := dial(ctx)
 		if err != nil {
-			if !isNil(transport) {
+			if !caller.IsNil(transport) {
 				_ = transport.Close() // the dial's error says more
 			}
 			return err
@@ -134,7 +136,7 @@ func (h *handle) attach(transport net.Conn) error {
 // take claims transport for h, or closes it. A transport that is in the pool
 // already is left alone; so is one that is no transport.
 func (h *handle) take(transport net.Conn) (*conn, error) {
-	if isNil(transport) {
+	if caller.IsNil(transport) {
 		return nil, ErrNilConnection
 	}
 	if _, ok := transport.(*handle); ok {
@@ -278,7 +280,7 @@ func (m *Multiplexer) connect(addr net.Addr, a *attempt) error {
 	gaveUp := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(gaveUp)
-		h.giveUp(contextError(ctx))
+		h.giveUp(caller.ContextError(ctx))
 	})
 	err := m.callConnect(ctx, h)
 	if !stop() {
@@ -361,7 +363,7 @@ func (m *Multiplexer) connectAll(ctx context.Context, n int) error {
 		select {
 		case err = <-results:
 		case <-ctx.Done():
-			err = contextError(ctx)
+			err = caller.ContextError(ctx)
 		case <-late.C:
 			err = fmt.Errorf("Connect has not returned after its timeout of %v: %w", m.cfg.connectTimeout.value, context.DeadlineExceeded)
 		}

@@ -149,16 +149,6 @@ func (e *UnsentError) Error() string {
 // Unwrap returns Err.
 func (e *UnsentError) Unwrap() error { return e.Err }
 
-// contextError is the error of a ctx that has ended: its Err, and its cause
-// too where that says more.
-func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || errors.Is(err, cause) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, cause)
-}
-
 func errNilContext(call string) error {
 	return fmt.Errorf("plex: %s: nil context; context.Background() is one without an end", call)
 }

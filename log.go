@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 // log writes a warning, as everything does that is worth a look.
@@ -84,7 +86,7 @@ func (m *Multiplexer) reportLeaks(leaks []leak) {
 }
 
 func text(addr net.Addr) string {
-	if isNil(addr) {
+	if caller.IsNil(addr) {
 		return ""
 	}
 	return addr.String()

@@ -10,6 +10,8 @@ import (
 	"net"
 	"reflect"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 const (
@@ -168,7 +170,7 @@ func (c *config) validate() (errs []error) {
 	given := len(c.connections)
 	seen := make(map[any]int, given)
 	for i, nc := range c.connections {
-		if isNil(nc) {
+		if caller.IsNil(nc) {
 			wrong("WithConnections", "connection %d of %d is nil; give only open connections: %w", i+1, given, ErrNilConnection)
 			continue
 		}
@@ -249,20 +251,6 @@ func (c *config) validate() (errs []error) {
 		wrong("WithLogger", "the logger is nil; leave the option out for silence")
 	}
 	return errs
-}
-
-// isNil reports whether v is nil or an interface around a nil pointer, map,
-// function, channel or slice, on which a call would most likely panic.
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	switch rv := reflect.ValueOf(v); rv.Kind() {
-	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice:
-		return rv.IsNil()
-	default:
-		return false
-	}
 }
 
 // identity returns nc as a map key. A connection of a type that cannot be

@@ -50,6 +50,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 // Multiplexer is a pool of connections to one service. Make one with [New].
@@ -123,7 +125,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, contextError(ctx)
+		return nil, caller.ContextError(ctx)
 	}
 
 	m := &Multiplexer{
@@ -251,9 +253,9 @@ func (m *Multiplexer) Add(ctx context.Context, conns ...net.Conn) (rest []net.Co
 
 func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 	if ctx.Err() != nil {
-		return contextError(ctx)
+		return caller.ContextError(ctx)
 	}
-	if isNil(nc) {
+	if caller.IsNil(nc) {
 		return ErrNilConnection
 	}
 	if err := m.reserve(); err != nil {
@@ -399,7 +401,7 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	m.mu.Lock()
 	for m.alive > 0 && !m.closed && err == nil {
 		if ctx.Err() != nil {
-			err = contextError(ctx)
+			err = caller.ContextError(ctx)
 			break
 		}
 		m.changed.Wait()

@@ -15,7 +15,12 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"go.atomizer.io/plex/internal/caller"
 )
+
+// epoch is for measuring waits: Since reads one clock, and Now two.
+var epoch = time.Now()
 
 // queue is one of the multiplexer's two channels and its figures.
 type queue struct {
@@ -168,7 +173,7 @@ func (m *Multiplexer) acquire(ctx context.Context, timeout time.Duration, q *que
 func (m *Multiplexer) acquireSlow(ctx context.Context, timeout time.Duration, q *queue) (*half, uint64, error) {
 	if err := ctx.Err(); err != nil {
 		q.canceled.Add(1)
-		return nil, 0, m.acquireFailed(q, 0, contextError(ctx))
+		return nil, 0, m.acquireFailed(q, 0, caller.ContextError(ctx))
 	}
 	h, lease, err := m.tryTake(q)
 	if h == nil && err == nil && q.waiting.Load() == 0 {
@@ -225,7 +230,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 	if q.low.Load() > 0 {
 		q.low.Store(0) // somebody needs all that there is
 	}
-	start := time.Now()
+	start := time.Since(epoch)
 	if m.short.Load() && !q.lends {
 		m.kick() // a wait is a reason to connect, or to do so sooner
 	}
@@ -256,7 +261,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 			case h = <-q.idle:
 			case <-done:
 				q.canceled.Add(1)
-				err = contextError(ctx)
+				err = caller.ContextError(ctx)
 				continue
 			case <-expired:
 				q.timedOut.Add(1)
@@ -275,7 +280,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		// starve it.
 	}
 
-	waited := time.Since(start)
+	waited := time.Since(epoch) - start
 	q.waitTime.Add(int64(waited))
 	q.waiting.Add(-1)
 	if err != nil {

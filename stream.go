@@ -9,6 +9,8 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 const (
@@ -63,7 +65,7 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 		return ErrLeaseClosed
 	}
 	if ctx.Err() != nil {
-		return contextError(ctx)
+		return caller.ContextError(ctx)
 	}
 	if err := h.enter(id); err != nil {
 		return err
@@ -100,7 +102,7 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 	if ctx.Done() != nil {
 		// Once for a stream, not for each Read. There is no need to wait for
 		// it at the end: under mu it sees that s is over.
-		unwatch = context.AfterFunc(ctx, func() { h.interruptStream(s, contextError(ctx)) })
+		unwatch = context.AfterFunc(ctx, func() { h.interruptStream(s, caller.ContextError(ctx)) })
 	}
 	if !h.conn.m.spawn(func() {
 		run(s)

@@ -3,6 +3,7 @@ module go.atomizer.io/plex/bench
 go 1.25.0
 
 require (
+	github.com/google/pprof v0.0.0-20260906184651-6331bc6350fe
 	github.com/jackc/puddle/v2 v2.2.3
 	github.com/jolestar/go-commons-pool/v2 v2.1.2
 	github.com/schollz/progressbar/v3 v3.19.1

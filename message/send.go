@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/caller"
 )
 
 // past is a deadline that interrupts.
@@ -45,7 +46,7 @@ func Send(ctx context.Context, m *plex.Multiplexer, timeout time.Duration, p []b
 		return nil
 	}
 	if ctx.Err() != nil && interrupted(err) {
-		err = fmt.Errorf("%w: %w", contextError(ctx), err)
+		err = fmt.Errorf("%w: %w", caller.ContextError(ctx), err)
 	}
 	return &SendError{MaybeSent: n > 0, Err: err}
 }
@@ -53,15 +54,6 @@ func Send(ctx context.Context, m *plex.Multiplexer, timeout time.Duration, p []b
 // interrupted reports whether an error can be the consequence of the end of ctx.
 func interrupted(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, plex.ErrKilled) || errors.Is(err, plex.ErrLeaseClosed)
-}
-
-// contextError is the error of a ctx that has ended: its Err, and its cause too where that says more.
-func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || errors.Is(err, cause) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, cause)
 }
 
 func errNilMultiplexer(call string) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/caller"
 	"go.atomizer.io/plex/message"
 )
 
@@ -34,7 +35,7 @@ type Client[Q, R any] struct {
 // m stays the caller's to close, after the client. The error names what is wrong with the arguments and the options.
 func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*Client[Q, R], error) {
 	cfg, err := configure(options)
-	if isNil(p) {
+	if caller.IsNil(p) {
 		err = errors.Join(errors.New("request: New: the protocol is nil; give one that is not"), err)
 	}
 	if m == nil {
@@ -89,7 +90,7 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 		return none, &Error{Err: errNilContext}
 	case ctx.Err() != nil:
 		c.table.canceled()
-		return none, &Error{Err: contextError(ctx)}
+		return none, &Error{Err: caller.ContextError(ctx)}
 	}
 	call := c.calls.Get().(*call[R])
 	if ended, err := c.turn(ctx, call); err != nil {
@@ -126,7 +127,7 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 		if !kept {
 			c.calls.Put(call)
 		}
-		return none, &Error{MaybeSent: true, Err: contextError(ctx)}
+		return none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}
 	}
 }
 
@@ -152,7 +153,7 @@ func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err
 		return <-call.done != turn, nil // with a turn, sending will find that ctx has ended, and give it back
 	}
 	c.calls.Put(call)
-	figures.Waited, figures.Err = time.Since(start), contextError(ctx)
+	figures.Waited, figures.Err = time.Since(start), caller.ContextError(ctx)
 	return false, &Error{Err: &figures}
 }
 

@@ -4,7 +4,6 @@ package request
 // immutable.
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -121,12 +120,3 @@ var (
 	errNilContext = errors.New("request: Do: nil context; context.Background() is one without an end")
 	errEmpty      = errors.New("request: Append appended nothing for the request; it must append the whole frame")
 )
-
-// contextError is the error of a ctx that has ended: its Err, and its cause too where that says more.
-func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || errors.Is(err, cause) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, cause)
-}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"reflect"
 	"time"
 
 	"go.atomizer.io/plex/message"
@@ -130,18 +129,4 @@ func (c *config) validate() (errs []error) {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}
 	return errs
-}
-
-// isNil reports whether v is nil or an interface around a nil pointer, map, function, channel or slice, on which a call
-// would most likely panic.
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	switch rv := reflect.ValueOf(v); rv.Kind() {
-	case reflect.Pointer, reflect.Map, reflect.Func, reflect.Chan, reflect.Slice:
-		return rv.IsNil()
-	default:
-		return false
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/caller"
 )
 
 const (
@@ -106,7 +107,7 @@ func (s *sending[R]) write() (n int, err error) {
 		}
 	}
 	if err != nil && s.user.Err() != nil {
-		err = contextError(s.user) // rather than that the lease has ended, which is how it comes about
+		err = caller.ContextError(s.user) // rather than that the lease has ended, which is how it comes about
 	}
 	return n, err
 }

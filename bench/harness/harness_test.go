@@ -140,6 +140,61 @@ func TestOperationsFillATurn(t *testing.T) {
 	assert.GreaterOrEqual(t, value.Median, 100e3, "each takes 100 µs at least")
 }
 
+// spin is what a profile has to show.
+//
+//go:noinline
+func spin(d time.Duration) (turns int) {
+	for start := time.Now(); time.Since(start) < d; turns++ {
+	}
+	return turns
+}
+
+func TestAProfileShowsWhereTheTimeGoes(t *testing.T) {
+	subject := func(name string, busy time.Duration) harness.Subject {
+		return harness.Subject{Name: name, Open: func() (harness.Work, error) {
+			return harness.Work{
+				Run: func(n int) (harness.Sample, error) {
+					for range n {
+						spin(busy)
+						time.Sleep(time.Millisecond)
+					}
+					return harness.Sample{}, nil
+				},
+				Close: func() {},
+			}, nil
+		}}
+	}
+	c := &harness.Case{Name: "case", Subjects: []harness.Subject{
+		subject("plex", 20*time.Millisecond), subject("unasked", 0), subject("other", 5*time.Millisecond),
+	}}
+	p, err := harness.RunProfile(t.Context(), c, 500*time.Millisecond, "plex", "other")
+	require.NoError(t, err)
+	require.Equal(t, []string{"plex", "other"}, p.Subjects)
+	require.Len(t, p.Totals, 2)
+	require.Greater(t, p.Totals[0], p.Totals[1])
+	require.NotEmpty(t, p.Lines)
+	all := [2]float64{}
+	for i, line := range p.Lines {
+		require.Len(t, line.Each, 2)
+		require.LessOrEqual(t, max(line.Each[0], line.Each[1]), max(p.Lines[max(i, 1)-1].Each[0], p.Lines[max(i, 1)-1].Each[1]))
+		all[0], all[1] = all[0]+line.Each[0], all[1]+line.Each[1]
+	}
+	require.LessOrEqual(t, all[0], p.Totals[0]*1.001)
+	require.Greater(t, all[0], p.Totals[0]/2, "most of it is in few functions")
+}
+
+func TestAProfileOfWhatFailsSaysWho(t *testing.T) {
+	broken := errors.New("broken")
+	bad := harness.Subject{Name: "bad", Open: func() (harness.Work, error) {
+		return harness.Work{
+			Run:   func(int) (harness.Sample, error) { return harness.Sample{}, broken },
+			Close: func() {},
+		}, nil
+	}}
+	_, err := harness.RunProfile(t.Context(), &harness.Case{Name: "case", Ops: 1, Subjects: []harness.Subject{bad}}, time.Second, "bad")
+	require.EqualError(t, err, "case: bad: profile: broken")
+}
+
 func TestQuantile(t *testing.T) {
 	sorted := []float64{1, 2, 3, 4}
 	assert.Equal(t, 1.0, harness.Quantile(sorted, 0))

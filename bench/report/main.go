@@ -80,6 +80,9 @@ func run() error {
 	if r.Results, err = measureAll(ctx, all, options); err != nil {
 		return err
 	}
+	if r.Profiles, err = profileMissed(ctx, r.Results, *short); err != nil {
+		return err
+	}
 	r.Took = time.Since(start)
 	if *out == "" {
 		return nil
@@ -107,6 +110,42 @@ func measureAll(ctx context.Context, all []*harness.Case, o harness.Options) ([]
 		results = append(results, r)
 	}
 	return results, nil
+}
+
+// profileMissed finds out where the time goes in cases that miss a target which is about time.
+func profileMissed(ctx context.Context, results []*harness.Result, short bool) (map[string]*harness.Profile, error) {
+	length := 4 * time.Second
+	if short {
+		length = 200 * time.Millisecond
+	}
+	profiles := make(map[string]*harness.Profile)
+	for _, r := range results {
+		against, missed := missedAgainst(r)
+		if !missed {
+			continue
+		}
+		fmt.Printf("profile of %s\n", r.Case.Name)
+		p, err := harness.RunProfile(ctx, r.Case, length, r.Case.Subjects[0].Name, against)
+		if err != nil {
+			return nil, err
+		}
+		profiles[r.Case.Name] = p
+	}
+	return profiles, nil
+}
+
+// missedAgainst returns the subject that plex is too slow beside.
+func missedAgainst(r *harness.Result) (subject string, missed bool) {
+	for _, v := range r.Verdicts() {
+		switch v.Metric.Unit {
+		case harness.Nanoseconds, harness.PerSecond, harness.BytesPerSecond:
+			if !v.Met && v.Target.Against != "" {
+				return v.Target.Against, true
+			}
+		default:
+		}
+	}
+	return "", false
 }
 
 // docs finds the documentation of the repository that the working directory is in.

@@ -49,7 +49,10 @@ func invented(t *testing.T) []*harness.Result {
 
 func TestThePageHasAllCasesAndCharts(t *testing.T) {
 	dir := t.TempDir()
-	r := &report{Machine: thisMachine(), Results: invented(t)}
+	r := &report{Machine: thisMachine(), Results: invented(t), Profiles: map[string]*harness.Profile{"acquire/4": {
+		Subjects: []string{"plex", "channel"}, Totals: []float64{50, 30},
+		Lines: []harness.ProfileLine{{Function: "runtime.chanrecv", Each: []float64{12, 11}}},
+	}}}
 	require.NoError(t, r.write(dir))
 
 	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
@@ -61,6 +64,9 @@ func TestThePageHasAllCasesAndCharts(t *testing.T) {
 		assert.Contains(t, page, "## "+result.Case.Group)
 	}
 	assert.Contains(t, page, "| Acquire and close: 1 goroutine | time | ≤ 1.35 × channel | 0.50 (0.50 – 0.50) × channel | met |")
+	assert.Equal(t, 1, strings.Count(page, "<summary>Where the time goes in `acquire/4`</summary>"))
+	assert.Contains(t, page, "| function | plex | channel |\n| --- | --- | --- |\n| `runtime.chanrecv` | 12 ns | 11 ns |\n"+
+		"| all of the process | 50 ns | 30 ns |\n")
 	assert.NotContains(t, page, "A short run")
 	assert.NotContains(t, page, "<no value>")
 	assert.NotContains(t, page, "\n\n\n", "no paragraph is left empty")
@@ -120,6 +126,42 @@ func assertChart(t *testing.T, svg string) {
 				}
 			}
 		}
+	}
+}
+
+func TestWhatIsTooSlowIsProfiled(t *testing.T) {
+	ratio := func(v float64) []harness.Target { return []harness.Target{harness.AtMost(v, "other", "f")} }
+	for _, test := range []struct {
+		name    string
+		unit    harness.Unit
+		targets []harness.Target
+		want    string
+	}{
+		{"too slow", harness.Nanoseconds, ratio(0.4), "other"},
+		{"fast enough", harness.Nanoseconds, ratio(0.6), ""},
+		{"too large", harness.Size, ratio(0.4), ""},
+		{"a figure alone", harness.Nanoseconds, []harness.Target{harness.Below(1, "f")}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			figure := func(name string, v float64) harness.Subject {
+				return harness.Subject{Name: name, Open: func() (harness.Work, error) {
+					return harness.Work{
+						Run: func(int) (harness.Sample, error) {
+							return harness.Sample{Figures: map[string]float64{"f": v}}, nil
+						},
+						Close: func() {},
+					}, nil
+				}}
+			}
+			r, err := harness.Run(t.Context(), &harness.Case{
+				Ops: 1, Metrics: []harness.Metric{{Key: "f", Unit: test.unit}}, Targets: test.targets,
+				Subjects: []harness.Subject{figure("plex", 10), figure("other", 20)},
+			}, harness.Options{Rounds: 1})
+			require.NoError(t, err)
+			against, missed := missedAgainst(r)
+			require.Equal(t, test.want, against)
+			require.Equal(t, test.want != "", missed)
+		})
 	}
 }
 

@@ -21,7 +21,9 @@ type report struct {
 	Short   bool
 	Options harness.Options
 	Results []*harness.Result
-	Took    time.Duration
+	// Profiles are of the cases that are too slow, by name.
+	Profiles map[string]*harness.Profile
+	Took     time.Duration
 }
 
 //go:embed benchmarks.md.tmpl
@@ -47,6 +49,7 @@ func (r *report) write(dir string) error {
 		"groups":  r.groups,
 		"targets": r.targets,
 		"table":   table,
+		"profile": r.profile,
 		"chart":   func(group string) string { return shown[group].markdown() },
 		"round":   func(d time.Duration) time.Duration { return d.Round(time.Second) },
 	}).Parse(page)
@@ -145,6 +148,26 @@ func targetCell(r *harness.Result, m harness.Metric) string {
 		}
 	}
 	return strings.Join(texts, "<br>")
+}
+
+// profile is the table of where the time goes, "" if there is none.
+func (r *report) profile(c *harness.Case) string {
+	p := r.Profiles[c.Name]
+	if p == nil {
+		return ""
+	}
+	row := func(name string, each []float64) []string {
+		row := []string{name}
+		for _, v := range each {
+			row = append(row, harness.Nanoseconds.Format(v))
+		}
+		return row
+	}
+	rows := [][]string{append([]string{"function"}, p.Subjects...)}
+	for _, line := range p.Lines {
+		rows = append(rows, row("`"+line.Function+"`", line.Each))
+	}
+	return markdownTable(append(rows, row("all of the process", p.Totals)))
 }
 
 func markdownTable(rows [][]string) string {

@@ -123,7 +123,7 @@ func layerDefects() []defect {
 		{
 			name: "request-call-pooled-twice", file: "request/client.go",
 			what:  "a call that the table keeps for its late reply is given to the next request",
-			edits: []edit{{old: "\t\tif !kept {\n\t\t\tc.calls.Put(call)\n\t\t}\n\t\treturn none, &Error{MaybeSent: true, Err: contextError(ctx)}\n", new: "\t\tc.calls.Put(call)\n\t\t_ = kept\n\t\treturn none, &Error{MaybeSent: true, Err: contextError(ctx)}\n"}},
+			edits: []edit{{old: "\t\tif !kept {\n\t\t\tc.calls.Put(call)\n\t\t}\n\t\treturn none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}\n", new: "\t\tc.calls.Put(call)\n\t\t_ = kept\n\t\treturn none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}\n"}},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 	}
