@@ -66,7 +66,7 @@ var streamDefects = []defect{
 	{
 		name: "close-does-not-flush", file: "send.go",
 		what:  "a writer's Close drops what its stream had accepted",
-		edits: []edit{{old: "\t\t\topen = takeNow(ch, add)\n\t\t\tg.flush()\n\t\t\treturn open\n", new: "\t\t\treturn true\n"}},
+		edits: []edit{{old: "\t\t\topen = takeNow(ch, p.add)\n\t\t\tg.flush()\n\t\t\treturn open\n", new: "\t\t\treturn true\n"}},
 		tests: []suite{root("TestWriterCloseFlushesWhatWasAccepted", "ExampleWriter_Send")},
 	},
 	{
@@ -78,13 +78,13 @@ var streamDefects = []defect{
 	{
 		name: "last-bytes-not-flushed", file: "send.go",
 		what:  "closing the channel of a stream does not write the rest",
-		edits: []edit{{old: "\t\t\topen = gather(ch, g, add)\n\t\t\tg.flush()\n", new: "\t\t\tif open = gather(ch, g, add); open {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
+		edits: []edit{{old: "\t\t\t\topen = p.take(ch)\n\t\t\t}\n\t\t\tg.flush()\n", new: "\t\t\t\topen = p.take(ch)\n\t\t\t}\n\t\t\tif open {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
 		tests: []suite{root("TestSentBytesArriveInOrderAndTheClosedChannelEndsTheStream", "TestManySmallSendsBecomeFewWrites")},
 	},
 	{
 		name: "stream-waits-for-a-buffer", file: "send.go",
 		what:  "what was sent is not written before a buffer is full",
-		edits: []edit{{old: "\t\t\topen = gather(ch, g, add)\n\t\t\tg.flush()\n", new: "\t\t\tif open = gather(ch, g, add); !open || len(g.buf) > cap(g.buf)/2 {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
+		edits: []edit{{old: "\t\t\t\topen = p.take(ch)\n\t\t\t}\n\t\t\tg.flush()\n", new: "\t\t\t\topen = p.take(ch)\n\t\t\t}\n\t\t\tif !open || len(g.buf) > cap(g.buf)/2 {\n\t\t\t\tg.flush()\n\t\t\t}\n"}},
 		tests: []suite{root("TestSentByteIsOnTheWireWithoutFurtherAdo")},
 	},
 }
