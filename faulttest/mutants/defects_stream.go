@@ -67,7 +67,7 @@ var streamDefects = []defect{
 		name: "close-does-not-flush", file: "send.go",
 		what:  "a writer's Close drops what its stream had accepted",
 		edits: []edit{{old: "\t\t\topen = takeNow(ch, p.add)\n\t\t\tg.flush()\n\t\t\treturn open\n", new: "\t\t\treturn true\n"}},
-		tests: []suite{root("TestWriterCloseFlushesWhatWasAccepted", "ExampleWriter_Send")},
+		tests: []suite{root("TestWriterCloseFlushesWhatWasAccepted", "TestShutdownWaitsUntilAStreamIsFlushed", "ExampleWriter_Send")},
 	},
 	{
 		name: "sender-hangs", file: "send.go",
