@@ -158,6 +158,29 @@ func (h *half) retire() {
 	}
 }
 
+// retireUnleased is retire for a half that nobody has in hands. If somebody has,
+// it is left to the end of that lease.
+func (h *half) retireUnleased() {
+	for {
+		w := h.state.Load()
+		if w&leased != 0 {
+			return
+		}
+		if !h.state.CompareAndSwap(w, w|gone) {
+			continue
+		}
+		if w&(gone|held) == 0 {
+			h.queue.stale.Add(1)
+			m := h.conn.m
+			settle := func() { m.settle(h) }
+			if !m.spawn(settle) { // its transport may take long to close
+				settle()
+			}
+		}
+		return
+	}
+}
+
 // hold takes an idle half out of service without taking it out of the queue,
 // and reports whether it was idle. Until letGo the holder owns what the holder
 // of busy owns. A caller that comes upon it in the queue drops it, and says so

@@ -59,6 +59,16 @@ func (m *Multiplexer) drain(c *conn) bool {
 	return drains
 }
 
+// drainedLocked reports whether a connection that drains has come to its end.
+func (c *conn) drainedLocked() bool { return c.draining && c.pins == 0 }
+
+// drained is drainedLocked.
+func (m *Multiplexer) drained(c *conn) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.drainedLocked()
+}
+
 // mayExpire reports whether a connection that is too old can be spared now.
 func (m *Multiplexer) mayExpire(c *conn) bool {
 	m.mu.Lock()

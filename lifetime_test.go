@@ -4,6 +4,7 @@ package plex_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -473,4 +474,51 @@ func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
 		require.Equal(t, 1, peers[0].conn.closeCount())
 		require.Equal(t, []int{1, 1}, []int{m.Stats().Open, m.Stats().IdleWriters}, "replaced, in the only slot")
 	})
+}
+
+// What has been read within a lease may be the beginning of something. So it is when the lease ends that a connection
+// which nothing was expected of any more goes, unless it has been pinned again.
+func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		t.Run(fmt.Sprint("pinned again: ", again), func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				s := newService(l)
+				conns, peers := l.pairs(1)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour))
+				attend(t, m)
+				w := writerOf(t, m)
+				old := w.Conn()
+				unpin := old.Pin()
+				requireClosed(t, w)
+				time.Sleep(90 * time.Minute)
+				require.EqualValues(t, 1, m.Stats().Expired, "it drains")
+
+				peers[0].send("the beginning")
+				r := readyReader(t, m)
+				require.Equal(t, old, r.Conn())
+				require.Equal(t, "the beginning", readN(t, r, 13))
+				unpin()
+				time.Sleep(time.Minute)
+				require.Zero(t, peers[0].conn.closeCount(), "somebody has it")
+				keep := func() {}
+				if again {
+					keep = old.Pin()
+				}
+				requireClosed(t, r)
+				time.Sleep(time.Minute)
+				if again {
+					require.Zero(t, peers[0].conn.closeCount(), "it is pinned")
+					peers[0].send(" and the end")
+					r := readyReader(t, m)
+					require.Equal(t, old, r.Conn())
+					require.Equal(t, " and the end", readN(t, r, 12))
+					requireClosed(t, r)
+				}
+				keep()
+				time.Sleep(time.Minute)
+				require.Equal(t, 1, peers[0].conn.closeCount())
+				require.Equal(t, 1, m.Stats().Open)
+			})
+		})
+	}
 }

@@ -159,13 +159,16 @@ func (c Conn) Pin() (unpin func()) {
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		c.c.pins--
-		drained := c.c.pins == 0 && c.c.draining
+		drained := c.c.drainedLocked()
 		if c.c.pins == 0 && c.c.expired {
 			m.kick() // it could not be replaced before
 		}
 		m.mu.Unlock()
-		if drained && !m.spawn(c.c.r.retire) { // its transport may take long to close
-			c.c.r.retire()
+		if drained {
+			// Whoever has the read half in hands may have read the beginning of
+			// something, and pin the connection for the rest of it before the
+			// lease ends. So that end decides, see look.
+			c.c.r.retireUnleased()
 		}
 	})
 }

@@ -96,6 +96,13 @@ func (c *conn) look(h *half) {
 		}
 		return
 	}
+	if h == &c.r && m.drained(c) {
+		retire := func() { h.letGo(true) }
+		if !m.spawn(retire) {
+			retire()
+		}
+		return
+	}
 	other := &c.w
 	if h == other {
 		other = &c.r
