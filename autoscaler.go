@@ -186,6 +186,7 @@ func (c *conn) holdBoth() bool {
 	}
 	if !c.w.hold() {
 		c.r.letGo(false)
+		c.m.againIfUnleased(&c.w)
 		return false
 	}
 	return true

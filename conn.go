@@ -50,6 +50,9 @@ type conn struct {
 	// saidBye is set before plex closes the write side; after that the kernel
 	// forgets whether the peer's end was clean.
 	saidBye atomic.Bool
+	// kept is set when all that the peer will have sent has been read from the
+	// transport. What of it is left to be delivered, no failure takes away.
+	kept atomic.Bool
 
 	// Guarded by m.mu.
 	owned      bool // plex has to close it; not so a connection of the caller's before its admission
@@ -251,13 +254,9 @@ func (c *conn) failure() error {
 
 // fail is the hard end, with the error that both halves shall report. The
 // first error counts; later ones are mostly its consequences.
-func (c *conn) fail(cause error) { c.failRetiring(cause, c.retire) }
-
-// failRetiring is fail for a caller that keeps the read half for what has
-// arrived before: it says how to retire.
-func (c *conn) failRetiring(cause error, retire func()) {
+func (c *conn) fail(cause error) {
 	if !c.cause.CompareAndSwap(nil, &cause) {
-		c.retire() // in case the first has not come to it: after any fail, no half is leased again
+		c.retireFor(cause) // in case the first has not come to it: after any fail, no half is leased again
 		return
 	}
 	c.m.mu.Lock()
@@ -265,7 +264,7 @@ func (c *conn) failRetiring(cause error, retire func()) {
 	c.leaveLocked()
 	shut := c.beginShutLocked()
 	c.m.mu.Unlock()
-	retire()
+	c.retireFor(cause)
 	if shut {
 		c.shutTransport()
 	}
@@ -276,11 +275,21 @@ func (c *conn) failRetiring(cause error, retire func()) {
 	}
 }
 
+// retireFor retires what a failure is the end of: both halves, but for what is kept to
+// be read. Whoever kills the connection, or closes the multiplexer, gives that up.
+func (c *conn) retireFor(cause error) {
+	if !c.kept.Load() || cause == ErrKilled || cause == ErrClosed {
+		c.r.retire()
+	}
+	c.w.retire()
+}
+
 // peerClosed is called by the read half when it has come to the end of what
 // the peer has sent. A write lease may go on, since the peer may still be
 // reading; there will be no other. The read half itself goes when its
 // lease ends and nothing is left to be delivered.
 func (c *conn) peerClosed() {
+	c.kept.Store(true)
 	c.m.mu.Lock()
 	lost := c.loseLocked(io.EOF)
 	c.atEnd = true
@@ -293,12 +302,6 @@ func (c *conn) peerClosed() {
 	if lost {
 		c.m.logLost(c, io.EOF)
 	}
-}
-
-// retire is the soft end: no half is leased again.
-func (c *conn) retire() {
-	c.r.retire()
-	c.w.retire()
 }
 
 // settle is called once for each half, when it is gone and in nobody's hands.
@@ -524,7 +527,12 @@ func (m *Multiplexer) waitsForReaders(now time.Time, next *time.Time) bool {
 	if len(m.remains) <= m.capacity {
 		return false
 	}
-	oldest := slices.MinFunc(m.remains, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
+	// One that a consumer has in hands is not waited for.
+	left := slices.DeleteFunc(slices.Clone(m.remains), func(c *conn) bool { return c.r.state.Load()&leased != 0 })
+	if len(left) <= m.capacity {
+		return false
+	}
+	oldest := slices.MinFunc(left, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
 	late := oldest.lostAt.Add(remainsPatience)
 	if !now.Before(late) {
 		return false

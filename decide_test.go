@@ -26,6 +26,8 @@ func TestDecide(t *testing.T) {
 		{"the window is used up", demand{target: 32, connecting: 4, active: 4, capacity: 32, window: 4}, 0, 0},
 		{"the window is more than used up", demand{target: 32, connecting: 4, active: 4, capacity: 32, window: 1, failures: 1}, 0, 0},
 		{"a slow one has left its place in the window", demand{target: 32, connecting: 4, active: 3, hung: 1, capacity: 32, window: 4}, 1, 0},
+		{"one hangs, and its place is another's", demand{target: 2, open: 1, connecting: 1, hung: 1, capacity: 4, window: 4}, 1, 0},
+		{"one hangs in the last slot", demand{target: 2, open: 1, connecting: 1, hung: 1, capacity: 2, window: 4}, 0, 0},
 		{"a probe", demand{target: 32, capacity: 32, window: 1, failures: 3}, 1, 0},
 		{"the ramp", demand{target: 32, open: 7, connecting: 2, active: 2, capacity: 32, window: 8, failures: 3}, 6, 0},
 		{"a place that an Add has reserved is none", demand{target: 4, open: 2, connecting: 2, capacity: 4, window: 4}, 0, 0},
@@ -76,7 +78,7 @@ func TestDecideKeepsItsBounds(t *testing.T) {
 
 		got := decide(d)
 		usable := d.open - d.leaving
-		healing := d.target - usable - d.connecting
+		healing := d.target - usable - (d.connecting - d.hung)
 		bad := func(what string) { t.Fatalf("%s: %+v of %+v", what, got, d) }
 
 		switch {

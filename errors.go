@@ -43,8 +43,8 @@ var (
 	// owns already.
 	ErrKnownConnection = errors.New("plex: connection is in the pool already")
 
-	// ErrNoConnections is matched by the error of an acquire that found the
-	// last connection lost and no connector to replace it. Add mends that.
+	// ErrNoConnections is matched by the error of an acquire when no connection
+	// is left and there is no connector to replace the last. Add mends that.
 	ErrNoConnections = errors.New("plex: no connection left and no connector to replace it")
 
 	// ErrKilled is what both halves of a connection report after Kill.
@@ -70,12 +70,13 @@ type closedError struct{ text string }
 func (e *closedError) Error() string        { return e.text }
 func (e *closedError) Is(target error) bool { return target == net.ErrClosed }
 
-// AcquireError says why a Reader or Writer could not be had, and what the pool
-// looked like at that moment. It matches [ErrTimeout], the error of the
-// caller's context, [ErrClosed] or [ErrNoConnections], and also the last error
-// of connecting if the latest connect failed.
+// AcquireError says why no lease could be had, of [Multiplexer.Reader],
+// [Multiplexer.ReadyReader] or [Multiplexer.Writer], and what the pool looked
+// like at that moment. It matches [ErrTimeout], the error of the caller's
+// context, [ErrClosed] or [ErrNoConnections], and also the last error of
+// connecting if the latest connect failed.
 type AcquireError struct {
-	Half   string        // "reader" or "writer"
+	Half   string        // "reader", "writer" or "ready reader"
 	Waited time.Duration // how long the caller waited; 0 if it did not
 
 	Capacity   int // most connections open or being connected at one moment

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"go.atomizer.io/plex"
 )
@@ -97,4 +99,67 @@ func ExampleConn_AfterEnd() {
 
 	// Output:
 	// no reply: EOF
+}
+
+// A connection of which a reply is expected is not retired for its age before that has come.
+func ExampleConn_Pin() {
+	var connections atomic.Int32
+	replaced := make(chan struct{})
+	address, stop := exampleService(func(conn net.Conn) {
+		if connections.Add(1) == 2 {
+			close(replaced) // the first one has become too old
+		}
+		if question, _ := bufio.NewReader(conn).ReadString('\n'); question != "" {
+			<-replaced
+			_, _ = io.WriteString(conn, "42\n")
+			_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
+		}
+	})
+	defer stop()
+
+	mux, err := plex.New(context.Background(),
+		plex.WithConnector(plex.Dial("tcp", address)),
+		plex.WithMinConnections(1),
+		plex.WithMaxCapacity(2),
+		plex.WithMaxLifetime(50*time.Millisecond),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	w, err := mux.Writer(context.Background(), 0)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn := w.Conn()
+	unpin := conn.Pin() // while the lease keeps the connection
+	ended := make(chan error, 1)
+	conn.AfterEnd(func(cause error) { ended <- cause })
+
+	_, err = io.WriteString(w, "what is it?\n")
+	if err := errors.Join(err, w.Close()); err != nil {
+		fmt.Println(err)
+	}
+
+	r, err := mux.ReadyReader(context.Background(), 0)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var reply [3]byte
+	_, err = io.ReadFull(r, reply[:])
+	if err := errors.Join(err, r.Close()); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Printf("%q, over the connection that was asked: %v\n", reply, r.Conn() == conn)
+
+	unpin() // nothing more is expected
+	fmt.Println(<-ended)
+
+	// Output:
+	// "42\n", over the connection that was asked: true
+	// plex: connection retired, for its age or because nobody needed it
 }

@@ -317,8 +317,9 @@ func ExampleReader_RecvChunks() {
 	// 1000000 bytes, error: <nil>
 }
 
-// SendChunks is Send for speed. A sender that selects on Done too learns at once when the connection has died; one
-// that does not is never left hanging, and learns it from Close.
+// SendChunks is Send for speed. A sender that selects on Done too learns at once when the connection has died, and Err
+// says why; one that does not is never left hanging. Close returns an *UnsentError that counts what the channel took and
+// was not written: nil if that was nothing.
 func ExampleWriter_SendChunks() {
 	received := make(chan int64, 1)
 	address, stop := exampleService(func(conn net.Conn) {
@@ -354,7 +355,8 @@ send:
 		select {
 		case chunks <- make([]byte, 1000): // a chunk is plex's once it is sent
 		case <-w.Done():
-			break send // w.Close says why
+			fmt.Println("the connection has died:", w.Err())
+			break send
 		}
 	}
 	close(chunks)
@@ -473,4 +475,79 @@ func ExampleAcquireError() {
 	// plex: no writer: timed out (capacity 1, open 1, leased 1, connecting 0, waiting 0)
 	// timed out: true
 	// 1 of 1 writers leased
+}
+
+// Add gives connections to a running pool, and hands back those that do not fit.
+func ExampleMultiplexer_Add() {
+	mux, err := plex.New(context.Background(), plex.WithMaxCapacity(2)) // callers wait for connections
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	var conns []net.Conn
+	for range 3 {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		conns = append(conns, ours)
+	}
+
+	rest, err := mux.Add(context.Background(), conns...)
+	fmt.Println(mux.Stats().Open, "open,", len(rest), "handed back")
+	fmt.Println("too many:", errors.Is(err, plex.ErrTooManyConnections))
+
+	for _, conn := range rest { // still open, and the caller's
+		if err := conn.Close(); err != nil {
+			fmt.Println(err)
+		}
+	}
+
+	// Output:
+	// 2 open, 1 handed back
+	// too many: true
+}
+
+// Shutdown waits for the leases that are live, for as long as its context allows.
+func ExampleMultiplexer_Shutdown() {
+	received := make(chan string, 1)
+	address, stop := exampleService(func(conn net.Conn) {
+		all, err := io.ReadAll(conn)
+		received <- fmt.Sprintf("%q %v", all, err)
+	})
+	defer stop()
+
+	mux, err := plex.New(context.Background(),
+		plex.WithConnector(plex.Dial("tcp", address)),
+		plex.WithMinConnections(1),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	w, err := mux.Writer(context.Background(), time.Second)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	go func() {
+		_, err := w.Write([]byte("last words"))
+		if err := errors.Join(err, w.Close()); err != nil {
+			fmt.Println(err)
+		}
+	}()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	fmt.Println(mux.Shutdown(ctx)) // the ctx's error if some lease has not ended in time
+
+	_, err = mux.Writer(context.Background(), time.Second)
+	fmt.Println("closed:", errors.Is(err, plex.ErrClosed))
+	fmt.Println(<-received)
+
+	// Output:
+	// <nil>
+	// closed: true
+	// "last words" <nil>
 }

@@ -84,7 +84,7 @@ type half struct {
 	killed      bool          // the last lease there will be has been killed
 	interrupted bool          // a past deadline is set, and until is to be set again
 	stream      *stream       // the stream that is running
-	result      *result       // of the last stream; nil if it ended well
+	result      *result       // what Err tells of a lease; nil if all is well
 	sent        *stream       // the lease's last write stream, running or not
 	unsent      *UnsentError  // of the lease's write streams before sent; nil if all was sent
 
@@ -97,8 +97,8 @@ type half struct {
 	settled bool // gone and out of every consumer's hands; guarded by Multiplexer.mu
 }
 
-// result is how a stream of a lease ended. It outlives the lease, so that a
-// consumer can ask after Close.
+// result is how a stream of a lease, or its connection, ended. It outlives the
+// lease, so that a consumer can ask after Close.
 type result struct {
 	lease uint64
 	err   error
@@ -146,16 +146,50 @@ func (h *half) leaseUnusual() (id uint64, ok bool) {
 	}
 }
 
+// leaveQueue is called with h taken out of q. It reports whether nobody needs it
+// there: if h is gone, or if a consumer has it, since the end of the lease puts it
+// back, or attends to it anew.
+func (h *half) leaveQueue(q *queue) bool {
+	for {
+		w := h.state.Load()
+		next := w
+		switch {
+		case w&gone != 0:
+		case w&leased == 0:
+			return false
+		case q.lends:
+			next = w &^ (queued | fresh)
+		default:
+			next = w | dropped // it has been lent
+		}
+		if !h.state.CompareAndSwap(w, next) {
+			continue
+		}
+		if !q.lends {
+			q.stale.Add(-1)
+		}
+		return true
+	}
+}
+
 // retire marks h so that it is never leased again. If nobody has it, it
 // is settled here, and its entry in the queue is stale; otherwise the end of
 // the lease, or of the hold, settles it. The word decides which: exactly one of
 // them sees it both gone and in nobody's hands first.
 func (h *half) retire() {
-	w := h.state.Or(gone)
-	if w&(gone|held|leased) == 0 {
-		h.queue.stale.Add(1)
+	if h.markGone() {
 		h.conn.m.settle(h)
 	}
+}
+
+// markGone is the first part of retire. If it reports true, the caller has to settle
+// h.
+func (h *half) markGone() (idle bool) {
+	if h.state.Or(gone)&(gone|held|leased) != 0 {
+		return false
+	}
+	h.queue.stale.Add(1)
+	return true
 }
 
 // retireUnleased is retire for a half that nobody has in hands. If somebody has,
@@ -381,9 +415,24 @@ func (h *half) end(id uint64) error {
 	if h.peek() {
 		defer h.conn.m.endLook()
 	}
+	h.keepCause(id)
 	h.clear()
 	h.release(id)
 	return err
+}
+
+// keepCause has Err tell after the lease, too, why the connection has failed, unless
+// a stream has told more. The lease is ending and nobody busy.
+func (h *half) keepCause(id uint64) {
+	cause := h.conn.failure()
+	if cause == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.result == nil || h.result.lease != id {
+		h.result = &result{id, cause}
+	}
 }
 
 // evict waits until nobody is busy in h; it interrupts who is. The lease is

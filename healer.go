@@ -208,7 +208,7 @@ type demand struct {
 
 	leaving  int // of those open, how many are of no more use
 	active   int // connects under way that the window is for and that have not taken too long
-	hung     int // connects under way that should have ended long ago
+	hung     int // connects under way that should have ended long ago, and are not counted on
 	window   int // connects that may be under way
 	failures int // since the service was last known to be well
 	overdue  int // waiters of one kind that have waited for too long and are not served yet
@@ -222,9 +222,10 @@ func decide(d demand) decision {
 	room := d.capacity - d.open - d.connecting
 	slots := d.window - d.active
 	usable := d.open - d.leaving
-	heal := max(0, min(d.target-usable-d.connecting, room, slots))
+	coming := d.connecting - d.hung
+	heal := max(0, min(d.target-usable-coming, room, slots))
 
-	coming := d.connecting - d.hung + heal
+	coming += heal
 	want := d.overdue - coming
 	if d.waiting > 0 && usable+coming == 0 {
 		want = max(want, 1) // nothing is open or on its way

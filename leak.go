@@ -60,7 +60,12 @@ func (m *Multiplexer) leaksLocked(now time.Time, next *time.Time) []leak {
 
 // suspect reports once about a lease that is older than the threshold.
 func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
-	h.mu.Lock()
+	// Multiplexer.mu is held. h.mu may be held by whoever tells the transport of a
+	// deadline, and a transport with one mutex for everything lets that wait for a
+	// Read; so h is left for the next time then.
+	if !h.mu.TryLock() {
+		return leak{}, false
+	}
 	defer h.mu.Unlock()
 	o := h.origin
 	if o == nil || o.reported || !h.live(o.lease) || now.Sub(o.at) < threshold {

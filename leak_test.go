@@ -5,7 +5,9 @@ package plex_test
 import (
 	"context"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,4 +189,40 @@ func TestTheEndComesAtOnceWithALeakedLease(t *testing.T) {
 		requireClosed(t, r)
 		require.Zero(t, plexGoroutines())
 	})
+}
+
+// oneMutex is a transport that has one mutex for everything but Close, so that no deadline can be set while it reads.
+type oneMutex struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (c *oneMutex) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.Read(p)
+}
+
+func (c *oneMutex) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.SetReadDeadline(t)
+}
+
+func TestLeakDetectionDoesNotWaitForATransport(t *testing.T) {
+	l := newLedger(t)
+	client, server := tcpPair(t)
+	defer server.Close() //nolint:errcheck // the test is over
+	c := &counted{Conn: &oneMutex{Conn: client}}
+	l.watch(c)
+	m := l.mux(plex.WithConnections(c), plex.WithLeakDetection(20*time.Millisecond))
+	r := leaseReader(t, m)
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = r.Read(make([]byte, 1)) })
+	time.Sleep(10 * time.Millisecond)
+	wg.Go(func() { _ = r.Close() }) // which interrupts the Read, and waits for the transport
+	time.Sleep(100 * time.Millisecond)
+	finish(t, "Stats", func() { m.Stats() })
+	finish(t, "the lease's Close", wg.Wait)
+	finish(t, "Close", func() { require.NoError(t, m.Close()) })
 }

@@ -77,7 +77,18 @@ func (m *Multiplexer) mayExpire(c *conn) bool {
 }
 
 func (m *Multiplexer) mayExpireLocked(c *conn) bool {
-	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target
+	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target-m.hungLocked()
+}
+
+// hungLocked counts the connects that should have ended long ago. They are not
+// waited for.
+func (m *Multiplexer) hungLocked() (n int) {
+	for a := range m.attempts {
+		if a.overdue {
+			n++
+		}
+	}
+	return n
 }
 
 // expireHeld retires a connection that is too old, with both halves held, if no

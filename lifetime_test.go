@@ -522,3 +522,53 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 		})
 	}
 }
+
+// What a stream has read and nobody has taken goes to the next lease, so its connection is not too old before that.
+func TestWhatAStreamHasLeftIsReadBeforeItsConnectionIsReplacedForItsAge(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conns, peers := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
+		r := readerOf(t, m)
+		peers[0].send("0123456789")
+		ch, err := r.Recv(t.Context(), 4)
+		require.NoError(t, err)
+		require.Equal(t, byte('0'), <-ch)
+		time.Sleep(2 * time.Hour)
+		old := r.Conn()
+		requireClosed(t, r)
+		time.Sleep(time.Hour)
+
+		r = readerOf(t, m)
+		require.Equal(t, old, r.Conn())
+		require.Equal(t, "123456789", readN(t, r, 9))
+		requireClosed(t, r)
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.EqualValues(t, 1, m.Stats().Expired)
+	})
+}
+
+// A Connect that never returns holds its own slot, and keeps no other connection from being replaced for its age.
+func TestAConnectThatHangsDoesNotKeepOthersBeyondTheirAge(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		c.ignoreCtx = true
+		conns, peers := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxCapacity(3),
+			plex.WithAutoScaling(time.Second), plex.WithMaxLifetime(time.Hour))
+		w := writerOf(t, m)
+		_, err := m.Writer(t.Context(), 2*time.Second) // which has the pool grow
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		hung := c.next()
+		requireClosed(t, w)
+		time.Sleep(2 * time.Hour)
+		require.EqualValues(t, 1, m.Stats().Expired)
+		require.Equal(t, 1, peers[0].conn.closeCount())
+		conn, _ := l.pair()
+		c.next().succeed(conn)
+		synctest.Wait()
+		require.Equal(t, 1, m.Stats().Open)
+		hung.fail(errDialRefused)
+	})
+}

@@ -60,7 +60,8 @@ func (c Conn) Datagram() bool { return c.c != nil && c.c.datagram }
 
 // Kill ends the connection, both its halves, as the Kill of a lease does: for a
 // consumer that finds it to be of no use without having a lease on it. It is
-// closed and counts as lost. If it has ended already, Kill does nothing.
+// closed and counts as lost. If it has ended already, what is left of it to be
+// read is given up, and that is all.
 func (c Conn) Kill() {
 	if c.c != nil {
 		c.c.fail(ErrKilled)

@@ -71,7 +71,8 @@ func WithConnections(connections ...net.Conn) Option {
 
 // WithMaxCapacity sets the capacity: the most connections that are open or
 // being connected at one moment. The default is the number of connections
-// given, at least 1.
+// given, at least 1. Above those that there are at the start, or one, a pool
+// grows only with WithAutoScaling, or by Add.
 func WithMaxCapacity(max int) Option {
 	return func(c *config) { c.capacity.give(max) }
 }
@@ -96,9 +97,11 @@ func WithMinConnections(n int) Option {
 	return func(c *config) { c.minimum.give(n) }
 }
 
-// WithIdleTimeout closes surplus connections, those above the minimum that no
-// wait needed for d. The default is 5 minutes with auto-scaling; without it
-// nothing is surplus.
+// WithIdleTimeout closes surplus connections: those above the minimum that
+// nobody has needed for d. The default is 5 minutes with auto-scaling, and no
+// timeout without. Without auto-scaling surplus connections, such as Add brings,
+// are closed all the same and do not come back; only a pool of which none is
+// left connects again for whoever waits, if it has a connector.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) { c.idleTimeout.give(d) }
 }

@@ -16,6 +16,18 @@
 // A consumer reads whole messages before it closes its Reader; what it has not
 // read is there for the next.
 //
+// [Multiplexer.ReadyReader] leases the read half of whichever idle connection
+// has something to deliver, so that a few goroutines read all connections. A
+// [Conn] names the connection of a lease: for those whose interest in it
+// outlasts the lease.
+//
+// # Messages and requests
+//
+// Two packages take the routing off the consumer's hands.
+// [go.atomizer.io/plex/message] finds whole messages in what arrives on all
+// connections, and writes whole ones. [go.atomizer.io/plex/request] makes
+// requests and finds the reply to each by its identifier.
+//
 // # Life of a connection
 //
 // Connections are given to [New] or [Multiplexer.Add], or made by the
@@ -36,10 +48,11 @@
 //
 // # What plex does not do
 //
-// It does not know where a message ends, does not match replies to requests,
-// does not order what goes over different leases, and sends nothing twice: a
-// Write that returned no error is the operating system's to deliver, and
-// what was on its way when a connection died may or may not have arrived.
+// By itself it does not know where a message ends and does not match replies to
+// requests (see above). It does not order what goes over different leases, and
+// sends nothing twice: a Write that returned no error is the operating system's
+// to deliver, and what was on its way when a connection died may or may not have
+// arrived.
 package plex
 
 import (
@@ -73,7 +86,6 @@ type Multiplexer struct {
 	patiences sync.Pool // *patience, for waits with auto-scaling
 	addr      atomic.Pointer[net.Addr]
 	short     atomic.Bool // connections are missing, so that a waiter should wake the supervisor
-	refused   atomic.Bool // is refusing, for those who do not hold mu
 	attending atomic.Bool // somebody has asked for ready readers; written under mu
 
 	// mu guards what follows and the fields that say so. It is held for
@@ -326,7 +338,7 @@ func (m *Multiplexer) Addr() net.Addr {
 // of a transport; it returns nil.
 func (m *Multiplexer) Close() error {
 	m.mu.Lock()
-	m.refuseLocked()
+	settle := m.refuseLocked()
 	if !m.closed {
 		m.closed = true
 		close(m.closing)
@@ -351,6 +363,9 @@ func (m *Multiplexer) Close() error {
 			c.r.haltStreams(ErrClosed)
 			c.w.haltStreams(ErrClosed)
 		})
+	}
+	for _, f := range settle {
+		wg.Go(f)
 	}
 	wg.Wait()
 
@@ -379,16 +394,12 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 		return errNilContext("Shutdown")
 	}
 	m.mu.Lock()
-	m.refuseLocked()
-	victims := make([]*conn, 0, len(m.conns))
-	for c := range m.conns {
-		if c.admitted {
-			victims = append(victims, c)
-		}
-	}
+	settle := m.refuseLocked()
 	m.mu.Unlock()
-	for _, c := range victims {
-		m.spawn(c.retire) // its transport may take long to close
+	for _, f := range settle {
+		if !m.spawn(f) {
+			f()
+		}
 	}
 
 	stop := context.AfterFunc(ctx, func() {
@@ -411,11 +422,32 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 }
 
 // refuseLocked begins the end: no new lease, no new connection, no waiter.
-func (m *Multiplexer) refuseLocked() {
+// The caller has to settle the halves that were idle, by the functions returned, one
+// for each connection, which may take long. They are retired before anyone is told:
+// who has been told of the end is not given a lease later.
+func (m *Multiplexer) refuseLocked() (settle []func()) {
+	if m.refusing {
+		return nil
+	}
 	m.refusing = true
-	m.refused.Store(true)
+	for c := range m.conns {
+		if !c.admitted {
+			continue
+		}
+		if r, w := c.r.markGone(), c.w.markGone(); r || w {
+			settle = append(settle, func() {
+				if r {
+					m.settle(&c.r)
+				}
+				if w {
+					m.settle(&c.w)
+				}
+			})
+		}
+	}
 	m.cancel()
 	m.wakeLocked()
+	return settle
 }
 
 // spawn runs f in a goroutine that Close waits for. It reports false when the

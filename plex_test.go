@@ -4,6 +4,7 @@ package plex_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -1260,4 +1261,45 @@ func TestTheProcessIsAsItWasAfterManyMultiplexersOfRealConnections(t *testing.T)
 
 	require.NoError(t, ln.Close())
 	accepted.Wait()
+}
+
+// Who has been told of the end is given no lease later.
+func TestNobodyIsGivenALeaseAfterTheEndWasTold(t *testing.T) {
+	for name, end := range map[string]func(*plex.Multiplexer) error{
+		"Close":    (*plex.Multiplexer).Close,
+		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(t)
+			for range 100 {
+				conns, _ := l.pairs(8)
+				m := l.mux(plex.WithConnections(conns...))
+				var told, begun atomic.Bool
+				var wg sync.WaitGroup
+				for range 4 {
+					wg.Go(func() {
+						for {
+							was := told.Load()
+							r, err := m.Reader(context.Background(), -1)
+							if err == nil {
+								if was {
+									t.Error("a lease after ErrClosed")
+								}
+								_ = r.Close()
+							}
+							if errors.Is(err, plex.ErrClosed) {
+								if told.Swap(true) && begun.Load() {
+									return
+								}
+							}
+						}
+					})
+				}
+				time.Sleep(100 * time.Microsecond)
+				require.NoError(t, end(m))
+				begun.Store(true)
+				wg.Wait()
+			}
+		})
+	}
 }

@@ -86,9 +86,10 @@ func (q *queue) makeRoom(h *half) {
 	}
 }
 
-// sweep drops retired halves if there are at least so many. It turns the
-// channel once, holding one half at a time, so that no caller finds it empty
-// who would have found a half before, unless that was the only one.
+// sweep drops halves that cannot be leased if there are at least so many: those
+// that are retired, and those that a consumer has, which the end of the lease puts
+// back. It turns the channel once, holding one half at a time, so that no caller
+// finds it empty who would have found a half before, unless that was the only one.
 func (q *queue) sweep(least int) {
 	if q.stale.Load() < int64(least) && !q.lends {
 		return
@@ -96,10 +97,7 @@ func (q *queue) sweep(least int) {
 	for range len(q.idle) {
 		select {
 		case h := <-q.idle:
-			if h != nil && h.state.Load()&gone != 0 {
-				if !q.lends {
-					q.stale.Add(-1)
-				}
+			if h != nil && h.leaveQueue(q) {
 				continue
 			}
 			q.put(h)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"regexp"
 	"strconv"
@@ -25,8 +27,9 @@ import (
 func connectTo(ctx context.Context, address string) (*plex.Multiplexer, error) {
 	return plex.New(ctx,
 		plex.WithConnector(plex.Dial("tcp", address)),
-		plex.WithMinConnections(2), // open when New returns
-		plex.WithMaxCapacity(8),    // never more than these
+		plex.WithMinConnections(2),                // open when New returns
+		plex.WithMaxCapacity(8),                   // never more than these
+		plex.WithAutoScaling(20*time.Millisecond), // after such a wait, one more
 	)
 }
 
@@ -42,7 +45,8 @@ func publish(ctx context.Context, mux *plex.Multiplexer, message string) error {
 	return errors.Join(err, w.Close()) // Close puts the half back for the next caller
 }
 
-// subscribe passes on the lines of one connection for as long as it lives. Run one per connection.
+// subscribe passes on the lines of one connection for as long as it lives. Each connection needs one, those that scaling
+// adds as well; listen, further down, reads them all.
 func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {
 	r, err := mux.Reader(ctx, 0) // no limit but ctx's
 	if err != nil {
@@ -91,6 +95,110 @@ func ask(ctx context.Context, mux *plex.Multiplexer, questions []string) error {
 	all.Wait()
 
 	return nil
+}
+
+// listen passes on each message that arrives, over whichever connection, until ctx ends.
+func listen(ctx context.Context, mux *plex.Multiplexer, handle func(data []byte)) error {
+	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split) // four bytes of length in front of each
+	if err != nil {
+		return err
+	}
+
+	var last error
+	for m, err := range receiver.All(ctx) {
+		if last = err; err == nil {
+			handle(m.Data)
+		} // else it is about one connection, but for the last one, which says why the loop ends
+	}
+
+	return last
+}
+
+// serve reads one message of 16 bytes from whichever connection has one. Run it in a few goroutines.
+func serve(ctx context.Context, mux *plex.Multiplexer, handle func(message [16]byte)) error {
+	for {
+		r, err := mux.ReadyReader(ctx, 0)
+		if err != nil {
+			return err
+		}
+
+		var message [16]byte
+		if _, err = io.ReadFull(r, message[:]); err != nil {
+			_ = r.Kill() // the rest of the message may still come; an end of the connection is no news here
+			continue
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+
+		handle(message)
+	}
+}
+
+func Example_messages() {
+	address, stop := exampleService(func(conn net.Conn) {
+		_, _ = io.WriteString(conn, "\x00\x00\x00\x05hello")
+		_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
+	})
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	mux, err := connectTo(ctx, address)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	left := mux.Stats().Open // each connection brings one
+	err = listen(ctx, mux, func(data []byte) {
+		fmt.Printf("%s\n", data)
+		if left--; left == 0 {
+			cancel()
+		}
+	})
+	fmt.Println(errors.Is(err, context.Canceled))
+
+	// Output:
+	// hello
+	// hello
+	// true
+}
+
+func Example_readyReaders() {
+	address, stop := exampleService(func(conn net.Conn) {
+		_, _ = io.WriteString(conn, "sixteen bytes, 1sixteen bytes, 2")
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	mux, err := connectTo(ctx, address)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer mux.Close()
+
+	left := 2 * mux.Stats().Open // each connection brings two
+	err = serve(ctx, mux, func(message [16]byte) {
+		fmt.Printf("%s\n", message[:])
+		if left--; left == 0 {
+			cancel()
+		}
+	})
+	fmt.Println(errors.Is(err, context.Canceled))
+
+	// Unordered output:
+	// sixteen bytes, 1
+	// sixteen bytes, 1
+	// sixteen bytes, 2
+	// sixteen bytes, 2
+	// true
 }
 
 func Example_requests() {

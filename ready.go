@@ -75,12 +75,6 @@ func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (R
 		}
 	}
 	h, lease, err := m.acquireSlow(ctx, timeout, &m.ready)
-	if err == nil && m.refused.Load() {
-		// A half that Close or Shutdown has not come to yet. Who has been told
-		// of the end once must not be given a lease later.
-		_ = h.close(lease)
-		return Reader{}, m.acquireFailed(&m.ready, 0, ErrClosed)
-	}
 	if err == nil && m.tracks {
 		h.remember(lease)
 	}
@@ -298,7 +292,8 @@ func (h *half) lookFailed(err error) {
 	if (len(h.back) > 0 || tell) && h.verdict(err) == fatal {
 		h.ended = true
 		h.state.Or(ending)
-		h.conn.failRetiring(err, h.conn.w.retire)
+		h.conn.kept.Store(true)
+		h.conn.fail(err)
 	} else {
 		_ = h.failedOperation(err) // it acts on it; there is nobody to tell yet
 	}
@@ -309,7 +304,7 @@ func (h *half) lookFailed(err error) {
 // come for, so that it should not be retired now for want of use, or for its age.
 func (h *half) undelivered() bool {
 	w := h.state.Load()
-	return w&attended != 0 && w&(fresh|backlog) != 0
+	return w&backlog != 0 || w&(attended|fresh) == attended|fresh
 }
 
 // over reports whether a read half that plex holds has nothing to be leased for.

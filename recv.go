@@ -177,6 +177,9 @@ func (h *half) noteBacklog() {
 
 // readBack moves what was pushed back into p. A message keeps its boundaries.
 func (h *half) readBack(p []byte) (n int) {
+	if len(p) == 0 {
+		return 0 // as from the transport: no datagram is taken
+	}
 	if h.conn.datagram {
 		n = copy(p, h.back[0]) // what does not fit is lost, as with any datagram
 		h.back = h.back[1:]

@@ -107,11 +107,24 @@ func (c *conn) look(h *half) {
 	if h == other {
 		other = &c.r
 	}
-	// Asked before the other half is held, for nothing if it may not go.
-	if !m.drain(c) && m.mayExpire(c) && !c.r.undelivered() && other.hold() {
-		m.expireHeld(c)
-	} else {
+	switch { // asked before the other half is held, for nothing if it may not go
+	case m.drain(c) || !m.mayExpire(c) || c.r.undelivered():
 		h.letGo(false)
+	case other.hold():
+		m.expireHeld(c)
+	default:
+		h.letGo(false)
+		m.againIfUnleased(other)
+	}
+}
+
+// againIfUnleased is called by whoever has let go of one half of a connection
+// because the other could not be held. If nobody has leased that, it was held at the
+// same time for the same reason, and let go for this one: then both are looked at
+// again. The end of a lease looks by itself.
+func (m *Multiplexer) againIfUnleased(other *half) {
+	if other.state.Load()&leased == 0 {
+		m.kick()
 	}
 }
 

@@ -33,7 +33,8 @@ func summarize(transports []*transport) {
 	number("  had to give up", func(t *transport) int64 { return t.load.gaveUp.Load() },
 		"of these, as no reply came in time")
 	number("wrong", func(t *transport) int64 { return t.load.wrong.Load() }, "answers")
-	number("asked twice", func(t *transport) int64 { return int64(t.load.twice()) }, "")
+	number("asked twice", func(t *transport) int64 { return int64(t.load.twice()) },
+		"plex never repeats one by itself")
 	number("late", func(t *transport) int64 { return int64(t.requests.Late) },
 		"replies, which nobody waited for any more")
 	number("unknown", func(t *transport) int64 { return int64(t.requests.Unknown) },

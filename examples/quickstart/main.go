@@ -16,9 +16,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.atomizer.io/plex/examples/internal/timeline"
 )
 
 // job is what the flags ask for.
@@ -90,21 +93,29 @@ func run(ctx context.Context, j job) error {
 	closed := errors.Join(c.close(), srv.close())
 
 	answered := res.answered.Load()
-	lost := int64(j.messages) - answered
+	missing := int64(j.messages) - answered
 
-	fmt.Printf("%d messages from %d goroutines over %d connections to %s\n\n",
-		j.messages, j.callers, stats.Connected, srv.addr())
-	fmt.Printf("  sent         %9d bytes\n", c.sent.Load())
-	fmt.Printf("  received     %9d bytes\n", c.received.Load())
-	fmt.Printf("  replies      %9d, each checked\n", answered)
-	fmt.Printf("  lost         %9d\n", lost)
-	fmt.Printf("  rate         %9.0f messages/s for %v\n",
-		float64(answered)/elapsed.Seconds(), elapsed.Round(time.Millisecond))
-	fmt.Printf("  leases       %9d taken, %d of them had to wait\n", stats.Acquired, stats.Waited)
-	fmt.Printf("  connections  %9d lost, messages over each: %v\n", stats.Lost, srv.served())
+	served := make([]string, 0, j.connections)
+	for _, n := range srv.served() {
+		served = append(served, timeline.Count(n))
+	}
 
-	if lost != 0 {
-		return errors.Join(fmt.Errorf("%d of %d messages lost, the first because: %w", lost, j.messages, res.first), closed)
+	fmt.Printf("%s messages from %d goroutines over %d connections to %s\n\n",
+		timeline.Count(j.messages), j.callers, stats.Connected, srv.addr())
+	fmt.Printf("  sent         %11s bytes\n", timeline.Count(c.sent.Load()))
+	fmt.Printf("  received     %11s bytes\n", timeline.Count(c.received.Load()))
+	fmt.Printf("  replies      %11s, each checked\n", timeline.Count(answered))
+	fmt.Printf("  no reply     %11s\n", timeline.Count(missing))
+	fmt.Printf("  rate         %11s messages/s, %v in all\n",
+		timeline.Count(int64(float64(answered)/elapsed.Seconds())), elapsed.Round(time.Millisecond))
+	fmt.Printf("  leases       %11s taken, %s of them had to wait\n",
+		timeline.Count(int64(stats.Acquired)), timeline.Count(int64(stats.Waited)))
+	fmt.Printf("  connections  %11s lost, messages over each: %s\n",
+		timeline.Count(int64(stats.Lost)), strings.Join(served, "  "))
+
+	if missing != 0 {
+		return errors.Join(fmt.Errorf("%d of %d messages got no reply, the first because: %w", missing, j.messages, res.first),
+			closed)
 	}
 
 	return closed

@@ -242,11 +242,23 @@ func dies(ctx context.Context, mux *plex.Multiplexer, srv *server, dir string) e
 	}
 
 	err = sendChunks(ctx, w, file)
+	why := w.Err()                             // the connection's error, or an *UnsentError with it
 	rest, seekErr := io.Copy(io.Discard, file) // what the sender has not even tried
-	err = errors.Join(err, seekErr, w.Close())
-	var unsent *plex.UnsentError
-	if !errors.As(err, &unsent) || w.Conn() == before {
-		return fmt.Errorf("a stream to a peer that has died ended with: %w", err)
+	closed := w.Close()                        // nil if all that the channel had taken was written before it died
+	var unsent plex.UnsentError
+	if counted := new(plex.UnsentError); errors.As(closed, &counted) {
+		unsent = *counted
+	} else if closed != nil {
+		err = errors.Join(err, closed)
+	}
+	if err = errors.Join(err, seekErr); err != nil {
+		return err
+	}
+	if why == nil || w.Conn() == before {
+		return errors.New("a stream to a peer that has died ended as if all were well")
+	}
+	if soFar := new(plex.UnsentError); errors.As(why, &soFar) {
+		why = soFar.Err
 	}
 	written := chunked - rest - unsent.Unsent
 
@@ -257,7 +269,7 @@ func dies(ctx context.Context, mux *plex.Multiplexer, srv *server, dir string) e
 	fmt.Printf("  unsent       %11s bytes: the channel had taken them, and they were not written\n",
 		timeline.Count(unsent.Unsent))
 	fmt.Printf("  not tried    %11s bytes: Done had told the sender to stop\n", timeline.Count(rest))
-	fmt.Printf("What the lease's Close says:\n%s\n", timeline.Wrap(err.Error(), "  ", 100))
+	fmt.Printf("Why, by the lease's Err:\n%s\n", timeline.Wrap(why.Error(), "  ", 100))
 	if written < survived {
 		return fmt.Errorf("%d bytes were written, and the peer has got %d", written, int64(survived))
 	}

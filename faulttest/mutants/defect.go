@@ -37,7 +37,7 @@ func fault(pkg string, names ...string) suite { return suite{pkg, names} }
 
 // defects returns all of them.
 func defects() []defect {
-	return slices.Concat(leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, layerDefects())
+	return slices.Concat(leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, reviewedDefects, layerDefects())
 }
 
 // apply plants d into the copy of the library at dir.

@@ -70,12 +70,6 @@ var readyDefects = []defect{
 		tests: []suite{root("TestALeaseEndsAlsoIfTheTransportTakesNoNotice")},
 	},
 	{
-		name: "ready-after-the-end", file: "ready.go",
-		what:  "a ready reader is leased after others have been told that the multiplexer is closed",
-		edits: []edit{{old: "err == nil && m.refused.Load()", new: "err == nil && m.refused.Load() && false"}},
-		tests: []suite{root("TestNobodyIsGivenAReadyReaderOnceTheEndHasBegun")},
-	},
-	{
 		name: "age-overlooked", file: "sweep.go",
 		what:  "a connection that happened to be looked at when it became too old stays for ever",
 		edits: []edit{{old: "\t\tc.m.expire(c)\n", new: ""}},
