@@ -682,7 +682,10 @@ func TestDeadServiceIsProbedAndItsReturnIsNoticedSoon(t *testing.T) {
 	s.stop()
 	started := time.Now()
 	s.drop((*peer).fin)
-	eventually(t, func() bool { return m.Stats().Lost == n }, "all are lost")
+	eventually(t, func() bool {
+		s := m.Stats()
+		return s.Lost == n && s.IdleWriters == 0 // which follows a moment later
+	}, "all are lost")
 
 	// Each waiter keeps what it gets until all have been served, so the last one gets the last connection.
 	var served, waiters sync.WaitGroup
