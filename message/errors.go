@@ -48,8 +48,8 @@ func (e *TooLongError) Error() string {
 }
 
 // SplitError reports that the split function did not do what a split function has to: it returned an error, panicked,
-// went beyond its data, or returned a message without going on. There is no telling where the next message
-// begins, so the connection has been killed; a datagram's has not.
+// ended its goroutine, went beyond its data, or returned a message without going on. There is no telling where the next
+// message begins, so the connection has been killed; a datagram's has not.
 type SplitError struct {
 	Conn plex.Conn // that the data came over
 	Err  error     // what the split function returned, or what was wrong with it

@@ -26,6 +26,9 @@ const datagramSize = 64 << 10
 // awaitPause is how long to wait for the news of a connection's end before asking the multiplexer again.
 const awaitPause = 10 * time.Millisecond
 
+// past is a deadline that interrupts.
+var past = time.Unix(1, 0)
+
 // buffers are for the goroutines that range, while they have a connection in hands.
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
@@ -245,6 +248,7 @@ func (it *iteration) leasedLocked(lease plex.Reader) (h hand, ok bool) {
 func (it *iteration) serve(h *hand) (more bool) {
 	defer it.putBack(h) // also if the loop body panics
 	if h.report != nil {
+		h.finished = true // when it was found: there is nothing behind it
 		return it.tell(h, h.report)
 	}
 	if h.whole || !h.leased {
@@ -261,6 +265,10 @@ func (it *iteration) serve(h *hand) (more bool) {
 
 // putBack ends the holding of a connection.
 func (it *iteration) putBack(h *hand) {
+	if h.asking { // the split function has ended this goroutine, and would end the next as well
+		h.giveUp()
+		h.report = &SplitError{Conn: h.conn, Err: errExited}
+	}
 	it.r.putBack(it, h) // which keeps a copy of what is left in the buffer
 	if it.buf != nil {
 		buffers.Put(it.buf)
@@ -328,7 +336,9 @@ func (it *iteration) deliver(h *hand) (more bool) {
 		if flags := it.flags.Load(); flags&(stopped|killed) != 0 {
 			return true // next, or putBack, acts on it
 		}
+		h.asking = true
 		advance, token, final, err := it.r.ask(h.data, h.atEOF)
+		h.asking = false
 		if err != nil {
 			return it.fail(h, err)
 		}
@@ -339,7 +349,7 @@ func (it *iteration) deliver(h *hand) (more bool) {
 		before, last := h.data, final || advance == 0
 		h.data = h.data[advance:]
 		if last {
-			h.data, h.finished, h.kill = nil, h.cause != nil, h.cause == nil
+			h.giveUp()
 		}
 		if token != nil {
 			data := make([]byte, len(token))
@@ -387,10 +397,9 @@ func (it *iteration) fail(h *hand, err error) (more bool) {
 	default:
 		err = &SplitError{Conn: h.conn, Err: err}
 	}
-	h.data, h.finished = nil, h.cause != nil
-	if h.cause == nil {
-		h.kill = true
-		_ = h.lease.Kill() // now, not when the loop body is done; without a lease putBack sees to it
+	h.giveUp()
+	if h.kill {
+		h.conn.Kill() // now, not when the loop body is done
 	}
 	return it.tell(h, err)
 }
@@ -402,7 +411,7 @@ func (it *iteration) tell(h *hand, err error) (more bool) {
 		return true
 	}
 	if it.refused != nil && *it.refused {
-		h.report, h.whole = err, true
+		h.report = err
 	}
 	return false
 }

@@ -30,7 +30,7 @@ type leftover struct {
 	// Guarded by Receiver.mu.
 	held     bool
 	queued   bool        // it is in Receiver.queue
-	poisoned bool        // the connection is to be killed by who gets a lease on it
+	poisoned bool        // the connection is being killed; who gets a lease on it nevertheless must not read on
 	dropped  bool        // it is not used any more
 	ended    error       // what AfterEnd, or the multiplexer's end, said; nil before
 	early    plex.Reader // a lease that was got while somebody else had the connection in hands; zero if none
@@ -50,7 +50,11 @@ type hand struct {
 	finished bool      // that has been seen to
 	report   error     // to be delivered, and nothing else
 	kill     bool      // the connection is to be killed
+	asking   bool      // the split function is being asked
 }
+
+// giveUp gives up the rest of the data, and the connection unless nothing follows the data anyway.
+func (h *hand) giveUp() { h.data, h.finished, h.kill = nil, h.cause != nil, h.cause == nil }
 
 // takeLocked takes a leftover that nobody holds.
 func (r *Receiver) takeLocked(left *leftover) {
@@ -186,7 +190,8 @@ func (r *Receiver) putBack(it *iteration, h *hand) {
 		over := left.ended != nil || h.cause != nil && !h.datagram
 		if h.kill {
 			keep = h.report != nil
-			left.poisoned = !over && !h.leased && early == plex.Reader{} // nothing to kill it by
+			// Until the end of a connection that we have no lease on, another loop may get one.
+			left.poisoned = !over && !h.leased && early == plex.Reader{}
 			over = !left.poisoned
 		}
 		if keep || left.poisoned {
@@ -204,20 +209,18 @@ func (r *Receiver) putBack(it *iteration, h *hand) {
 		case keep && !over:
 			left.pinLocked()
 		}
-		if keep && (h.whole || over) {
+		if keep && (h.whole || over || h.report != nil) {
 			r.enqueueLocked(left)
 		}
 	}
 	r.mu.Unlock()
 
-	for _, lease := range []plex.Reader{h.lease, early} {
-		// A lease that Kill or the multiplexer's Close has ended meanwhile says so, and so does the zero one.
-		if h.kill {
-			_ = lease.Kill()
-		} else {
-			_ = lease.Close()
-		}
+	if h.kill {
+		h.conn.Kill() // before the leases end, so that nobody gets another
 	}
+	// A lease that the multiplexer's Close has ended meanwhile says so, and so does the zero one.
+	_ = h.lease.Close()
+	_ = early.Close()
 }
 
 // store keeps what there is to do for h in the leftover, in memory that is its own and not much more than it takes.

@@ -1,7 +1,7 @@
 package message
 
 // The receiver as its consumers see it. The work is done by whoever ranges over All, in iterate.go; what is left over
-// between two reads is kept in rest.go.
+// between two reads is kept in leftover.go.
 
 import (
 	"bufio"
@@ -56,7 +56,8 @@ type Receiver struct {
 //   - [bufio.ErrFinalToken] says that nothing more is wanted from the connection: the message with it, if there is
 //     one, is delivered, and the connection killed unless it has ended.
 //   - A message without an advance is an error at once, unless the data has ended and there is none left.
-//   - Any other error, a panic, and an advance beyond the data are a [*SplitError], and the connection is killed.
+//   - Any other error, a panic, and an advance beyond the data are a [*SplitError], and the connection is killed. So it
+//     is by runtime.Goexit, of which the next loop is told.
 //
 // On connections that keep the boundaries of datagrams, each datagram is split by itself, with atEOF true, and an
 // empty one too; what is wrong with one is reported, and says nothing about the connection or the next. Of a datagram
@@ -148,8 +149,7 @@ func (r *Receiver) Channel(ctx context.Context, buffer int) <-chan Received {
 }
 
 // Kill ends a connection, for a consumer that has found what comes over it to be out of step, say. Nothing more of
-// what came over it is delivered, and no message of it is reported as cut off. A connection whose message the loop
-// body has in hand is closed at once. An idle one is closed when it next has something to deliver, or by its end.
+// what came over it is delivered, and no message of it is reported as cut off. The connection is closed at once.
 func (r *Receiver) Kill(conn plex.Conn) {
 	if conn == (plex.Conn{}) {
 		return
@@ -158,9 +158,8 @@ func (r *Receiver) Kill(conn plex.Conn) {
 	for it := range r.iterations {
 		if it.conn == conn {
 			it.flags.Or(killed)
-			lease := it.lease
 			r.mu.Unlock()
-			_ = lease.Kill() // without a lease it does nothing
+			conn.Kill()
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -620,38 +621,84 @@ func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 	}
 }
 
-// What is wrong is found by a loop that has no lease, since it delivers what another has left. The connection is
-// killed when it has something next.
-func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledLater(t *testing.T) {
-	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
-		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
-		w.conns[0].arrive("1\n2 is too long\n")
-		require.Equal(w, []string{"1"}, take(w, r, 1))
-		require.Equal(w, []string{"long"}, take(w, r, 1))
-		require.False(w, w.conns[0].isClosed())
-		l := start(w, r, nil)
-		w.conns[0].arrive("3\n")
-		settle()
-		require.True(w, w.conns[0].isClosed())
-		require.Empty(w, l.words(), "of a connection that is out of step")
-		require.EqualValues(w, 1, m.Stats().Killed)
-		require.Zero(w, r.Leftovers())
-	})
+// What is wrong is found by a loop that has no lease, since it delivers what another has left.
+func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledAtOnce(t *testing.T) {
+	bad := func(data []byte, atEOF bool) (int, []byte, error) {
+		advance, token, err := message.Lines(data, atEOF)
+		switch string(token) {
+		case "bad":
+			return 0, nil, errors.New("bad")
+		case "bye":
+			return advance, token, bufio.ErrFinalToken
+		}
+		return advance, token, err
+	}
+	for sent, want := range map[string]string{"1\nbad\n2\n": "split", "1\ntoo long\n2\n": "long", "1\nbye\n2\n": "bye"} {
+		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
+			r := receiver(w, m, bad, message.WithMaxSize(4))
+			w.conns[0].arrive(sent)
+			require.Equal(w, []string{"1"}, take(w, r, 1))
+			require.Equal(w, []string{want}, take(w, r, 1))
+			synctest.Wait()
+			require.True(w, w.conns[0].isClosed())
+			require.EqualValues(w, 1, m.Stats().Killed)
+			require.Zero(w, r.Leftovers(), "something is kept of a connection that has ended")
+
+			l := start(w, r, nil)
+			w.conns[1].arrive("3\n")
+			settle()
+			require.Equal(w, []string{"3"}, l.words())
+		})
+	}
 }
 
-func TestNothingIsKeptOfAConnectionThatWasToBeKilledAndEnded(t *testing.T) {
+// A loop comes at the same moment, and more has arrived. It may be first; but it does not read on behind what the Kill
+// has given up.
+func TestNothingIsReadBehindWhatAKillHasGivenUp(t *testing.T) {
+	for range 500 {
+		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+			r := receiver(w, m, message.Lines)
+			w.conns[0].arrive("1\n2\n", "3\n")
+			var conn plex.Conn
+			for m, err := range r.All(w.Context()) {
+				require.NoError(w, err)
+				conn = m.Conn
+				break
+			}
+			go r.Kill(conn)
+			l := start(w, r, nil)
+			settle()
+			require.Contains(w, [][]string{{}, {"2"}, {"2", "3"}}, l.words())
+			require.EqualValues(w, 1, m.Stats().Killed)
+			require.Zero(w, r.Leftovers())
+		})
+	}
+}
+
+// It would end the next loop's goroutine as well, and so on.
+func TestASplitFunctionThatEndsItsGoroutineIsAskedOnce(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
-		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
-		w.conns[0].arrive("1\n2 is too long\n")
-		require.Equal(w, []string{"1"}, take(w, r, 1))
-		require.Equal(w, []string{"long"}, take(w, r, 1))
-		require.Equal(w, 1, r.Leftovers())
-		for range 2 {
-			wr, err := m.Writer(w.Context(), 0)
-			require.NoError(w, err)
-			require.NoError(w, wr.Kill())
-		}
+		asked := 0
+		r := receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
+			if bytes.HasPrefix(data, []byte("!")) {
+				asked++
+				runtime.Goexit()
+			}
+			return message.Lines(data, atEOF)
+		})
+		first := start(w, r, nil)
+		w.conns[0].arrive("one\n!\ntwo\n")
+		<-first.done
+		require.Equal(w, []string{"one"}, first.words())
+		next := start(w, r, nil)
 		settle()
+		w.conns[1].arrive("other\n")
+		settle()
+		require.Equal(w, []string{"split", "other"}, next.words())
+		require.ErrorContains(w, next.err(), "runtime.Goexit")
+		require.Equal(w, 1, asked)
+		require.True(w, w.conns[0].isClosed())
+		require.EqualValues(w, 1, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
 	})
 }
@@ -853,6 +900,59 @@ func TestChannelKeepsWhatItCouldNotDeliver(t *testing.T) {
 	})
 }
 
+// A report that was refused is told later, and then nothing is left to ask the split function about.
+func TestNothingFollowsAReportThatAChannelCouldNotDeliver(t *testing.T) {
+	split := func(data []byte, atEOF bool) (int, []byte, error) {
+		switch {
+		case atEOF && len(data) == 0:
+			return 0, []byte("end"), nil
+		case bytes.HasPrefix(data, []byte("!")):
+			return 0, nil, errors.New("nonsense")
+		default:
+			return message.Lines(data, atEOF)
+		}
+	}
+	for name, c := range map[string]struct {
+		datagrams bool
+		arrives   string
+		want      []string
+	}{
+		"datagram":    {true, "!", []string{"split", "next", "end"}},
+		"end of data": {false, "beginning", []string{"cut(beginning)"}},
+		"out of step": {false, "!", []string{"split"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{TB: t}
+				conn := w.script()
+				conn.datagrams = c.datagrams
+				m, err := plex.New(context.Background(), plex.WithConnections(conn))
+				require.NoError(w, err)
+				w.closeAtEnd(m)
+				r := receiver(w, m, split)
+				ctx, cancel := context.WithCancel(w.Context())
+				ch := r.Channel(ctx, 0)
+				conn.arrive(c.arrives)
+				settle()
+				if !c.datagrams {
+					conn.finish(io.EOF)
+				}
+				settle()
+				cancel()
+				for range ch {
+					require.Fail(w, "delivered after the end of ctx")
+				}
+				l := start(w, r, nil)
+				settle()
+				conn.arrive("next\n")
+				settle()
+				require.Equal(w, c.want, l.words())
+				require.Zero(w, r.Leftovers())
+			})
+		})
+	}
+}
+
 func TestKillEndsAConnectionInHandAtOnce(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
@@ -872,7 +972,7 @@ func TestKillEndsAConnectionInHandAtOnce(t *testing.T) {
 	})
 }
 
-func TestKillEndsAnIdleConnectionWhenItHasSomething(t *testing.T) {
+func TestKillEndsAnIdleConnectionAtOnce(t *testing.T) {
 	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		l := start(w, r, nil)
@@ -886,13 +986,11 @@ func TestKillEndsAnIdleConnectionWhenItHasSomething(t *testing.T) {
 			r.Kill(c)
 		}
 		r.Kill(plex.Conn{})
-		settle()
-		w.conns[0].arrive("three\n")
-		w.conns[1].arrive("inning\n")
-		w.conns[2].arrive("four\n")
-		settle()
-		require.Equal(w, []string{"one", "two", "four"}, l.words())
+		synctest.Wait()
 		require.True(w, w.conns[0].isClosed() && w.conns[1].isClosed())
+		w.conns[2].arrive("three\n")
+		settle()
+		require.Equal(w, []string{"one", "two", "three"}, l.words(), "of what was killed nothing is reported")
 		require.EqualValues(w, 2, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
 		r.Kill(l.names()[0]) // that is over
@@ -907,14 +1005,13 @@ func TestKillOfAConnectionThatIsInHandWithoutALease(t *testing.T) {
 		r := receiver(w, m, message.Lines)
 		w.conns[0].arrive("1\n2\n3\n")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
-		l := start(w, r, func(m message.Message) { r.Kill(m.Conn) })
+		l := start(w, r, func(m message.Message) {
+			r.Kill(m.Conn)
+			require.True(w, w.conns[0].isClosed())
+		})
 		settle()
 		require.Equal(w, []string{"2"}, l.words())
-		require.False(w, w.conns[0].isClosed())
-		w.conns[0].arrive("4\n")
-		settle()
-		require.True(w, w.conns[0].isClosed())
-		require.Equal(w, []string{"2"}, l.words())
+		require.EqualValues(w, 1, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
 	})
 }

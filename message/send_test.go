@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"syscall"
@@ -113,36 +114,47 @@ func TestSendSaysWhyThereIsNoWriter(t *testing.T) {
 	})
 }
 
+// deaf accepts deadlines and takes no notice of them.
+type deaf struct{ *script }
+
+func (deaf) SetReadDeadline(time.Time) error  { return nil }
+func (deaf) SetWriteDeadline(time.Time) error { return nil }
+func (deaf) SetDeadline(time.Time) error      { return nil }
+
 // A peer that has stopped reading holds the caller until the end of ctx. What it has taken says what becomes of the
-// connection.
+// connection, unless nothing else interrupts the Write.
 func TestTheEndOfCtxEndsABlockedSend(t *testing.T) {
 	reason := errors.New("too late")
+	refuses := func(c *script) net.Conn { c.noDeadlines = true; return c }
+	ignores := func(c *script) net.Conn { return deaf{c} }
 	for _, c := range []struct {
-		name    string
-		taken   int
-		refuses bool
-		lost    bool
+		name  string
+		taken int
+		as    func(*script) net.Conn
+		later time.Duration // than ctx
+		lost  bool
 	}{
-		{"nothing taken", 0, false, false},
-		{"part taken", 3, false, true},
-		{"nothing taken, deadlines refused", 0, true, true},
-		{"part taken, deadlines refused", 3, true, true},
+		{"nothing taken", 0, func(c *script) net.Conn { return c }, 0, false},
+		{"part taken", 3, func(c *script) net.Conn { return c }, 0, true},
+		{"nothing taken, deadlines refused", 0, refuses, 100 * time.Millisecond, true},
+		{"part taken, deadlines refused", 3, refuses, 100 * time.Millisecond, true},
+		{"nothing taken, deadlines ignored", 0, ignores, time.Second, true},
+		{"part taken, deadlines ignored", 3, ignores, time.Second, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &world{TB: t}
 				conn := w.script()
-				conn.noDeadlines = c.refuses
-				m, err := plex.New(context.Background(), plex.WithConnections(conn))
+				m, err := plex.New(context.Background(), plex.WithConnections(c.as(conn)))
 				require.NoError(w, err)
 				w.closeAtEnd(m)
 				conn.allow(c.taken)
 				began := time.Now()
-				ctx, cancel := context.WithTimeoutCause(w.Context(), time.Second, reason)
+				ctx, cancel := context.WithTimeoutCause(w.Context(), time.Minute, reason)
 				defer cancel()
 				err = message.Send(ctx, m, 0, []byte("message"))
 				requireSendError(w, err, c.taken > 0, context.DeadlineExceeded, reason)
-				require.Equal(w, time.Second, time.Since(began))
+				require.Equal(w, time.Minute+c.later, time.Since(began))
 				synctest.Wait()
 				require.Equal(w, c.lost, conn.isClosed())
 				require.Equal(w, c.lost, m.Stats().Lost == 1)

@@ -52,6 +52,9 @@ func unfinished(data []byte, atEOF bool) (advance int, token []byte, err error) 
 // errStuck is about a message that would come again and again.
 var errStuck = errors.New("it returned a message without advancing, so it would return the same for ever")
 
+// errExited is about a split function that does not return.
+var errExited = errors.New("it ended its goroutine by runtime.Goexit")
+
 // ask calls the split function and checks what it says: a step in the data, a message or nil, and whether that was
 // the last, by bufio.ErrFinalToken. Any error is the split function's, which may also panic.
 func (r *Receiver) ask(data []byte, atEOF bool) (advance int, token []byte, final bool, err error) {

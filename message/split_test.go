@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
@@ -306,6 +307,7 @@ func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 			require.ErrorIs(w, end, plex.ErrNoConnections)
 			require.Equal(w, want, words)
 			require.Equal(w, problem, wrong)
+			synctest.Wait() // until plex has told of the end of a connection that was killed
 			require.Zero(w, r.Leftovers())
 		})
 	})

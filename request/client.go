@@ -12,7 +12,7 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// killedGrace is how long it may take from the kill of a connection to the report of the reason.
+// killedGrace is how long it may take from the end of a connection that was killed to the report of the reason.
 const killedGrace = 10 * time.Millisecond
 
 // Client makes requests over the connections of a multiplexer. Make one with [New]. All its methods may be called from
@@ -100,34 +100,35 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 	}
 
 	n, err := c.send(ctx, call, request)
+	maybeSent := n > 0
 	if err != nil {
-		maybeSent := n > 0
-		kept, ok := c.table.giveUp(call, maybeSent, ctx.Err() != nil && errors.Is(err, ctx.Err()))
-		if !ok {
+		canceled := ctx.Err() != nil && errors.Is(err, ctx.Err())
+		kept, ok := c.table.giveUp(call, maybeSent, canceled, errors.Is(err, plex.ErrKilled))
+		if ok {
+			if !kept {
+				c.calls.Put(call)
+			}
+			return none, &Error{MaybeSent: maybeSent, Err: err}
+		}
+		// Somebody else has ended it, or is about to, and knows better why.
+	}
+
+	done := ctx.Done()
+	if done == nil {
+		return c.result(call, <-call.done, maybeSent)
+	}
+	select {
+	case how := <-call.done:
+		return c.result(call, how, maybeSent)
+	case <-done:
+		kept, ok := c.table.giveUp(call, maybeSent, true, false)
+		if !ok { // it has ended at the same moment, and a reply is not to be thrown away
 			return c.result(call, <-call.done, maybeSent)
 		}
 		if !kept {
 			c.calls.Put(call)
 		}
-		return none, &Error{MaybeSent: maybeSent, Err: err}
-	}
-
-	done := ctx.Done()
-	if done == nil {
-		return c.result(call, <-call.done, true)
-	}
-	select {
-	case how := <-call.done:
-		return c.result(call, how, true)
-	case <-done:
-		kept, ok := c.table.giveUp(call, true, true)
-		if !ok { // it has ended at the same moment, and a reply is not to be thrown away
-			return c.result(call, <-call.done, true)
-		}
-		if !kept {
-			c.calls.Put(call)
-		}
-		return none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}
+		return none, &Error{MaybeSent: maybeSent, Err: caller.ContextError(ctx)}
 	}
 }
 
@@ -174,9 +175,11 @@ func (c *Client[Q, R]) result(call *call[R], how signal, maybeSent bool) (r R, e
 func (c *Client[Q, R]) Stats() Stats { return c.table.snapshot() }
 
 // Close fails what is in flight, and whatever is asked later, with [ErrClosed], and returns when the goroutines of the
-// client have ended. It does not close the multiplexer. Connections over which a part of a reply has come are killed, as
-// nobody could make sense of what follows; replies that come later over the others are whoever's reads them. Close may
-// be called twice, and from anywhere but the functions of the Protocol and the one of [WithUnsolicited]. It returns nil.
+// client have ended. It does not close the multiplexer. Connections that a reply can still come over are killed, since
+// another Client uses the same identifiers and would take it for its own: those with requests in flight, and those on
+// which one was given up before its reply had come. So are those over which a part of a message has come, as nobody
+// could make sense of what follows. Close may be called twice, and from anywhere but the functions of the Protocol and
+// the one of [WithUnsolicited]. It returns nil.
 func (c *Client[Q, R]) Close() error {
 	c.end(ErrClosed)
 	c.wg.Wait()
@@ -188,18 +191,26 @@ func (c *Client[Q, R]) Close() error {
 // end fails everything for a reason, unless that has been done. Calls that wait for a connection, or for a peer to take
 // what they write, are interrupted.
 func (c *Client[Q, R]) end(reason error) {
-	victims, writers := c.table.close(reason)
+	victims, links := c.table.close(reason)
 	victims.fail(reason)
 	c.cancel()
-	for _, w := range writers {
-		_ = w.Close() // the writer itself sees what comes of it
+	var wg sync.WaitGroup
+	for _, l := range links { // side by side, as each may take as long as its transport does
+		wg.Go(func() {
+			if l.owes && reason != plex.ErrClosed { // with the multiplexer its connections end anyway
+				l.conn.Kill()
+			}
+			_ = l.writer.Close() // the writer itself sees what comes of it
+		})
 	}
+	wg.Wait()
 }
 
 // lost is called when a connection has ended and all that it had brought is delivered.
 func (c *Client[Q, R]) lost(l *link[R], cause error) {
 	if errors.Is(cause, plex.ErrKilled) {
-		// Whoever found what it brought to be nonsense has killed it first, and is about to say why.
+		// Whoever found what it brought to be nonsense, and had no lease on it, has killed it first, and is about to
+		// say why.
 		select {
 		case <-l.known:
 		case <-time.After(killedGrace):

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -373,6 +375,80 @@ func TestATransportThatPanicsLeavesNothingBehind(t *testing.T) {
 	})
 }
 
+// watchedContext counts who watches it.
+type watchedContext struct {
+	context.Context
+	done    chan struct{} // so that package context asks AfterFunc
+	watched atomic.Int64
+}
+
+func (c *watchedContext) Done() <-chan struct{} { return c.done }
+
+func (c *watchedContext) AfterFunc(func()) (stop func() bool) {
+	c.watched.Add(1)
+	return func() bool { return true }
+}
+
+func TestAWriteThatPanicsIsNotWatchedAnyMore(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		conns[0].written = func([]byte) { panic("transport") }
+		c := w.client()
+		ctx := &watchedContext{Context: t.Context(), done: make(chan struct{})}
+		require.PanicsWithValue(t, "transport", func() { _, _ = c.Do(ctx, "text") })
+		time.Sleep(time.Second)
+		require.Zero(t, ctx.watched.Load())
+	})
+}
+
+// panicking is a transport whose Write panics when it is interrupted, and that is long about its Close.
+type panicking struct {
+	*fakeConn
+	closing, closed chan struct{}
+}
+
+func (c panicking) Write(p []byte) (int, error) {
+	_, _ = c.fakeConn.Write(p)
+	<-c.closing
+	panic("transport")
+}
+
+func (c panicking) Close() error {
+	close(c.closing)
+	<-c.closed
+	return c.fakeConn.Close()
+}
+
+// The request's context ends, and then nonsense comes, whose kill the transport takes ill.
+func TestAPanicOfAnInterruptedWriteIsNotKeptBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t}
+		f := w.conn()
+		f.allow(5)
+		conn := panicking{f, make(chan struct{}), make(chan struct{})}
+		w.open(plex.WithConnections(conn))
+		c := w.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		panicked := make(chan any, 1)
+		go func() {
+			defer func() { panicked <- recover() }()
+			_, _ = c.Do(ctx, "request")
+		}()
+		time.Sleep(10 * time.Millisecond)
+		cancel()
+		time.Sleep(10 * time.Millisecond) // the Write is interrupted, and does not come to its end
+		f.send(frame('?', 0, "nonsense"))
+		time.Sleep(100 * time.Millisecond)
+		close(conn.closed)
+		time.Sleep(time.Minute)
+		select {
+		case v := <-panicked:
+			require.Equal(t, "transport", v)
+		default:
+			require.Fail(t, "Do has not ended")
+		}
+	})
+}
+
 func TestWithoutAConnectionARequestFailsAndSaysSo(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, _ []*fakeConn) {
 		c := w.client(request.WithAcquireTimeout(time.Second))
@@ -423,8 +499,70 @@ func TestCloseFailsRequestsAtEachStage(t *testing.T) {
 		requireIs(t, err, false, request.ErrClosed)
 		require.NoError(t, c.Close())
 		require.NoError(t, lease.Close())
-		require.Equal(t, 1, w.mux.Stats().Open, "the other one is torn")
+		require.Zero(t, w.mux.Stats().Open, "one is torn, and over the other a reply can still come")
 	})
+}
+
+// Each of the connections is long about its end, which interrupts its writer.
+func TestTheEndOfTheClientEndsConnectionsSideBySide(t *testing.T) {
+	bubble(t, 10, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		var all []<-chan outcome
+		for _, conn := range conns {
+			conn.closeHook = func() { time.Sleep(time.Second) }
+			conn.allow(5)
+			all = append(all, asking(t.Context(), c, "request"))
+		}
+		time.Sleep(time.Minute)
+
+		start := time.Now()
+		require.NoError(t, c.Close())
+		for _, asked := range all {
+			requireError(t, asked, true, request.ErrClosed)
+		}
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+// The identifiers of two clients are the same.
+func TestANewClientDoesNotGetTheRepliesOfTheLastOnesRequests(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		ids     uint64
+		givenUp bool
+	}{
+		{"in flight", math.MaxUint64, false},
+		{"given up, among few identifiers", 100, true},
+		{"given up and forgotten", math.MaxUint64, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
+				last, err := request.New(w.mux, wireProtocol{}, request.WithIDs(test.ids))
+				require.NoError(t, err)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				first := asking(ctx, last, "first")
+				old := conns[0].take("first")
+				done := asking(ctx, last, "done")
+				conns[1].reply(conns[1].take("done"), "reply")
+				requireReply(t, done, "reply")
+				if test.givenUp {
+					cancel()
+					requireError(t, first, true, context.Canceled)
+				}
+				require.NoError(t, last.Close())
+
+				conns[0].reply(old, "late")
+				asked := asking(t.Context(), w.client(request.WithIDs(test.ids)), "next")
+				require.Equal(t, old, conns[1].take("next"))
+				time.Sleep(time.Second)
+				conns[1].reply(old, "reply")
+				requireReply(t, asked, "reply")
+				require.Equal(t, 1, conns[0].closeCount())
+				require.Zero(t, conns[1].closeCount(), "nothing could come over it any more")
+			})
+		})
+	}
 }
 
 func TestTheMultiplexersEndIsTheClients(t *testing.T) {
@@ -446,6 +584,7 @@ func TestTheMultiplexersEndIsTheClients(t *testing.T) {
 
 				_, err := c.Do(t.Context(), "later")
 				requireIs(t, err, false, plex.ErrClosed)
+				require.Zero(t, w.mux.Stats().Killed, "connections end with it, at their own pace")
 			})
 		})
 	}

@@ -10,7 +10,9 @@
 //   - Every Do ends exactly once: with the reply, with an error, or with its context.
 //   - No two requests in flight have the same identifier. A request that its context has ended keeps its identifier, if
 //     there are few of them, until the late reply has come or the connection has ended; see [WithIDs].
-//   - A request whose connection is lost fails at once, with the cause. Replies that had arrived before are delivered.
+//   - A request whose connection is lost fails at once, with the cause. Replies that have been read by then are
+//     delivered, and so is every one that the peer has sent before a clean end. What has arrived and not been read is
+//     lost when the connection fails or is killed.
 //   - Nothing is ever sent twice. [Error] says of a request that failed whether the server may have got it; whether it
 //     can be repeated is the caller's to know.
 //   - A context bounds all of Do: the wait for an identifier, for a connection, the write and the wait for the reply.
@@ -25,7 +27,8 @@
 // message.Receiver, for each Multiplexer. Others may write to them; what they send must not use the client's
 // identifiers.
 //
-// To end cleanly, wait until all calls of Do have returned, close the client, and then the multiplexer.
+// To end cleanly, wait until all calls of Do have returned, close the client, and then the multiplexer. Where the
+// multiplexer goes on with another client, see [Client.Close].
 package request
 
 import "errors"
@@ -39,14 +42,14 @@ type Protocol[Q, R any] interface {
 	Append(dst []byte, id uint64, request Q) ([]byte, error)
 
 	// Split is a [bufio.SplitFunc] for what the server sends. An error of it, or a panic, kills the connection, and
-	// the requests on it fail with that error. It must not block.
+	// the requests on it fail with that error. So does runtime.Goexit. It must not block.
 	Split(data []byte, atEOF bool) (advance int, token []byte, err error)
 
 	// Parse takes a message apart. The message belongs to it, so the reply may refer to its bytes. ErrNotReply says
 	// that the message is whole and answers no request. Any other error, or a panic, says that the connection is out
-	// of step: it is killed, and the requests on it fail with that error; a datagram is dropped. An error that the
-	// server reports for one request is a reply; make it part of R. Parse must not block, as no reply is read
-	// meanwhile by its goroutine.
+	// of step: it is killed, and the requests on it fail with that error; a datagram is dropped. Not to return, by
+	// runtime.Goexit, is the same. An error that the server reports for one request is a reply; make it part of R.
+	// Parse must not block, as no reply is read meanwhile by its goroutine.
 	Parse(message []byte) (id uint64, reply R, err error)
 }
 

@@ -118,5 +118,6 @@ func errNonsense(conn plex.Conn, cause error) error {
 
 var (
 	errNilContext = errors.New("request: Do: nil context; context.Background() is one without an end")
+	errExited     = errors.New("request: Parse ended its goroutine by runtime.Goexit")
 	errEmpty      = errors.New("request: Append appended nothing for the request; it must append the whole frame")
 )

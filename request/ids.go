@@ -6,7 +6,11 @@ package request
 //
 // As long as some have never been used, those are used, in order. After that, in a space of up to 16 bits, those given
 // back are used in the order in which they were given back, so that an identifier rests for as long as possible before
-// it means another request. A larger space is never nearly full, so there the next one that is free is near.
+// it means another request.
+//
+// In a larger space the next one that is free is used, and is near: an eighth of the space is always left free. So of
+// those looked at on one way through the space at least an eighth is free, which makes eight for each taken, on
+// average; those that are not have been taken on an earlier way through.
 type ids struct {
 	max   uint64
 	next  uint64 // the next to be tried; in a small space: the first that has never been used
@@ -21,7 +25,7 @@ type ids struct {
 // ringIDs is the largest space, less 1, for which given back identifiers are kept in order: 128 KiB at the most.
 const ringIDs = 1<<16 - 1
 
-// take returns a free identifier. There must be one: fewer are taken than there are. taken reports whether one is.
+// take returns a free identifier. There must be room. taken reports whether one is.
 func (s *ids) take(taken func(id uint64) bool) uint64 {
 	if !s.spent {
 		return s.advance()
@@ -76,5 +80,10 @@ func (s *ids) used(id uint64) bool { return id <= s.max && (s.spent || id < s.ne
 // few reports whether an identifier that was given up has to stay reserved.
 func (s *ids) few() bool { return s.max < fewIDs }
 
-// room reports whether, with so many taken, one is free.
-func (s *ids) room(taken int) bool { return uint64(taken) <= s.max }
+// room reports whether, with so many taken, another may be.
+func (s *ids) room(taken int) bool {
+	if s.max > ringIDs {
+		return uint64(taken) <= s.max-s.max/8
+	}
+	return uint64(taken) <= s.max
+}

@@ -49,9 +49,10 @@ func (s *setting[T]) give(v T) { s.value, s.set = v, true }
 // WithIDs says which identifiers the protocol has room for: 0 to max. The default is all of 64 bits; DNS has 1<<16-1.
 //
 // If there are fewer than 1<<32, the identifier of a request that its context has ended is not used again before its
-// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served. Where
-// many replies never come, as over datagrams or from a server that drops requests, plex.WithMaxLifetime sees to it that
-// connections end, and identifiers become free.
+// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served; of
+// more than 1<<16 identifiers an eighth is kept free, so that the next one is found quickly. Where many replies never
+// come, as over datagrams or from a server that drops requests, plex.WithMaxLifetime sees to it that connections end,
+// and identifiers become free.
 func WithIDs(max uint64) Option {
 	return func(c *config) { c.ids = max }
 }

@@ -54,14 +54,15 @@ func (c *Client[Q, R]) receive() {
 
 // take does with a message what is to be done.
 func (c *Client[Q, R]) take(m message.Message) {
-	id, r, err := c.parse(m.Data)
+	id, r, err := c.parse(m)
+	_, panicked := err.(*PanicError) // whatever it panicked with
 	switch {
 	case err == nil:
 		if call := c.table.reply(id); call != nil {
 			call.reply = r
 			call.done <- reply
 		}
-	case errors.Is(err, ErrNotReply):
+	case errors.Is(err, ErrNotReply) && !panicked:
 		c.table.unsolicited()
 		if c.cfg.unsolicited == nil {
 			return
@@ -69,14 +70,22 @@ func (c *Client[Q, R]) take(m message.Message) {
 		if err := c.pass(m); err != nil {
 			c.table.panicked(err)
 		}
-	case m.Conn.Datagram(): // one that makes no sense says nothing about the next
-		c.table.malformed(errNonsense(m.Conn, err))
 	default:
-		// What comes behind this would be read from the wrong place, and a reply in it could be anyone's. So nothing
-		// of it is delivered: the connection, which is in the hands of this goroutine, is killed now.
-		c.outOfStep(m.Conn, err)
-		c.messages.Kill(m.Conn)
+		c.malformed(m.Conn, err)
 	}
+}
+
+// malformed is for a message that makes no sense. If it is a datagram that says nothing about the next.
+//
+// On a stream what comes behind it would be read from the wrong place, and a reply in it could be anyone's. So nothing
+// of it is delivered: the connection, which is in the hands of this goroutine, is killed now.
+func (c *Client[Q, R]) malformed(conn plex.Conn, err error) {
+	if conn.Datagram() {
+		c.table.malformed(errNonsense(conn, err))
+		return
+	}
+	c.outOfStep(conn, err)
+	c.messages.Kill(conn)
 }
 
 // troubled acts on what package message reports of one connection. It has ended or been killed, unless it carries
@@ -98,10 +107,19 @@ func (c *Client[Q, R]) outOfStep(conn plex.Conn, err error) {
 	c.table.nonsense(conn, errOutOfStep(conn, err))
 }
 
-// parse is the protocol's, which must not take the goroutine down with it.
-func (c *Client[Q, R]) parse(data []byte) (id uint64, r R, err error) {
+// parse is the protocol's, which must not take the goroutine down with it. If it ends the goroutine, another takes its
+// place; but the reply is gone, so its request must not wait for it.
+func (c *Client[Q, R]) parse(m message.Message) (id uint64, r R, err error) {
+	returned := false
+	defer func() {
+		if !returned && err == nil {
+			c.malformed(m.Conn, errExited)
+		}
+	}()
 	defer recovered("Parse", &err)
-	return c.protocol.Parse(data)
+	id, r, err = c.protocol.Parse(m.Data)
+	returned = true
+	return id, r, err
 }
 
 // pass gives a message to the user's function, which must not either.

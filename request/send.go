@@ -69,10 +69,10 @@ func (c *Client[Q, R]) send(ctx context.Context, call *call[R], request Q) (n in
 // Nothing of the call stays behind. Of what was written nothing is known.
 func (c *Client[Q, R]) abort(call *call[R], s *sending[R]) {
 	_ = s.writer.Kill() // it does nothing if there is no lease
-	if _, ok := c.table.giveUp(call, s.registered, false); !ok {
+	if _, ok := c.table.giveUp(call, s.registered, false, false); !ok {
 		<-call.done
 	}
-	s.release() // and no more: the timer may run
+	s.release()
 }
 
 // sendFrame leases a writer and writes the frame.
@@ -100,16 +100,22 @@ func (s *sending[R]) write() (n int, err error) {
 	} else {
 		s.timer.Reset(writePatience)
 	}
+	defer s.disarm() // also if the transport panics
 	n, err = s.writer.Write(s.frame)
-	if !s.timer.Stop() {
-		if stop := <-s.armed; !stop() {
-			<-s.interrupted // it must not come upon the next request
-		}
-	}
 	if err != nil && s.user.Err() != nil {
 		err = caller.ContextError(s.user) // rather than that the lease has ended, which is how it comes about
 	}
 	return n, err
+}
+
+// disarm undoes what write has set up, so that it does not come upon the next request.
+func (s *sending[R]) disarm() {
+	if s.timer.Stop() {
+		return
+	}
+	if stop := <-s.armed; !stop() {
+		<-s.interrupted
+	}
 }
 
 // watch is called by the timer. From now on the end of the user's context interrupts the Write.

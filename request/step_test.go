@@ -108,6 +108,44 @@ func TestRequestsFailWithTheReasonOfAKillNotTheKill(t *testing.T) {
 	}
 }
 
+// The kill reaches the Write before the reason is known.
+func TestARequestThatIsBeingWrittenFailsWithTheReasonOfTheKill(t *testing.T) {
+	errSplit := errors.New("split")
+
+	for range 50 {
+		bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+			c := w.speaking(wireProtocol{splitting: func([]byte) error { return errSplit }})
+			conns[0].allow(5)
+			asked := asking(t.Context(), c, "request")
+			time.Sleep(time.Second)
+			conns[0].send(frame(kindReply, 0, "reply"))
+			requireError(t, asked, true, errSplit)
+		})
+	}
+}
+
+// As long as somebody reads, the connection has not come to its end.
+func TestTheContextEndsTheWaitForTheReasonOfAKill(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		conns[0].allow(5)
+		killed, release := make(chan struct{}), make(chan struct{})
+		c := w.client(request.WithUnsolicited(func(m message.Message) {
+			m.Conn.Kill()
+			close(killed)
+			<-release
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := asking(ctx, c, "request")
+		synctest.Wait()
+		conns[0].send(frame(kindPush, 0, ""))
+		<-killed
+		requirePending(t, asked)
+		cancel()
+		requireIs(t, ended(t, asked).err, true, context.Canceled)
+		close(release)
+	})
+}
+
 func TestAKillByOthersIsToldAsThat(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
@@ -248,6 +286,61 @@ func TestAHookThatEndsItsGoroutineCostsItsMessageOnly(t *testing.T) {
 	})
 }
 
+// What is behind the hook's message is left over, and seen to without a lease.
+func TestNonsenseBehindAHookThatEndsItsGoroutineKillsItsConnection(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithReceivers(1), request.WithUnsolicited(func(message.Message) { runtime.Goexit() }))
+		asked := asking(t.Context(), c, "request")
+		conns[0].take("request")
+		conns[0].send(frame(kindPush, 0, "a"), frame('?', 0, "nonsense"))
+		time.Sleep(time.Minute)
+		requireIs(t, ended(t, asked).err, true, errKind)
+		require.Equal(t, 1, conns[0].closeCount())
+	})
+}
+
+func TestAProtocolThatEndsItsGoroutineKillsTheConnectionAndFailsItsRequests(t *testing.T) {
+	exits := func(data []byte) error {
+		if strings.Contains(string(data), "exit") {
+			runtime.Goexit()
+		}
+
+		return nil
+	}
+
+	for name, p := range map[string]wireProtocol{"Parse": {parsing: exits}, "Split": {splitting: exits}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.speaking(p, request.WithReceivers(1))
+				lost := asking(t.Context(), c, "lost")
+				conns[0].reply(conns[0].take("lost"), "exit")
+				time.Sleep(time.Minute)
+				err := ended(t, lost).err
+				require.ErrorContains(t, err, "runtime.Goexit")
+				require.ErrorContains(t, err, conns[0].RemoteAddr().String())
+				require.Equal(t, 1, conns[0].closeCount())
+				require.EqualValues(t, 1, c.Stats().Malformed)
+
+				kept := asking(t.Context(), c, "kept")
+				conns[1].reply(conns[1].take("kept"), "reply")
+				requireReply(t, kept, "reply")
+			})
+		})
+	}
+}
+
+func TestAParsePanicIsNonsenseWhateverItPanicsWith(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.speaking(wireProtocol{parsing: func([]byte) error { panic(request.ErrNotReply) }})
+		asked := asking(t.Context(), c, "request")
+		conns[0].reply(conns[0].take("request"), "reply")
+
+		var p *request.PanicError
+		require.ErrorAs(t, (<-asked).err, &p)
+		require.Zero(t, c.Stats().Unsolicited)
+	})
+}
+
 func TestAConnectionWithRequestsInFlightIsNotRetired(t *testing.T) {
 	healing(t, 1, func(*fakeConn) {}, func(t *testing.T, w *world) {
 		c := w.client()
@@ -291,10 +384,12 @@ func TestTheClientsEndLetsGoOfConnections(t *testing.T) {
 		c := w.client()
 		asked := asking(t.Context(), c, "asked")
 		first := w.all()[0]
-		first.take("asked")
+		first.reply(first.take("asked"), "reply")
+		requireReply(t, asked, "reply")
 		require.NoError(t, c.Close())
-		requireError(t, asked, true, request.ErrClosed)
+		require.Zero(t, first.closeCount())
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, 1, first.closeCount())
+		require.Zero(t, w.mux.Stats().Killed)
 	}, plex.WithMaxLifetime(time.Minute))
 }

@@ -41,6 +41,7 @@ type link[R any] struct {
 	writer plex.Writer // the latest; all before it are over
 	unpin  func()      // nil while it is not pinned
 	stop   func() bool // keeps its end from being told
+	owes   bool        // a reply can still come to a call that is not in calls any more
 
 	// What came over it made no sense.
 	nonsense error
@@ -263,10 +264,11 @@ func (t *table[R]) quit(c *call[R]) {
 	}
 }
 
-// giveUp takes a call out because its context has ended, or because it could not be sent. If something of it may have
-// been sent and identifiers are few, the identifier stays reserved, and the table keeps the call; kept says so. If
-// somebody else has ended the call already, ok is false and done tells how.
-func (t *table[R]) giveUp(c *call[R], maybeSent, canceled bool) (kept, ok bool) {
+// giveUp takes a call out because its context has ended, or because it could not be sent; killed says that this was for
+// a kill of its connection. If something of it may have been sent and identifiers are few, the identifier stays
+// reserved, and the table keeps the call; kept says so. If somebody else has ended the call already, or will, ok is
+// false and done tells how.
+func (t *table[R]) giveUp(c *call[R], maybeSent, canceled, killed bool) (kept, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch c.state {
@@ -275,7 +277,7 @@ func (t *table[R]) giveUp(c *call[R], maybeSent, canceled bool) (kept, ok bool) 
 	case idle:
 		return false, true // it was quitting, and its connection has ended
 	}
-	if !canceled && c.on != nil && c.on.nonsense != nil {
+	if !canceled && c.state == sent && (killed || c.on.nonsense != nil) {
 		return false, false // the kill that has cut the Write short has a reason, which comes with the connection's end
 	}
 	if canceled {
@@ -290,6 +292,9 @@ func (t *table[R]) giveUp(c *call[R], maybeSent, canceled bool) (kept, ok bool) 
 		t.stats.InFlight--
 		t.stats.Abandoned++
 	} else {
+		if maybeSent {
+			c.on.owes = true
+		}
 		t.removeLocked(c)
 		c.state = idle
 	}
@@ -368,8 +373,9 @@ func (t *table[R]) failLocked(c *call[R], victims *list[R]) {
 	victims.push(c)
 }
 
-// close takes out everything, and lets nobody in any more, for a reason. Only the first call does anything.
-func (t *table[R]) close(reason error) (victims list[R], writers []plex.Writer) {
+// close takes out everything, and lets nobody in any more, for a reason. The links are the caller's then. Only the first
+// call does anything.
+func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed != nil {
@@ -385,7 +391,8 @@ func (t *table[R]) close(reason error) (victims list[R], writers []plex.Writer) 
 		if l.stop() {
 			t.wg.Done()
 		}
-		writers = append(writers, l.writer)
+		l.owes = l.owes || l.calls.head != nil
+		links = append(links, l)
 		delete(t.links, l.conn)
 		for c := t.takeAllLocked(l).head; c != nil; {
 			next := c.next
@@ -400,7 +407,7 @@ func (t *table[R]) close(reason error) (victims list[R], writers []plex.Writer) 
 	if t.unpins != nil {
 		t.unpins.Stop()
 	}
-	return victims, writers
+	return victims, links
 }
 
 func (t *table[R]) snapshot() Stats {

@@ -171,6 +171,7 @@ func TestFaultGarbageForTheSplitFunction(t *testing.T) {
 			}
 		}
 	})
+	eventually(t, func() bool { return p.Accepted() == 4 }, "all connections are in the proxy's books")
 	for i := range rounds { // one connection gives way to one with garbage, and so on
 		if i%3 == 0 {
 			for _, c := range p.Conns() {
@@ -185,8 +186,9 @@ func TestFaultGarbageForTheSplitFunction(t *testing.T) {
 	eventually(t, func() bool { return h.Split.Load() == rounds }, "all garbage is reported")
 	h.all(talker, p, true)
 	mu.Lock()
-	require.Equal(t, [2]int{rounds / 2, rounds / 2}, [2]int{splits, panics})
+	got := [2]int{splits, panics}
 	mu.Unlock()
+	require.Equal(t, [2]int{rounds / 2, rounds / 2}, got)
 	h.over(talker, p)
 }
 

@@ -331,11 +331,9 @@ func TestFaultGarbageReplies(t *testing.T) {
 							replied.Add(1)
 						case layers.OutOfStep:
 							outOfStep.Add(1)
-						case layers.Killed: // it came to write when the connection had just been killed
-							var failed *request.Error
-							if !errors.As(err, &failed) || failed.MaybeSent {
-								t.Error(o, err)
-							}
+						case layers.Killed:
+							// It came to write when the connection had just been killed, and its requests had been
+							// told why; the transport, which is closed behind that, may have taken it all the same.
 							outOfStep.Add(1)
 						default:
 							t.Error(o, err)

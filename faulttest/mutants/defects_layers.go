@@ -39,7 +39,7 @@ func layerDefects() []defect {
 		{
 			name: "message-out-of-step-heard", file: "message/iterate.go",
 			what:  "a connection is read on after what makes no sense",
-			edits: []edit{{old: "\t\th.kill = true\n\t\t_ = h.lease.Kill()", new: "\t\th.whole = false"}},
+			edits: []edit{{old: "\th.giveUp()\n\tif h.kill {\n\t\th.conn.Kill()", new: "\th.giveUp()\n\tif h.kill {\n\t\th.kill = false"}},
 			tests: layers("TestFaultMessageThatIsTooLong", "TestFaultGarbageForTheSplitFunction"),
 		},
 		{
@@ -51,7 +51,7 @@ func layerDefects() []defect {
 		{
 			name: "message-left-unseen", file: "message/leftover.go",
 			what:  "whole messages that a loop has left wait until more comes over their connection",
-			edits: []edit{{old: "\t\tif keep && (h.whole || over) {", new: "\t\tif keep && over {"}},
+			edits: []edit{{old: "\t\tif keep && (h.whole || over || h.report != nil) {", new: "\t\tif keep && (over || h.report != nil) {"}},
 			tests: layers("TestFaultLoopLeftWithMessagesInHand"),
 		},
 		{
@@ -81,13 +81,13 @@ func layerDefects() []defect {
 		{
 			name: "request-maybe-sent-denied", file: "request/client.go",
 			what:  "a request of which part was written is said not to have been sent",
-			edits: []edit{{old: "\t\tmaybeSent := n > 0\n", new: "\t\tmaybeSent := n > 0 && err == nil\n"}},
+			edits: []edit{{old: "\tmaybeSent := n > 0\n", new: "\tmaybeSent := n > 0 && err == nil\n"}},
 			tests: layers("TestFaultLostWhileWriting"),
 		},
 		{
 			name: "request-loss-denies-sending", file: "request/client.go",
 			what:  "a request whose connection is lost is said not to have been sent",
-			edits: []edit{{old: "\tdone := ctx.Done()\n\tif done == nil {\n\t\treturn c.result(call, <-call.done, true)\n", new: "\tdone := ctx.Done()\n\tif done == nil {\n\t\treturn c.result(call, <-call.done, false)\n"}},
+			edits: []edit{{old: "\tdone := ctx.Done()\n\tif done == nil {\n\t\treturn c.result(call, <-call.done, maybeSent)\n", new: "\tdone := ctx.Done()\n\tif done == nil {\n\t\treturn c.result(call, <-call.done, false)\n"}},
 			tests: layers("TestFaultConnectionsEndUnderRequests", "TestFaultEndAtEveryByteOfARequest"),
 		},
 		{
@@ -111,7 +111,7 @@ func layerDefects() []defect {
 		{
 			name: "request-garbage-ignored", file: "request/receive.go",
 			what:  "a connection that brings what makes no sense is heard and used on",
-			edits: []edit{{old: "\t\tc.outOfStep(m.Conn, err)\n\t\tc.messages.Kill(m.Conn)\n", new: ""}},
+			edits: []edit{{old: "\tc.outOfStep(conn, err)\n\tc.messages.Kill(conn)\n", new: ""}},
 			tests: layers("TestFaultGarbageReplies"),
 		},
 		{
@@ -123,7 +123,7 @@ func layerDefects() []defect {
 		{
 			name: "request-call-pooled-twice", file: "request/client.go",
 			what:  "a call that the table keeps for its late reply is given to the next request",
-			edits: []edit{{old: "\t\tif !kept {\n\t\t\tc.calls.Put(call)\n\t\t}\n\t\treturn none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}\n", new: "\t\tc.calls.Put(call)\n\t\t_ = kept\n\t\treturn none, &Error{MaybeSent: true, Err: caller.ContextError(ctx)}\n"}},
+			edits: []edit{{old: "\t\tif !kept {\n\t\t\tc.calls.Put(call)\n\t\t}\n\t\treturn none, &Error{MaybeSent: maybeSent, Err: caller.ContextError(ctx)}\n", new: "\t\tc.calls.Put(call)\n\t\t_ = kept\n\t\treturn none, &Error{MaybeSent: maybeSent, Err: caller.ContextError(ctx)}\n"}},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 	}

@@ -1,0 +1,26 @@
+package request
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// As many stay taken as there is room for, all in one row. That row is passed once on each way through the space, so
+// the others must be many enough.
+func TestAFreeIdentifierIsNearHoweverManyAreTaken(t *testing.T) {
+	for _, last := range []uint64{ringIDs + 1, 1 << 18} {
+		s := ids{max: last}
+		looks := 0
+		held := map[uint64]bool{}
+		taken := func(id uint64) bool { looks++; return held[id] }
+		for s.room(len(held) + 1) { // with one more for those that come and go
+			held[s.take(taken)] = true
+		}
+		const takes = 1 << 17
+		for range takes {
+			require.False(t, held[s.take(taken)])
+		}
+		require.LessOrEqual(t, looks, 9*takes, "of %d identifiers %d are held", last+1, len(held))
+	}
+}
