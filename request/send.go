@@ -100,12 +100,17 @@ func (s *sending[R]) write() (n int, err error) {
 	} else {
 		s.timer.Reset(writePatience)
 	}
-	defer s.disarm() // also if the transport panics
-	n, err = s.writer.Write(s.frame)
+	n, err = s.writeAndDisarm()
+	// Asked when nothing interrupts any more, so that this and what the table has been told are the same.
 	if err != nil && s.user.Err() != nil {
 		err = caller.ContextError(s.user) // rather than that the lease has ended, which is how it comes about
 	}
 	return n, err
+}
+
+func (s *sending[R]) writeAndDisarm() (int, error) {
+	defer s.disarm() // also if the transport panics
+	return s.writer.Write(s.frame)
 }
 
 // disarm undoes what write has set up, so that it does not come upon the next request.

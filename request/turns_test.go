@@ -236,9 +236,12 @@ func TestWithoutAFreeIdentifierDoWaitsAndItsErrorSaysWhoHasThem(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client(request.WithIDs(2))
 		ctx, cancel := context.WithCancel(t.Context())
-		given := []<-chan outcome{asking(ctx, c, "given up"), asking(ctx, c, "given up")}
-		conns[0].take("given up")
-		conns[1].take("given up")
+		var given []<-chan outcome
+		for _, conn := range conns {
+			given = append(given, asking(ctx, c, "given up"))
+			synctest.Wait() // so that the writers go back in this order
+			conn.take("given up")
+		}
 		cancel()
 		for _, ch := range given {
 			requireError(t, ch, true, context.Canceled)
