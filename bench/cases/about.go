@@ -9,7 +9,10 @@ for less. net/http is missing because a connection cannot be taken from its pool
 With one goroutine the target is missed, and the profile says why: nearly all that plex adds to the channel are two
 atomic operations on the half's word, one to begin the lease and one to end it, which makes about 1.34 the floor. The
 first could go only if nothing were written when a lease begins; then the end of a connection, its expiry and a ready
-reader could not tell an idle half from one that has just been taken, and would have to search the queue for it.`,
+reader could not tell an idle half from one that has just been taken, and would have to search the queue for it.
+
+With several goroutines the half's word moves from core to core with every lease, as the channel does, and that is what
+plex adds there: close to the target, on this side of it or on that.`,
 
 	GroupWait: `More goroutines than connections, and each holds its connection for a while. A wait is from asking to having;
 the unevenness is by how much the goroutine that was served most often was served more often than the one that was
@@ -22,14 +25,21 @@ same reason as above.`,
 
 	GroupData: `One lease on one connection, and the peer in another process. The bare connection is what a lease is
 compared with; no other pool has a lease that data goes through, as they hand out the connection itself. What a lease
-adds to a small read or write are two atomic operations and two frames to return through after the system call.`,
+adds to a small read or write are two atomic operations, 10 ns together, and one more frame to return through, which
+after a system call the processor has not foreseen: 15 to 40 ns in all, beside the 600 ns of the system call. At 64 B
+that is about the target of 3 %, and in some runs more. To call the TCP connection directly, or to do without the
+protection from a transport that panics, made no difference when tried.`,
 
 	GroupStream: `The channels of a lease, in chunks and byte by byte. A chunk belongs to its receiver, so each takes
 memory of its own, which a loop with one buffer does not.
 
 That is why RecvChunks misses its target: by the profile most of its time is the kernel's, copying into memory that has just been
 allocated and is in no cache. A loop without plex that allocates for each chunk is as slow. Who wants the speed of one
-buffer uses Read, which has it.`,
+buffer uses Read, which has it.
+
+Byte by byte, nearly all of the time is the channel's own lock, which sender and stream take in turns. With its writes
+left out, Send reaches 0.95 of the bare channel; what is below that is the kernel's work and that of the process at the
+other end, which share the two cores.`,
 
 	GroupIdle: `What is added to a process by a pool of connections that idle, over what the connections take themselves. The
 transport of net/http has two goroutines for each, one of which watches it; the other pools do not watch
