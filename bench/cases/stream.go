@@ -18,6 +18,9 @@ const (
 	buffered = 4 << 10
 	// bareChannel is a channel of bytes with nothing behind it.
 	bareChannel = "channel"
+	// freshMemory is a net.Conn read by a goroutine that hands over each chunk
+	// in memory of its own, as a stream has to: the limit of any such stream.
+	freshMemory = "net.Conn, fresh memory"
 )
 
 // throughput is what a stream is about. The harness measures the time; this is
@@ -33,7 +36,7 @@ func recvChunks(p *peer.Process) *harness.Case {
 	return timed(&harness.Case{
 		Name:     "recvchunks",
 		Title:    "RecvChunks, 64 KiB",
-		Compares: "RecvChunks in chunks of 64 KiB with a loop that reads into a buffer of 64 KiB, over tcp on loopback",
+		Compares: "RecvChunks in chunks of 64 KiB with a loop that reads into one buffer of 64 KiB, and with one that reads into fresh memory each time and hands it over, over tcp on loopback",
 		Targets:  []harness.Target{harness.AtLeast(0.9, bare, throughput.Key)},
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: ofReader(dial, func(r plex.Reader, n int) error {
@@ -60,6 +63,30 @@ func recvChunks(p *peer.Process) *harness.Case {
 					left -= k
 				}
 				return nil
+			})},
+			{Name: freshMemory, Open: ofConn(dial, func(nc net.Conn, n int) error {
+				chunks, failed := make(chan []byte, 4), make(chan error, 1)
+				go func() {
+					defer close(chunks)
+					for left := n * chunk; left > 0; {
+						buf := make([]byte, chunk)
+						k, err := nc.Read(buf)
+						if err != nil {
+							failed <- err
+							return
+						}
+						left -= k
+						chunks <- buf[:k]
+					}
+				}()
+				for range chunks {
+				}
+				select {
+				case err := <-failed:
+					return err
+				default:
+					return nil
+				}
 			})},
 		},
 	}, chunk)

@@ -76,7 +76,7 @@ var healDefects = []defect{
 	{
 		name: "all-expire-at-once", file: "lifetime.go",
 		what:  "connections of the same age are taken out together",
-		edits: []edit{{old: "!c.lost && c.counted && m.open-m.leaving >= m.target", new: "!c.lost && c.counted"}},
+		edits: []edit{{old: "!c.lost && c.counted && m.open-m.leaving >= m.target-m.hungLocked()", new: "!c.lost && c.counted"}},
 		tests: []suite{root("TestOneConnectionAtATimeIsMissingForItsAge")},
 	},
 }
