@@ -135,7 +135,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 	if m.cfg.connect == nil || m.refusing || m.waitsForReaders(now, next) {
 		return
 	}
-	active, hung := 0, 0
+	active := 0
 	for a := range m.attempts {
 		switch {
 		case !a.slow && now.Sub(a.started) >= connectPatience:
@@ -155,15 +155,12 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 				sooner(next, a.started.Add(timeout))
 			}
 		}
-		if a.overdue {
-			hung++
-		}
 	}
 
 	waiting := int(m.readers.waiting.Load() + m.writers.waiting.Load())
 	d := decide(demand{
 		target: m.target, open: m.open, leaving: m.leaving, connecting: m.connecting, capacity: m.capacity,
-		active: active, hung: hung, window: m.window, failures: m.failures,
+		active: active, hung: m.hungLocked(), window: m.window, failures: m.failures,
 		waiting: waiting,
 		overdue: max(m.readers.overdue-m.readers.served, m.writers.overdue-m.writers.served),
 	})
