@@ -114,6 +114,7 @@ type conn struct {
 	writer    *lease
 	dead      bool // the connection has failed
 	cause     error
+	givenUp   bool // by whoever killed it, and with it what is left to be read
 	atEnd     bool // plex has seen the peer's end
 	retired   bool // closed because it was too many or too old
 	dropped   bool // its remains were given up
@@ -124,8 +125,10 @@ type conn struct {
 
 func (c *conn) left() uint64 { return c.peek().sent - c.delivered }
 
+// readGone reports whether the read half is never leased again. What was read up to the peer's end is in plex's hands,
+// where no failure of the connection takes it away.
 func (c *conn) readGone() bool {
-	return c.dead || c.retired || c.dropped || c.draining || c.atEnd && c.left() == 0
+	return c.dead && (!c.atEnd || c.givenUp) || c.retired || c.dropped || c.draining || c.atEnd && c.left() == 0
 }
 
 func (c *conn) writeGone() bool { return c.dead || c.retired || c.draining || c.atEnd }
@@ -228,6 +231,9 @@ func (m *machine) admitted(nc *memConn) {
 
 // fail notes that a connection has failed. The first cause counts.
 func (m *machine) fail(c *conn, cause error) {
+	if cause == plex.ErrKilled || cause == plex.ErrClosed {
+		c.givenUp = true
+	}
 	if c.dead {
 		return
 	}
