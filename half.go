@@ -206,10 +206,7 @@ func (h *half) retireUnleased() {
 		if w&(gone|held) == 0 {
 			h.queue.stale.Add(1)
 			m := h.conn.m
-			settle := func() { m.settle(h) }
-			if !m.spawn(settle) { // its transport may take long to close
-				settle()
-			}
+			m.aside(func() { m.settle(h) }) // its transport may take long to close
 		}
 		return
 	}

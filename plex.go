@@ -397,9 +397,7 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	settle := m.refuseLocked()
 	m.mu.Unlock()
 	for _, f := range settle {
-		if !m.spawn(f) {
-			f()
-		}
+		m.aside(f)
 	}
 
 	stop := context.AfterFunc(ctx, func() {
@@ -456,6 +454,14 @@ func (m *Multiplexer) spawn(f func()) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.spawnLocked(f)
+}
+
+// aside runs f, which may take long, in a goroutine as spawn does, and here and
+// now when the multiplexer has been closed.
+func (m *Multiplexer) aside(f func()) {
+	if !m.spawn(f) {
+		f()
+	}
 }
 
 func (m *Multiplexer) spawnLocked(f func()) bool {

@@ -97,10 +97,7 @@ func (c *conn) look(h *half) {
 		return
 	}
 	if h == &c.r && m.drained(c) {
-		retire := func() { h.letGo(true) }
-		if !m.spawn(retire) {
-			retire()
-		}
+		m.aside(func() { h.letGo(true) })
 		return
 	}
 	other := &c.w
