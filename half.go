@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -225,6 +226,31 @@ func (h *half) hold() bool {
 		if h.state.CompareAndSwap(w, w|held) {
 			return true
 		}
+	}
+}
+
+// courtesy is how often somebody who has come upon an idle half lets others run first.
+const courtesy = 1000
+
+// yieldToWaiter is called by whoever is about to take an idle half, but not from
+// its queue. While callers wait in that, the half may be on its way to one of them, who
+// should not lose its place in the line; that one takes it, or nobody does, within
+// microseconds. It reports false if that is not over yet, as on a very busy machine,
+// or because the waiter needs Multiplexer.mu first and the caller has it.
+func (h *half) yieldToWaiter() bool {
+	for range courtesy {
+		if h.queue.waiting.Load() == 0 || h.state.Load()&(leased|held|gone) != 0 {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
+}
+
+// deferToWaiter is yieldToWaiter to the end. The caller does not have Multiplexer.mu.
+func (h *half) deferToWaiter() {
+	for !h.yieldToWaiter() {
+		time.Sleep(time.Millisecond)
 	}
 }
 

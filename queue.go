@@ -108,15 +108,16 @@ func (q *queue) sweep(least int) {
 }
 
 // take returns an idle half, leased, if there is one. The second result is
-// true if it came upon the token, which is then in the caller's hands.
-func (q *queue) take() (h *half, lease uint64, token bool) {
+// true if it came upon the token, which is then in the caller's hands. Locked says
+// that the caller has Multiplexer.mu.
+func (q *queue) take(locked bool) (h *half, lease uint64, token bool) {
 	for {
 		select {
 		case h := <-q.idle:
 			if h == nil {
 				return nil, 0, true
 			}
-			if lease, ok := q.lease(h); ok {
+			if lease, ok := q.lease(h, locked); ok {
 				q.noteLow()
 				return h, lease, false
 			}
@@ -127,9 +128,9 @@ func (q *queue) take() (h *half, lease uint64, token bool) {
 }
 
 // lease begins the lease of a half that has come out of q, if it can be had.
-func (q *queue) lease(h *half) (id uint64, ok bool) {
+func (q *queue) lease(h *half, locked bool) (id uint64, ok bool) {
 	if q.lends {
-		return h.lend()
+		return h.lend(locked)
 	}
 	return h.lease()
 }
@@ -190,7 +191,7 @@ func (m *Multiplexer) acquireSlow(ctx context.Context, timeout time.Duration, q 
 	case timeout < 0:
 		// A sweep may have had the only idle half in its hands.
 		m.mu.Lock()
-		h, lease, token := q.take()
+		h, lease, token := q.take(true)
 		if token {
 			err = m.tokenTakenLocked(q)
 		}
@@ -210,7 +211,7 @@ func (m *Multiplexer) acquireSlow(ctx context.Context, timeout time.Duration, q 
 // tryTake is take with the token seen to.
 func (m *Multiplexer) tryTake(q *queue) (*half, uint64, error) {
 	for {
-		h, lease, token := q.take()
+		h, lease, token := q.take(false)
 		if !token {
 			return h, lease, nil
 		}
@@ -269,7 +270,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		}
 		if h == nil {
 			err = m.tokenTaken(q)
-		} else if id, ok := q.lease(h); ok {
+		} else if id, ok := q.lease(h, false); ok {
 			leased, lease = h, id
 		}
 		// A half that died between its release and this moment sends its

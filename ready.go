@@ -27,7 +27,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -172,6 +171,15 @@ func (c *conn) arrived(lease uint32) {
 // becomeReady puts an idle half into the ready queue, unless it is there, or has
 // been leased after the lease that number is the lower part of.
 func (h *half) becomeReady(number uint32) {
+	// Not before it is clear that no plain reader has it, or a ready reader would
+	// lose its place in the line for nothing. The end of a lease does not wait for that.
+	if !h.yieldToWaiter() {
+		h.conn.m.spawn(func() {
+			h.deferToWaiter()
+			h.becomeReady(number)
+		})
+		return
+	}
 	for {
 		w := h.state.Load()
 		if w&(leased|gone) != 0 || uint32(w/leaseOne) != number || w&(fresh|queued) == fresh|queued {
@@ -186,22 +194,15 @@ func (h *half) becomeReady(number uint32) {
 	}
 }
 
-// courtesy is how often a caller that has come upon a half lets others run first.
-const courtesy = 1000
-
 // lend leases a half that has come out of the ready queue. It reports false if
 // there is nothing to deliver any more, or somebody else has the half: then what
-// is to be done is done when that ends.
-func (h *half) lend() (id uint64, ok bool) {
-	// While a plain reader waits, this half may be on its way to that one, who
-	// should not lose its place in the line. It is a matter of microseconds; but
-	// a reader that needs Multiplexer.mu before it can take what it is given
-	// would never come to it if the caller has mu and went on waiting.
-	for range courtesy {
-		if h.queue.waiting.Load() == 0 || h.state.Load()&(leased|held|gone) != 0 {
-			break
-		}
-		runtime.Gosched()
+// is to be done is done when that ends. Locked says that the caller has
+// Multiplexer.mu.
+func (h *half) lend(locked bool) (id uint64, ok bool) {
+	if locked {
+		_ = h.yieldToWaiter()
+	} else {
+		h.deferToWaiter()
 	}
 	h.state.And(^uint64(queued))
 	for {

@@ -100,7 +100,7 @@ func TestAReadyReaderThatDoesNotWaitDoesNotWaitForAPlainOneEither(t *testing.T) 
 	go func() {
 		defer close(taken)
 		m.mu.Lock()
-		h, lease, _ := m.ready.take()
+		h, lease, _ := m.ready.take(true)
 		m.mu.Unlock()
 		_ = h.close(lease)
 	}()

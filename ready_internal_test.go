@@ -110,7 +110,7 @@ func (w *walk) lease(hand **half, q *queue) bool {
 	if *hand == nil {
 		return false
 	}
-	if id, ok := q.lease(*hand); ok {
+	if id, ok := q.lease(*hand, false); ok {
 		w.leases = append(w.leases, id)
 	}
 	*hand = nil

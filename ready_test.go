@@ -834,6 +834,20 @@ func TestConnectionsThatAreLookedAtAreThereForPlainReaders(t *testing.T) {
 	})
 }
 
+// A connection that nobody can tell of is looked at as soon as it is idle. It may be on its way to a waiter by then, who has
+// come before all others, and must not find itself behind them.
+func TestPlainReadersKeepTheirOrderThoughPlexLooksAtTheConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		const n = 3 // so that there is always one who waits
+
+		m := newService(l).pool(1)
+		attend(t, m)
+		for i, who := range takeTurns(m, n, 10*time.Second) {
+			require.Equal(t, i%n, who, "lease %d: it cost nobody his place in the queue", i)
+		}
+	})
+}
+
 // There is no way to look at a connection that refuses deadlines: it counts as ready whenever it is idle.
 func TestReadyReaderWithConnectionsThatRefuseDeadlines(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {

@@ -85,6 +85,7 @@ func (c *conn) glance() {
 		c.m.beginLook()
 		defer c.m.endLook()
 	}
+	h.deferToWaiter()
 	if !h.hold() {
 		return // somebody reads
 	}

@@ -27,6 +27,8 @@ type lease struct {
 	over     bool
 	busy     bool // a Read or Write is under way
 	in       *inflow
+	streamed bool // there has been one
+	before   bool // it was over when plex saw the end of the connection
 	out      *outflow
 	unsent   uint64 // by streams before out
 }
@@ -47,7 +49,12 @@ type waiter struct {
 }
 
 func (m *machine) acquire(t *rapid.T) {
-	s := rapid.SampledFrom([]*side{&m.readers, &m.writers}).Draw(t, "kind")
+	m.drawAcquire(t, rapid.SampledFrom([]*side{&m.readers, &m.writers}).Draw(t, "kind"))
+}
+
+func (m *machine) acquireReady(t *rapid.T) { m.drawAcquire(t, &m.ready) }
+
+func (m *machine) drawAcquire(t *rapid.T, s *side) {
 	// For ever, not at all, or for a while; or with a ctx that has ended.
 	timeout := rapid.SampledFrom([]time.Duration{0, -1, -1, 10 * time.Millisecond, time.Second}).Draw(t, "timeout")
 	ended := rapid.IntRange(0, 9).Draw(t, "ended") == 0
@@ -67,10 +74,15 @@ func (m *machine) begin(s *side, timeout time.Duration, ended bool) *waiter {
 	go func() {
 		defer close(w.done)
 		l := &lease{side: s}
-		if s == &m.readers {
+		switch s {
+		case &m.readers:
 			l.r, w.err = m.pool.Reader(w.ctx, timeout)
 			w.addr = l.r.RemoteAddr()
-		} else {
+		case &m.ready:
+			l.r, w.err = m.pool.ReadyReader(w.ctx, timeout)
+			w.addr = l.r.RemoteAddr()
+			l.side = &m.readers
+		default:
 			l.w, w.err = m.pool.Writer(w.ctx, timeout)
 			w.addr = l.w.RemoteAddr()
 		}
@@ -84,7 +96,7 @@ func (m *machine) begin(s *side, timeout time.Duration, ended bool) *waiter {
 // settleWaiters compares who was served with who should be: those who came first, as long as there was anything to be
 // had, and nobody else.
 func (m *machine) settleWaiters() {
-	for _, s := range []*side{&m.readers, &m.writers} {
+	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
 		passed := false // someone before is still waiting
 		s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
 			select {
@@ -102,8 +114,27 @@ func (m *machine) settleWaiters() {
 			m.served(w)
 			return true
 		})
+	}
+}
+
+// mayHave returns the connections of which a caller can have a lease, and those of which that is not known.
+func (m *machine) mayHave(s *side) []*conn {
+	if s != &m.ready {
+		return m.idle(s)
+	}
+	return slices.DeleteFunc(m.idle(&m.readers), func(c *conn) bool { return c.left() == 0 && !c.offered && !c.vague })
+}
+
+// has returns the connections of which a caller can have a lease.
+func (m *machine) has(s *side) []*conn {
+	return slices.DeleteFunc(m.mayHave(s), func(c *conn) bool { return s != &m.writers && c.vague })
+}
+
+// checkWaiters looks whether those who wait have to.
+func (m *machine) checkWaiters() {
+	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
 		for _, w := range s.waiters {
-			require.Empty(m.t, m.idle(s), "a caller waits for a %s though there is one", s.name)
+			require.Empty(m.t, m.has(s), "a caller waits for a %s though there is one", s.name)
 			require.False(m.t, m.closed, "a caller waits for a %s of a closed pool", s.name)
 			require.False(m.t, m.hopeless(), "a caller waits for a %s though there is nothing to wait for", s.name)
 			require.False(m.t, w.try, "a caller waits who did not want to")
@@ -115,13 +146,14 @@ func (m *machine) settleWaiters() {
 
 func (m *machine) served(w *waiter) {
 	m.acquired++
-	l, s := w.lease, w.side
+	l, s := w.lease, w.lease.side
 	c := m.conns[w.addr.String()]
 	require.NotNil(m.t, c, "%s of connection %v, which was not admitted", s.name, w.addr)
 	require.False(m.t, m.closed, "%s after the pool was closed", describe(s, c))
-	require.Contains(m.t, m.idle(s), c, "%s, which was not to be had", describe(s, c))
+	require.Contains(m.t, m.mayHave(w.side), c, "%s, which was not to be had", describe(s, c))
 	l.conn = c
 	if s == &m.readers {
+		c.vague = false
 		c.reader = l
 	} else {
 		c.writer = l
@@ -138,19 +170,23 @@ func (m *machine) refused(w *waiter) {
 	require.LessOrEqual(m.t, e.Open+e.Connecting, e.Capacity)
 	switch {
 	case errors.Is(e.Err, context.Canceled):
-		m.canceled++
+		if w.side != &m.ready {
+			m.canceled++
+		}
 		require.ErrorIs(m.t, w.ctx.Err(), context.Canceled)
 	case errors.Is(e.Err, plex.ErrTimeout):
-		m.timedOut++
+		if w.side != &m.ready {
+			m.timedOut++
+		}
 		require.True(m.t, e.Timeout())
 		require.True(m.t, w.try || !w.deadline.IsZero() && !time.Now().Before(w.deadline), "too soon: %v", e)
 		if w.try {
-			require.Empty(m.t, m.idle(w.side), "%v, though there is a %s", e, w.side.name)
+			require.Empty(m.t, m.has(w.side), "%v, though there is a %s", e, w.side.name)
 			require.Equal(m.t, [...]int{m.open(), len(m.dials)}, [...]int{e.Open, e.Connecting})
 		}
 	case errors.Is(e.Err, plex.ErrNoConnections):
 		require.True(m.t, m.hopeless(), "%v", e)
-		require.Empty(m.t, m.idle(w.side), "%v, though there is a %s", e, w.side.name)
+		require.Empty(m.t, m.has(w.side), "%v, though there is a %s", e, w.side.name)
 	case errors.Is(e.Err, plex.ErrClosed):
 		require.True(m.t, m.closed, "%v", e)
 	default:
@@ -160,7 +196,7 @@ func (m *machine) refused(w *waiter) {
 }
 
 func (m *machine) cancelWaiter(t *rapid.T) {
-	w := pick(t, "waiter", slices.Concat(m.readers.waiters, m.writers.waiters))
+	w := pick(t, "waiter", slices.Concat(m.readers.waiters, m.writers.waiters, m.ready.waiters))
 	w.cancel()
 }
 
@@ -180,7 +216,7 @@ func (m *machine) ended(l *lease) {
 		return
 	}
 	l.over = true
-	c, w := l.conn, l.conn.peek()
+	c := l.conn
 	l.side.leases = slices.DeleteFunc(l.side.leases, func(x *lease) bool { return x == l })
 	m.stale = append(m.stale, l)
 	if l.side == &m.writers {
@@ -192,7 +228,18 @@ func (m *machine) ended(l *lease) {
 	if c.reader == l {
 		c.reader = nil
 	}
-	if w.eofTold && !c.readGone() {
+	if !c.ended || l.before {
+		return
+	}
+	switch {
+	case c.left() > 0:
+		c.untold = m.attending
+	case c.untold && l.streamed:
+		c.vague, c.untold = true, false
+	default:
+		c.offered, c.untold = c.untold, false
+	}
+	if !c.readGone() {
 		m.keepRemains(c)
 	}
 }
@@ -204,7 +251,11 @@ func (m *machine) keepRemains(c *conn) {
 		m.remains = append(m.remains, c)
 	}
 	m.remains = slices.DeleteFunc(m.remains, func(c *conn) bool { return c.readGone() && c.reader == nil })
-	if len(m.remains) > m.cfg.capacity {
+	most := m.cfg.capacity
+	if m.attending {
+		most *= 4
+	}
+	if len(m.remains) > most {
 		victim := m.remains[0]
 		m.remains = m.remains[1:]
 		victim.kept = false

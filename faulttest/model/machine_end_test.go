@@ -117,7 +117,10 @@ func (m *machine) shutdown() {
 		func() bool { return !hurry }, // a stream may have to help its sender to the end
 		func() { done = true; require.NoError(m.t, err) })
 	m.settle(t)
-	for _, s := range []*side{&m.readers, &m.writers} {
+	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
+		if s == &m.ready && !m.attending {
+			continue
+		}
 		m.begin(s, 0, false) // refused
 	}
 	m.settle(t)
@@ -165,7 +168,7 @@ func (m *machine) leave() {
 func (m *machine) abandon() {
 	close(m.quit)
 	m.cancel()
-	for _, w := range slices.Concat(m.readers.waiters, m.writers.waiters) {
+	for _, w := range slices.Concat(m.readers.waiters, m.writers.waiters, m.ready.waiters) {
 		w.cancel()
 	}
 	for _, c := range m.net.conns {

@@ -88,6 +88,9 @@ func (m *machine) read(t *rapid.T) {
 				l.in.reread = true
 			}
 			m.deliver(c, p[:n])
+			if c.ended && n == 0 && (err == io.EOF || c.dead && errors.Is(err, c.cause)) {
+				c.untold = false
+			}
 			switch {
 			case n > 0:
 				require.NoError(m.t, err)
@@ -168,7 +171,7 @@ func (m *machine) recv(t *rapid.T) {
 		_, came, _ := l.in.poll()
 		require.False(t, came, "what a stream left has gone to the next")
 	}
-	l.in = in
+	l.in, l.streamed = in, true
 }
 
 // take takes from a stream.

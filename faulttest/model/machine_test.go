@@ -21,12 +21,17 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestPoolIsWhatTheModelSays(t *testing.T) {
+func TestPoolIsWhatTheModelSays(t *testing.T) { checkMachine(t, false) }
+
+// With ready readers plex reads by itself from connections that nobody has leased, to see whether there is anything.
+func TestPoolWithReadyReadersIsWhatTheModelSays(t *testing.T) { checkMachine(t, true) }
+
+func checkMachine(t *testing.T, attending bool) {
 	rapid.Check(t, func(t *rapid.T) {
 		rapid.SyncTest(t, func(t *rapid.T) {
-			m := newMachine(t)
+			m := newMachine(t, attending)
 			defer m.abandon()
-			t.Repeat(map[string]func(*rapid.T){
+			actions := map[string]func(*rapid.T){
 				"": m.settle,
 
 				"acquire":   m.acquire,
@@ -57,7 +62,11 @@ func TestPoolIsWhatTheModelSays(t *testing.T) {
 				"connects":  m.connectEnds,
 				"connects2": m.connectEnds,
 				"add":       m.add,
-			})
+			}
+			if attending {
+				actions["ready"], actions["ready2"] = m.acquireReady, m.acquireReady
+			}
+			t.Repeat(actions)
 			m.end()
 		})
 	})
@@ -83,6 +92,7 @@ type machine struct {
 	order   []*conn          // the same, in the order of admission
 	readers side
 	writers side
+	ready   side // waiters only; their leases are readers
 	calls   []*call
 	dials   []*dial
 	quit    chan struct{} // closed when the machine is abandoned
@@ -90,7 +100,9 @@ type machine struct {
 	stale   []*lease
 	remains []*conn // at their end, with something left to be read, as the pool keeps them
 	closed  bool    // Close or Shutdown has begun
-	forced  bool    // connections are closed under their leases
+
+	attending bool // ready readers have been asked for
+	forced    bool // connections are closed under their leases
 
 	mu            sync.Mutex
 	begun         []*dial // calls of the connector that learn has not seen
@@ -116,6 +128,10 @@ type conn struct {
 	cause     error
 	givenUp   bool // by whoever killed it, and with it what is left to be read
 	atEnd     bool // plex has seen the peer's end
+	ended     bool // plex has seen an end, the peer's or an error, up to which it has read everything
+	untold    bool // and was not reading for a consumer, so a ready reader is to be told of it
+	offered   bool // which is what the next lease is for, if nothing is left to be read
+	vague     bool // or not; the pool is asked
 	retired   bool // closed because it was too many or too old
 	dropped   bool // its remains were given up
 	kept      bool // it is in machine.remains
@@ -128,7 +144,8 @@ func (c *conn) left() uint64 { return c.peek().sent - c.delivered }
 // readGone reports whether the read half is never leased again. What was read up to the peer's end is in plex's hands,
 // where no failure of the connection takes it away.
 func (c *conn) readGone() bool {
-	return c.dead && (!c.atEnd || c.givenUp) || c.retired || c.dropped || c.draining || c.atEnd && c.left() == 0
+	return c.dead && (!c.ended || c.givenUp) || c.retired || c.dropped || c.draining ||
+		c.ended && c.left() == 0 && !c.offered && !c.vague
 }
 
 func (c *conn) writeGone() bool { return c.dead || c.retired || c.draining || c.atEnd }
@@ -175,10 +192,10 @@ func (m *machine) start(what string, run func(), blocks func() bool, check func(
 	return c
 }
 
-func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, conns: make(map[string]*conn), quit: make(chan struct{})}
+func newMachine(t *rapid.T, attending bool) *machine {
+	m := &machine{t: t, attending: attending, conns: make(map[string]*conn), quit: make(chan struct{})}
 	m.accepts.Store(true)
-	m.readers.name, m.writers.name = "reader", "writer"
+	m.readers.name, m.writers.name, m.ready.name = "reader", "writer", "ready reader"
 	c := &m.cfg
 	c.connector = rapid.Bool().Draw(t, "connector")
 	c.given = rapid.IntRange(0, 3).Draw(t, "given")
@@ -215,6 +232,10 @@ func newMachine(t *rapid.T) *machine {
 	m.pool = pool
 	for _, nc := range given {
 		m.admitted(nc.(*memConn))
+	}
+	if attending {
+		_, err := pool.ReadyReader(m.ctx, -1)
+		require.Error(t, err)
 	}
 	synctest.Wait()
 	m.learn()
@@ -281,10 +302,12 @@ func (m *machine) hopeless() bool {
 // settle waits until all is quiet and compares the pool with the model.
 func (m *machine) settle(t *rapid.T) {
 	m.t = t
-	synctest.Wait()
-	m.learn()
-	m.settleCalls()
-	m.settleWaiters()
+	m.calmDown()
+	if m.attending {
+		m.letPlexLook()
+		m.calmDown()
+	}
+	m.checkWaiters()
 	for _, c := range m.calls {
 		require.True(t, c.blocks(), "%s has not returned", c.what)
 	}
@@ -303,12 +326,23 @@ func (m *machine) learn() {
 	m.dials = slices.DeleteFunc(m.dials, func(d *dial) bool { return d.noted })
 	for _, c := range m.order {
 		w := c.peek()
-		if w.errTold {
+		own := m.attending && (c.reader == nil || c.reader.closing) // it was plex itself that has read
+		if w.errTold && !c.dead {
 			m.fail(c, w.err)
+			if own && w.errRead {
+				m.seesEnd(c)
+			}
 		}
 		if w.eofTold && !c.atEnd {
 			c.atEnd = true
 			m.countLost(c)
+			if own {
+				m.seesEnd(c)
+			}
+			c.ended = true
+		}
+		if l := c.reader; l != nil && !l.before && c.ended && l.in != nil && !l.in.canceled && !l.in.timed && c.left() == 0 {
+			c.untold = false // its stream has read on to the end
 		}
 		if w.closes > 0 && !c.shut() && !m.closed && c.reader == nil && c.writer == nil {
 			// The pool may only do this to what it does not need.
@@ -324,6 +358,37 @@ func (m *machine) learn() {
 			c.retired = true
 		}
 	}
+}
+
+// seesEnd notes that plex has come to an end without a consumer. Then what is left, and the end, wait for ready readers.
+func (m *machine) seesEnd(c *conn) {
+	c.ended, c.untold, c.offered = true, true, true
+	if c.reader != nil {
+		c.reader.before = true
+	}
+	m.keepRemains(c)
+}
+
+// calmDown waits until all is quiet, and sees what has come of what is over.
+func (m *machine) calmDown() {
+	synctest.Wait()
+	m.learn()
+	m.settleCalls()
+	m.settleWaiters()
+}
+
+// letPlexLook gives plex the time to look at each idle connection, and waits for a moment in which it looks at none.
+func (m *machine) letPlexLook() {
+	time.Sleep(22 * time.Millisecond)
+	for range 1000 {
+		synctest.Wait()
+		m.learn()
+		if !slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader == nil && c.peek().reads > 0 }) {
+			return
+		}
+		time.Sleep(310 * time.Microsecond)
+	}
+	m.t.Fatal("plex looks without a pause")
 }
 
 func (m *machine) settleCalls() {
@@ -366,13 +431,14 @@ func (m *machine) checkStats() {
 		return n
 	}
 	if !m.closed {
+		m.clarify(s.IdleReaders)
 		want := [...]int{
 			m.cfg.capacity, m.open(), len(m.dials), len(m.readers.waiters) + len(m.writers.waiters),
 			len(m.idle(&m.readers)), len(m.idle(&m.writers)),
-			leased(&m.readers), leased(&m.writers),
+			leased(&m.readers), leased(&m.writers), len(m.ready.waiters),
 		}
-		got := [...]int{s.Capacity, s.Open, s.Connecting, s.Waiting, s.IdleReaders, s.IdleWriters, s.LeasedReaders, s.LeasedWriters}
-		require.Equal(m.t, want, got, "Capacity, Open, Connecting, Waiting, IdleReaders, IdleWriters, LeasedReaders, LeasedWriters")
+		got := [...]int{s.Capacity, s.Open, s.Connecting, s.Waiting, s.IdleReaders, s.IdleWriters, s.LeasedReaders, s.LeasedWriters, s.WaitingReady}
+		require.Equal(m.t, want, got, "Capacity, Open, Connecting, Waiting, IdleReaders, IdleWriters, LeasedReaders, LeasedWriters, WaitingReady")
 	}
 	want := [...]int{
 		m.acquired, m.timedOut, m.canceled, m.connected, m.connectFailed, m.lost, m.killed, m.scaledDown, m.expired,
@@ -383,6 +449,17 @@ func (m *machine) checkStats() {
 	}
 	require.Equal(m.t, want, got, "Acquired, TimedOut, Canceled, Connected, ConnectFailed, Lost, Killed, ScaledDown, Expired")
 	require.LessOrEqual(m.t, s.Open+s.Connecting, s.Capacity)
+}
+
+// clarify asks the pool whether a connection that was given back with nothing left to be read will be leased once more, for
+// its end. That depends on how far its stream had come.
+func (m *machine) clarify(idle int) {
+	for _, c := range m.order {
+		if c.vague {
+			c.vague, c.offered = false, len(m.idle(&m.readers)) <= idle
+			require.LessOrEqual(m.t, len(m.idle(&m.readers)), idle)
+		}
+	}
 }
 
 // pick draws one of what there is, or skips the action.

@@ -56,8 +56,10 @@ type wire struct {
 	writes  int
 	torn    bool // the client's last write that wrote anything was short
 
+	reads   int  // the client's, under way
 	eofTold bool // plex knows of fin
 	errTold bool // and of err
+	errRead bool // by a Read
 	closes  int
 }
 
@@ -130,6 +132,8 @@ func (c *memConn) allow(n int) { c.change(func() { c.credit = n }) }
 func (c *memConn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reads++
+	defer func() { c.reads-- }()
 	for {
 		switch {
 		case c.closes > 0:
@@ -143,6 +147,7 @@ func (c *memConn) Read(p []byte) (int, error) {
 			c.in = c.in[n:]
 			return n, nil
 		case c.err != nil:
+			c.errRead = c.errRead || !c.errTold
 			c.errTold = true
 			return 0, c.failed("read", c.err)
 		case c.fin:

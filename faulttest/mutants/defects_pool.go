@@ -30,7 +30,7 @@ var poolDefects = []defect{
 	{
 		name: "cancel-races-grant", file: "queue.go",
 		what:  "a half that is handed over while its waiter's context ends belongs to nobody",
-		edits: []edit{{old: "\t\t} else if id, ok := q.lease(h); ok {\n\t\t\tleased, lease = h, id\n\t\t}\n", new: "\t\t} else if id, ok := q.lease(h); ok {\n\t\t\tif err = ctx.Err(); err == nil {\n\t\t\t\tleased, lease = h, id\n\t\t\t}\n\t\t}\n"}},
+		edits: []edit{{old: "\t\t} else if id, ok := q.lease(h, false); ok {\n\t\t\tleased, lease = h, id\n\t\t}\n", new: "\t\t} else if id, ok := q.lease(h, false); ok {\n\t\t\tif err = ctx.Err(); err == nil {\n\t\t\t\tleased, lease = h, id\n\t\t\t}\n\t\t}\n"}},
 		tests: []suite{root("TestAGrantThatRacesItsCancellationIsNeverLost")},
 	},
 	{

@@ -12,8 +12,14 @@ var readyDefects = []defect{
 	{
 		name: "ready-waits-under-the-lock", file: "ready.go",
 		what:  "a ready reader that does not wait hangs, and the pool with it, when a plain reader waits for the lock",
-		edits: []edit{{old: "\tfor range courtesy {\n", new: "\tfor {\n"}},
+		edits: []edit{{old: "\tif locked {\n", new: "\tif false {\n"}},
 		tests: []suite{root("TestAReadyReaderThatDoesNotWaitDoesNotWaitForAPlainOneEither")},
+	},
+	{
+		name: "look-before-the-waiter", file: "sweep.go",
+		what:  "plex looks at a connection that has just been handed to a waiter, who then finds itself behind all others",
+		edits: []edit{{old: "\th.deferToWaiter()\n", new: ""}},
+		tests: []suite{root("TestPlainReadersKeepTheirOrderThoughPlexLooksAtTheConnection"), fault("./model", "TestPoolWithReadyReadersIsWhatTheModelSays")},
 	},
 	{
 		name: "old-news", file: "ready.go",
