@@ -568,7 +568,6 @@ func requireKept(t testing.TB, m *plex.Multiplexer, n int) {
 func requireLost(t testing.TB, m *plex.Multiplexer, n int) {
 	t.Helper()
 
-	s := m.Stats()
-	require.EqualValues(t, n, s.Lost, "lost")
-	require.Zero(t, s.Open, "open")
+	require.EqualValues(t, n, m.Stats().Lost, "lost")
+	eventually(t, func() bool { return m.Stats().Open == 0 }, "none is open") // a slot is free when the transport is closed
 }
