@@ -805,6 +805,11 @@ func (h *half) failedOperation(err error) error {
 		if h.writes() && errors.Is(err, syscall.EPIPE) && wasReset(c.nc) && !c.saidBye.Load() {
 			err = fmt.Errorf("%w: %w", errReset, err)
 		}
+		// Whose deadline it was, or whose lease has ended, is nothing to the others on
+		// the connection; to them it says why there is none any more.
+		if h.writes() && c.tls && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("%w, which TLS does not survive: %w", ErrPartialWrite, err)
+		}
 		c.fail(err)
 		return h.told(c.failure())
 	}

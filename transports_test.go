@@ -966,7 +966,7 @@ func TestTLSWriteTimeoutLosesTheConnection(t *testing.T) {
 	for _, way := range []string{"nothing sent", "cut short", "stream's ctx", "stream's lease"} {
 		t.Run(way, func(t *testing.T) {
 			mux, l := openOne(t, newLedger(t), tlsTransport())
-			w := leaseWriter(t, mux)
+			w, other := leaseWriter(t, mux), leaseReader(t, mux)
 			underWay := func() {
 				_, err := io.ReadFull(l.server, make([]byte, 1))
 				require.NoError(t, err)
@@ -1014,6 +1014,8 @@ func TestTLSWriteTimeoutLosesTheConnection(t *testing.T) {
 				close(chunks)
 			}
 			eventually(t, func() bool { return mux.Stats().Lost == 1 }, "the loss")
+			assert.ErrorIs(t, other.Err(), plex.ErrPartialWrite, "the deadline was none of the other half's doing")
+			_ = other.Close()
 			// Its good-bye takes 5 s behind a full send buffer.
 			var drained sync.WaitGroup
 			drained.Go(func() { _, _ = io.Copy(io.Discard, l.server) })
