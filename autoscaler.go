@@ -199,7 +199,9 @@ func (c *conn) letGo(retire bool) {
 		c.r.letGo(retire)
 		c.w.letGo(retire)
 	}
-	if !retire || !c.m.spawn(both) {
+	if retire {
+		c.m.aside(both)
+	} else {
 		both()
 	}
 }

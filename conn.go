@@ -567,7 +567,9 @@ func (c *conn) keepRemains() (giveUp bool) {
 		return false // it is being read; when that ends, it comes here again
 	}
 	drop := func() { victim.r.letGo(true) }
-	if !slow || !m.spawn(drop) { // its transport may take long to close
+	if slow { // its transport may take long to close
+		m.aside(drop)
+	} else {
 		drop()
 	}
 	return false

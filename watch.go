@@ -91,8 +91,10 @@ func (c *conn) look(h *half) {
 			defer m.endLook()
 			c.readRemains()
 		}
-		if h.ended || !m.spawn(read) {
+		if h.ended {
 			read()
+		} else {
+			m.aside(read)
 		}
 		return
 	}

@@ -100,9 +100,9 @@ type machine struct {
 	stale   []*lease
 	remains []*conn // at their end, with something left to be read, as the pool keeps them
 	closed  bool    // Close or Shutdown has begun
+	forced  bool    // connections are closed under their leases
 
 	attending bool // ready readers have been asked for
-	forced    bool // connections are closed under their leases
 
 	mu            sync.Mutex
 	begun         []*dial // calls of the connector that learn has not seen
