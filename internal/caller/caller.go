@@ -1,4 +1,5 @@
-// Package caller is about what callers give to the packages of this module: contexts and values of their own types.
+// Package caller inspects what callers pass to the packages of this module: contexts, and values of
+// their own types.
 package caller
 
 import (
@@ -8,7 +9,8 @@ import (
 	"reflect"
 )
 
-// ContextError is the error of a ctx that has ended: its Err, and its cause too where that says more.
+// ContextError returns the error of a ctx that has ended: its Err, and its cause too if that says
+// more.
 func ContextError(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if cause == nil || errors.Is(err, cause) {
@@ -17,8 +19,8 @@ func ContextError(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", err, cause)
 }
 
-// IsNil reports whether v is nil or an interface around a nil pointer, map, function, channel or slice, on which a call
-// would most likely panic.
+// IsNil reports whether v is nil, or holds a nil pointer, map, function, channel or slice, on which
+// a method call would most likely panic.
 func IsNil(v any) bool {
 	if v == nil {
 		return true

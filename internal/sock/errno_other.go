@@ -1,0 +1,23 @@
+//go:build !windows && !plan9
+
+package sock
+
+import (
+	"errors"
+	"syscall"
+)
+
+const connReset = syscall.ECONNRESET
+
+// messageErrors say that one message was not sent: it is too large, or there is no buffer at this moment.
+var messageErrors = []syscall.Errno{syscall.EMSGSIZE, syscall.ENOBUFS}
+
+// networkErrors say that the peer's port is closed, or that there is no route, at this moment. Linux returns EPERM for a
+// packet that the firewall drops.
+var networkErrors = []syscall.Errno{
+	syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EPERM,
+}
+
+// BrokenPipe reports whether err is that of a Write after the write side has ended, which also stands for a reset that
+// somebody else has been told of.
+func BrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
