@@ -1,0 +1,282 @@
+package pace_test
+
+// A simulation of one pool and one service in fake time: events in order of time, no goroutine, no clock. The tests
+// that use it count connects and measure simulated time.
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"time"
+
+	"go.atomizer.io/plex/internal/pace"
+)
+
+const (
+	ms    = time.Millisecond
+	never = time.Duration(-1)
+)
+
+// start is when each simulation begins.
+var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// service is how the service behaves at a moment.
+type service struct {
+	dial    time.Duration // how long a connect takes
+	refuses bool
+	hangsUp time.Duration // how long it keeps a connection; never: for ever
+	greets  bool          // it sends a line at once
+	parts   bool          // it sends a line just before it hangs up
+}
+
+var healthy = service{dial: ms, hangsUp: never}
+
+type event struct {
+	at time.Time
+	n  int // in order of planning where times are equal
+	do func()
+}
+
+type agenda []event
+
+func (a agenda) Len() int      { return len(a) }
+func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
+func (a agenda) Less(i, j int) bool {
+	if !a[i].at.Equal(a[j].at) {
+		return a[i].at.Before(a[j].at)
+	}
+
+	return a[i].n < a[j].n
+}
+func (a *agenda) Push(e any) { *a = append(*a, e.(event)) }
+func (a *agenda) Pop() any {
+	last := len(*a) - 1
+	e := (*a)[last]
+	*a = (*a)[:last]
+
+	return e
+}
+
+type attempt struct {
+	epoch pace.Epoch
+	grows bool
+	slow  bool
+}
+
+type connection struct {
+	epoch    pace.Epoch
+	admitted time.Time
+	lost     bool
+}
+
+// simulation is a pool that owns a State.
+type simulation struct {
+	pace.State
+
+	service service
+	rng     *rand.Rand
+	backoff func(failures int) time.Duration // nil: the default
+
+	target, capacity, maxConnecting, waiting, overdue int
+
+	now     time.Time
+	planned int
+	agenda  agenda
+	wake    time.Time
+
+	attempts map[*attempt]bool
+	conns    map[*connection]bool
+
+	dials    []time.Time
+	most     int       // connects under way at once
+	inTime   int       // the same, of those that have not taken too long
+	beside   int       // connects that started beside a probe of a service that is down
+	earliest time.Time // no connect may start before, by the pauses and their floor
+	early    int       // connects that did
+	wholeAt  time.Time // when the pool was last made whole
+}
+
+func simulate(seed uint64, target int, s service) *simulation {
+	return &simulation{
+		service: s, target: target, capacity: target, now: start,
+		rng:      rand.New(rand.NewPCG(seed, 1)),
+		attempts: map[*attempt]bool{}, conns: map[*connection]bool{},
+	}
+}
+
+func (s *simulation) after(d time.Duration, do func()) {
+	s.planned++
+	heap.Push(&s.agenda, event{s.now.Add(d), s.planned, do})
+}
+
+// run goes on until so long after the present moment.
+func (s *simulation) run(d time.Duration) {
+	end := s.now.Add(d)
+	s.decide()
+
+	for len(s.agenda) > 0 && !s.agenda[0].at.After(end) {
+		e := heap.Pop(&s.agenda).(event)
+		s.now = e.at
+		e.do()
+
+		if len(s.agenda) == 0 || s.agenda[0].at.After(s.now) { // as a supervisor, woken by several things at once
+			s.decide()
+		}
+	}
+
+	s.now = end
+}
+
+// untilWhole runs until nothing is missing, and returns how long that took.
+func (s *simulation) untilWhole(most time.Duration) time.Duration {
+	from := s.now
+	for s.decide(); len(s.conns) < s.target && s.now.Sub(from) < most; {
+		s.run(ms / 4)
+	}
+
+	return s.wholeAt.Sub(from)
+}
+
+func (s *simulation) decide() {
+	if failures, is := s.Unpaused(); is {
+		pause := pace.DefaultBackoff(failures, s.rng.Float64())
+		if s.backoff != nil {
+			pause = s.backoff(failures)
+		}
+
+		s.SetPause(failures, pause)
+		s.earliest = s.now.Add(pause) // asked for in the moment of the failure
+		if s.waiting > 0 && s.backoff == nil && pause > pace.WaiterFloor {
+			s.earliest = s.now.Add(pace.WaiterFloor)
+		}
+	}
+
+	d := pace.Demand{
+		Target: s.target, Capacity: s.capacity, Open: len(s.conns), Connecting: len(s.attempts), MaxConnecting: s.maxConnecting,
+		Waiting: s.waiting, Overdue: s.overdue, Cut: s.backoff == nil,
+	}
+
+	for a := range s.attempts {
+		switch {
+		case a.slow:
+		case a.grows:
+			d.Growing++
+		default:
+			d.Healing++
+		}
+	}
+
+	got, wake := s.Decide(s.now, d)
+	if !wake.IsZero() && !wake.Equal(s.wake) {
+		s.wake = wake
+		s.after(wake.Sub(s.now), func() { s.wake = time.Time{} })
+	}
+
+	s.target += got.Grow
+
+	for i := range got.Heal + got.Grow {
+		s.connect(i >= got.Heal)
+	}
+}
+
+func (s *simulation) connect(grows bool) {
+	if s.now.Before(s.earliest) {
+		s.early++
+	}
+
+	a := &attempt{epoch: s.Epoch(), grows: grows}
+	inTime := 1
+
+	for other := range s.attempts {
+		if !other.slow {
+			inTime++
+		}
+
+		if other.epoch == a.epoch && !other.slow && !s.Answers(s.now) {
+			s.beside++
+		}
+	}
+
+	s.inTime = max(s.inTime, inTime)
+	s.attempts[a] = true
+	s.dials = append(s.dials, s.now)
+	s.most = max(s.most, len(s.attempts))
+	as := s.service
+
+	if as.dial > pace.Patience {
+		s.after(pace.Patience, func() { a.slow = true; s.Failed(a.epoch, s.now) })
+	}
+
+	s.after(as.dial, func() {
+		delete(s.attempts, a)
+
+		if as.refuses {
+			s.Failed(a.epoch, s.now)
+			return
+		}
+
+		s.earliest = time.Time{} // the service is there
+		c := &connection{admitted: s.now, epoch: s.Connected(s.now)}
+		s.conns[c] = true
+
+		if len(s.conns) == s.target && len(s.attempts) == 0 {
+			s.wholeAt = s.now
+			s.Whole(s.now)
+		}
+
+		if as.greets {
+			s.Delivered(c.epoch, c.admitted, s.now)
+		}
+
+		if as.hangsUp != never {
+			s.after(as.hangsUp, func() {
+				if as.parts && !c.lost {
+					s.Delivered(c.epoch, c.admitted, s.now)
+				}
+
+				s.lose(c)
+			})
+		}
+	})
+}
+
+func (s *simulation) lose(c *connection) {
+	if !c.lost {
+		c.lost = true
+		delete(s.conns, c)
+		s.Lost(c.epoch, c.admitted, s.now)
+	}
+}
+
+// kill ends a connection as a consumer does.
+func (s *simulation) kill(c *connection) {
+	if !c.lost {
+		c.lost = true
+		delete(s.conns, c)
+		s.Gone(c.epoch, c.admitted, s.now)
+	}
+}
+
+// loseAll is what a restart of the service does.
+func (s *simulation) loseAll() {
+	for c := range s.conns {
+		s.lose(c)
+	}
+}
+
+// since counts the connects that started at that moment or later.
+func (s *simulation) since(t time.Time) int {
+	n := 0
+
+	for _, at := range s.dials {
+		if !at.Before(t) {
+			n++
+		}
+	}
+
+	return n
+}
+
+// bareLoop is how long n connects take, four at a time, one after the other.
+func bareLoop(n int, dial time.Duration) time.Duration {
+	return time.Duration((n+3)/4) * dial
+}
