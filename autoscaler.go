@@ -1,207 +1,230 @@
 package plex
 
-// The auto-scaler: when to add connections because callers wait, and when
-// to close those that nobody has needed. Its decisions are carried out by the
-// supervisor (healer.go).
+// The auto-scaler: when to add connections because callers wait, and when to close those that nobody
+// has needed. The supervisor carries out its decisions.
 
 import (
 	"slices"
+	"sync"
 	"time"
 )
 
-// idleSlots is in how many parts the idle timeout is looked at: a
-// surplus connection goes when it has been surplus in so many parts in a row.
+// idleSlots is in how many parts the idle timeout is looked at: a surplus connection goes when it has
+// been surplus in so many parts in a row.
 const idleSlots = 10
 
-// scaling is the auto-scaler's part of the multiplexer; mu guards it.
-type scaling struct {
-	lows   []int     // connections that nobody needed, in each of the last parts of the idle timeout
-	tickAt time.Time // the end of the present part
+// scaler is the auto-scaler's part of the multiplexer; mu guards it.
+type scaler struct {
+	lows    []int     // connections that nobody needed, in each of the last parts of the idle timeout
+	tickAt  time.Time // the end of the present part
+	armed   time.Time // when the supervisor looks again at the latest
+	waiters sync.Pool // *waiter; safe without mu
 }
 
-// patience is what makes a waiter overdue when it has waited for too long. It
-// does so from a timer's goroutine, because a waiter that left its select to do
-// so would lose its place in the queue. Patiences are reused.
+// waiter is a caller that waits, with auto-scaling. It has no timer: the supervisor looks at the line
+// when the first waiter in it becomes overdue.
+type waiter struct {
+	prev, next *waiter
+	since      time.Time
+	overdue    bool // it has waited for longer than the auto-scaler allows
+}
+
+// line is the waiters of one kind in the order in which they came. Multiplexer.mu guards it.
 //
-// Overdue waiters are all that the supervisor needs to know: as many connects
-// are to be under way as there are overdue waiters, so nothing is asked for or
-// withdrawn. What a new connection serves is counted, because its waiter is
-// overdue until it has woken up.
-type patience struct {
-	m     *Multiplexer
-	timer *time.Timer
-
-	// Guarded by m.mu.
-	q       *queue // nil when nobody waits
-	overdue bool
+// How many are overdue is all that decides: there are never more connects under way than overdue
+// waiters, so nothing is asked for or withdrawn. What a new connection serves is counted, because its
+// waiter is overdue until it has woken up.
+type line struct {
+	first, last *waiter
+	prompt      *waiter // the first that is not overdue
+	overdue     int
+	served      int       // overdue waiters that have got a new connection, as far as is known
+	servedAt    time.Time // when served last grew
 }
 
-// patient starts the clock of a caller that begins to wait.
-func (m *Multiplexer) patient(q *queue) *patience {
-	p, ok := m.patiences.Get().(*patience)
+func (l *line) add(w *waiter) {
+	w.prev, w.next = l.last, nil
+	if l.last == nil {
+		l.first = w
+	} else {
+		l.last.next = w
+	}
+	l.last = w
+	if l.prompt == nil {
+		l.prompt = w
+	}
+}
+
+func (l *line) remove(w *waiter) {
+	if w.prev == nil {
+		l.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		l.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	if l.prompt == w {
+		l.prompt = w.next
+	}
+	if w.overdue {
+		l.overdue--
+		l.served = min(max(0, l.served-1), l.overdue)
+	}
+	*w = waiter{}
+}
+
+// age finds the waiters that have become overdue, each once. If a connection that should have served one
+// has served nobody for as long, it has not.
+func (l *line) age(now time.Time, timeout time.Duration, next *time.Time) {
+	for ; l.prompt != nil; l.prompt = l.prompt.next {
+		if late := l.prompt.since.Add(timeout); now.Before(late) {
+			sooner(next, late)
+			break
+		}
+		l.prompt.overdue = true
+		l.overdue++
+	}
+	if l.served > 0 {
+		if late := l.servedAt.Add(timeout); now.Before(late) {
+			sooner(next, late)
+		} else {
+			l.served = 0
+		}
+	}
+}
+
+// serve counts that a connection has come: the first waiter is served, and the first is overdue if any
+// is.
+func (l *line) serve(now time.Time) {
+	if l.served < l.overdue {
+		l.served++
+		l.servedAt = now
+	}
+}
+
+// beginWait puts a caller into the line of those that wait, and endWait takes it out.
+func (m *Multiplexer) beginWait(q *queue) *waiter {
+	w, ok := m.scaler.waiters.Get().(*waiter)
 	if !ok {
-		p = &patience{m: m}
+		w = new(waiter)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p.q = q
-	if p.timer == nil {
-		p.timer = time.AfterFunc(m.cfg.autoScaling.value, p.lost)
-	} else {
-		p.timer.Reset(m.cfg.autoScaling.value)
+	w.since = time.Now()
+	q.line.add(w)
+	if m.scaler.armed.After(w.since.Add(m.scalingTimeout())) {
+		m.kick()
 	}
-	return p
+	return w
 }
 
-// lost is called by the timer, and again each time that the wait has taken as
-// long once more: then what was counted as serving someone has not served this
-// waiter.
-func (p *patience) lost() {
-	m := p.m
+func (m *Multiplexer) endWait(q *queue, w *waiter) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if p.q == nil {
-		return
-	}
-	if p.overdue {
-		p.q.served = 0
-	} else {
-		p.overdue = true
-		p.q.overdue++
-	}
-	p.timer.Reset(m.cfg.autoScaling.value)
-	m.kick()
-}
-
-// end is called when the wait has ended, however that came.
-func (p *patience) end() {
-	m := p.m
-	m.mu.Lock()
-	if p.overdue {
-		p.overdue = false
-		p.q.overdue--
-		p.q.served = min(max(0, p.q.served-1), p.q.overdue)
-	}
-	p.q = nil
-	stopped := p.timer.Stop()
+	q.line.remove(w)
 	m.mu.Unlock()
-	if stopped { // else lost may be about to run, for this wait and not for another
-		m.patiences.Put(p)
-	}
+	m.scaler.waiters.Put(w)
 }
 
-// serveLocked counts that a connection has come: the first waiter is served, and
-// the first is overdue if any is.
-func (q *queue) serveLocked() { q.served = min(q.served+1, q.overdue) }
+func (m *Multiplexer) scalingTimeout() time.Duration { return min(m.cfg.autoScaling.Get(), maxWait) }
 
-// surplusLocked returns the connections that nobody has needed over the idle
-// timeout, oldest first. That a connection is idle says little, as
-// all of them take turns; what counts is how many were idle at the same time.
-// So each part of the timeout remembers the fewest that were, and the least of
-// these is how many could have been missing all the time.
-func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) []*conn {
-	d := m.cfg.idleTimeout
-	if !d.set {
-		return nil
+// surplusLocked says how many connections nobody has needed over the idle timeout. That a connection is
+// idle says little, as all of them take turns; what counts is how many were idle at the same time. So
+// each part of the timeout remembers the fewest that were, and the least of these is how many could
+// have been missing all the time.
+func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) (n int) {
+	d, s := m.cfg.idleTimeout, &m.scaler
+	if !d.Given() {
+		return 0
 	}
-	if m.open-m.leaving <= m.cfg.minimum.value {
-		m.lows, m.tickAt = nil, time.Time{}
+	spare := m.open - m.leaving - m.cfg.minimum.Get()
+	if spare <= 0 {
+		s.lows, s.tickAt = nil, time.Time{}
 		m.readers.low.Store(0)
 		m.writers.low.Store(0)
-		return nil
+		return 0
 	}
-	if m.tickAt.IsZero() {
+	if s.tickAt.IsZero() {
 		m.beginPartLocked(now)
 	}
-	var surplus []*conn
-	if !now.Before(m.tickAt) {
-		m.lows = append(m.lows, int(min(m.readers.low.Load(), m.writers.low.Load())))
-		if len(m.lows) > idleSlots {
-			m.lows = m.lows[1:]
+	if !now.Before(s.tickAt) {
+		s.lows = append(s.lows, m.lowLocked())
+		if len(s.lows) > idleSlots {
+			s.lows = s.lows[1:]
 		}
-		if len(m.lows) == idleSlots {
-			if n := min(slices.Min(m.lows), m.open-m.leaving-m.cfg.minimum.value); n > 0 {
-				surplus = m.oldestIdleLocked(n)
-				for i := range m.lows {
-					m.lows[i] -= len(surplus)
-				}
-			}
+		if len(s.lows) == idleSlots {
+			n = max(0, min(slices.Min(s.lows), spare))
 		}
 		m.beginPartLocked(now)
 	}
-	sooner(next, m.tickAt)
-	return surplus
+	sooner(next, s.tickAt)
+	return n
+}
+
+// lowLocked is how many connections nobody has needed in the present part. Read halves count only where
+// each idle one is listed.
+func (m *Multiplexer) lowLocked() int {
+	low := m.writers.low.Load()
+	if m.reading.Load() == readsAny {
+		low = min(low, m.readers.low.Load())
+	}
+	return int(low)
 }
 
 // beginPartLocked begins to look for the fewest idle halves.
 func (m *Multiplexer) beginPartLocked(now time.Time) {
-	m.tickAt = now.Add(max(m.cfg.idleTimeout.value/idleSlots, time.Millisecond))
+	m.scaler.tickAt = now.Add(max(min(m.cfg.idleTimeout.Get(), maxWait)/idleSlots, time.Millisecond))
 	for _, q := range []*queue{&m.readers, &m.writers} {
-		q.low.Store(max(0, int64(len(q.idle))-q.stale.Load()))
+		q.low.Store(int64(q.listed()))
 	}
 }
 
-// oldestIdleLocked returns the n oldest connections of which both halves
-// are idle.
-func (m *Multiplexer) oldestIdleLocked(n int) []*conn {
-	var idle []*conn
-	for c := range m.conns {
-		if c.counted && c.pins == 0 && (c.r.state.Load()|c.w.state.Load())&(leased|gone|held) == 0 {
-			idle = append(idle, c)
+// closeSurplus closes the n oldest connections of which both halves are idle.
+func (m *Multiplexer) closeSurplus(n int) {
+	if n == 0 {
+		return
+	}
+	idle := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.r.word().idle() || !c.w.word().idle() })
+	slices.SortFunc(idle, func(a, b *conn) int { return a.admittedAt.Compare(b.admittedAt) })
+	closed := 0
+	for _, c := range idle {
+		if closed < n && c.scaleDown() {
+			closed++
 		}
 	}
-	slices.SortFunc(idle, func(a, b *conn) int { return a.admittedAt.Compare(b.admittedAt) })
-	return idle[:min(n, len(idle))]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.scaler.lows {
+		m.scaler.lows[i] -= closed
+	}
 }
 
-// scaleDown closes a connection that nobody needs, unless somebody has just
-// leased it.
-func (m *Multiplexer) scaleDown(c *conn) {
-	if !c.holdBoth() {
-		return
+// scaleDown closes a connection that nobody needs, unless somebody has just leased it or is about
+// to. It reports whether it did.
+func (c *conn) scaleDown() bool {
+	m := c.m
+	if m.readers.isAwaited() || m.writers.isAwaited() || !c.holdBoth() {
+		return false
 	}
 	m.mu.Lock()
 	// Losses may have come in between.
 	from := m.open - m.leaving
-	surplus := from > m.cfg.minimum.value && !m.refusing && !c.lost && c.pins == 0
+	surplus := from > m.cfg.minimum.Get() && !m.refusing && c.pins == 0 && c.leaveLocked(whySurplus)
 	if surplus {
-		c.lost = true
-		c.leaveLocked()
-		m.target = max(m.cfg.minimum.value, min(m.target, from)-1)
-		m.stats.ScaledDown++
+		m.healer.target = max(m.cfg.minimum.Get(), min(m.healer.target, from)-1)
 	}
 	m.mu.Unlock()
-	c.letGo(surplus)
-	if surplus {
-		m.logScaled("not needed", from, from-1)
-	}
-}
-
-// holdBoth takes an idle connection out of service, and reports whether it was
-// idle. As long as anybody waits it is not: a half may be on its way to a waiter,
-// who would lose its place in the queue.
-func (c *conn) holdBoth() bool {
-	if c.m.readers.waiting.Load()+c.m.writers.waiting.Load() > 0 || c.r.undelivered() || !c.r.hold() {
+	if !surplus {
+		c.r.arrive(fromHold)
+		c.w.arrive(fromHold)
 		return false
 	}
-	if !c.w.hold() {
-		c.r.letGo(false)
-		c.m.againIfUnleased(&c.w)
-		return false
-	}
+	c.retireBoth()
+	m.log.scaled("not needed", from, from-1)
 	return true
 }
 
-// letGo ends the hold of both halves. To retire them closes the transport,
-// which may take long, and frees the slot.
-func (c *conn) letGo(retire bool) {
-	both := func() {
-		c.r.letGo(retire)
-		c.w.letGo(retire)
-	}
-	if retire {
-		c.m.aside(both)
-	} else {
-		both()
-	}
-}
+// isAwaited reports whether callers wait for any half of the kind.
+func (q *queue) isAwaited() bool { return q.waiting.Load() > 0 && !q.ready.Load() }

@@ -1,248 +1,194 @@
 package plex
 
-// A connection's life: claimed (known to the pool, in a slot of the capacity),
-// admitted (its halves are leased and released), and then one of
+// A connection and its life. One phase says where it is, one why says for what reason it leaves, and
+// one stage says what is known of the peer's end. All three change here only.
 //
-//	fail        a hard end: both halves stop at once, the transport is closed
-//	peerClosed  the peer has sent its end: what it sent is still delivered
-//	retire      a soft end: each half goes when its lease ends
+//	phase    to       when                                             why
+//	claimed  open     it is admitted                                   none
+//	claimed  closing  its connect fails                                lost, killed, shut down
+//	open     open     it is due: to be retired between leases          expired
+//	open     leaving  it is of no more use, and its slot is refilled   any
+//	leaving  closing  nobody needs the transport any more              as before
+//	closing  closed   the transport is closed                          as before
 //
-// All three mark the halves gone. A half that is gone and in nobody's hands is
-// settled; the transport is closed when it is of no more use, the slot is free
-// when the transport is closed, and the multiplexer forgets the connection when
-// both halves are settled and the transport is closed.
+//	peer's end  to       when
+//	open        noticed  the kernel has told of an EOF or a reset
+//	open        read     all that the peer will have sent has been read, by a lease or by plex
+//	noticed     read     likewise
+//	read        told     a lease has been told of the end
+//	told        read     what that lease had read before goes back to the connection
+//
+// The word of each half says the rest: a half that is retired and in nobody's hands is over. A
+// transport is closed when its write half is over and its read half is over or has read all. The slot
+// is free when the transport is closed, or as soon as both peers have ended their side. The
+// multiplexer forgets the connection when the transport is closed and both halves are over.
 
 import (
-	"context"
-	"crypto/tls"
+	"container/list"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
-	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"go.atomizer.io/plex/internal/caller"
+	"go.atomizer.io/plex/internal/pace"
+	"go.atomizer.io/plex/internal/poll"
+	"go.atomizer.io/plex/internal/sock"
 )
+
+type phase int8
+
+const (
+	phaseClaimed phase = iota // known, in a slot of the capacity
+	phaseOpen                 // in service
+	phaseLeaving              // out of service; a lease may go on
+	phaseClosing              // the transport is being closed
+	phaseClosed
+)
+
+type why int8
+
+const (
+	whyNone     why = iota
+	whyLost         // it has failed, or its peer has ended it
+	whyKilled       // a consumer has given it up
+	whySurplus      // nobody needs it
+	whyExpired      // it is too old
+	whyShutDown     // the multiplexer closes
+)
+
+// retires reports whether a connection that leaves for this reason is healthy.
+func (y why) retires() bool { return y == whySurplus || y == whyExpired }
+
+// life is the phase of a connection and why it leaves.
+type life struct {
+	phase phase
+	why   why
+}
+
+// turn returns the life after a change, and whether that is legal; if not, nothing changes. Once a
+// connection leaves, its why stays.
+func (l life) turn(to phase, y why) (life, bool) {
+	if l.phase >= phaseLeaving {
+		y = l.why
+	}
+	next := life{to, y}
+	if !l.mayTurn(next) {
+		return l, false
+	}
+	return next, true
+}
+
+func (l life) mayTurn(next life) bool {
+	switch l.phase {
+	case phaseClaimed:
+		return next.phase == phaseOpen && next.why == whyNone ||
+			next.phase == phaseClosing && next.why != whyNone && !next.why.retires()
+	case phaseOpen:
+		return next.phase == phaseOpen && l.why == whyNone && next.why == whyExpired ||
+			next.phase == phaseLeaving && next.why != whyNone
+	case phaseLeaving:
+		return next.phase == phaseClosing
+	case phaseClosing:
+		return next.phase == phaseClosed
+	}
+	return false
+}
+
+// due reports whether the connection is to be retired as soon as it is idle.
+func (l life) due() bool { return l.phase == phaseOpen && l.why != whyNone }
+
+// stage is what is known of the peer's end.
+type stage int32
+
+const (
+	peerOpen stage = iota
+	peerNoticed
+	peerRead
+	peerTold
+)
+
+// mayTurn reports whether a change is legal.
+func (s stage) mayTurn(to stage) bool {
+	switch to {
+	case peerNoticed:
+		return s == peerOpen
+	case peerRead:
+		return s != peerRead
+	case peerTold:
+		return s == peerRead
+	}
+	return false
+}
+
+// peerEnd is the stage of one connection. The read half's owner changes it from noticed on.
+type peerEnd struct{ stage atomic.Int32 }
+
+// reached reports whether the peer's end has come to a stage.
+func (p *peerEnd) reached(s stage) bool { return stage(p.stage.Load()) >= s }
+
+// turn changes the stage if that is legal, and reports whether it was.
+func (p *peerEnd) turn(to stage) bool {
+	for {
+		s := stage(p.stage.Load())
+		if !s.mayTurn(to) {
+			return false
+		}
+		if p.stage.CompareAndSwap(int32(s), int32(to)) {
+			return true
+		}
+	}
+}
 
 type conn struct {
 	r half
 
 	// Constant from claim on.
-	m        *Multiplexer
-	nc       net.Conn
-	remote   net.Addr
-	datagram bool // Read and Write keep message boundaries
-	udp      bool // and some errors are about one datagram, not the connection
-	tls      bool // a write that times out breaks the write side for good
+	m      *Multiplexer
+	nc     net.Conn
+	remote net.Addr
+	kind   sock.Kind
+	socket sock.Socket // beneath nc; the zero Socket if there is none
+	dialed bool        // the connector brought it, so it is plex's to close from the beginning
 
-	socket   syscall.RawConn // beneath nc; nil if there is none
-	watchKey uint32          // the watcher's number for it; written under its mu, before any event
+	// Constant from its admission on.
+	attention attention // how ready readers come to know of what arrives
 
-	watcher   *watcher  // that arms it; written before its read half is attended
-	attention attention // how ready readers come to know of what arrives; constant from its admission on
-
-	// cause is the first fatal error; nil while there is none.
-	cause atomic.Pointer[error]
-	// saidBye is set before plex closes the write side; after that the kernel
-	// forgets whether the peer's end was clean.
-	saidBye atomic.Bool
-	// kept is set when all that the peer will have sent has been read from the
-	// transport. What of it is left to be delivered, no failure takes away.
-	kept atomic.Bool
+	cause     atomic.Pointer[error] // the first fatal error; nil while there is none
+	peer      peerEnd
+	delivered atomic.Bool            // it has delivered something
+	said      atomic.Pointer[string] // the last that the peer said before it hung up, if plex has read it
+	saidBye   atomic.Bool            // plex has closed the write side, which makes the kernel forget a reset
+	member    poll.Member[*conn]
+	shutting  sync.Once // the transport's Close
 
 	// Guarded by m.mu.
-	owned      bool // plex has to close it; not so a connection of the caller's before its admission
-	admitted   bool
-	counted    bool     // it takes a slot of the capacity
-	lost       bool     // its loss, or its retirement, is accounted for
-	leaving    bool     // it is counted in Multiplexer.leaving
-	atEnd      bool     // io.EOF has been read: the read half needs the transport no more
-	shutting   bool     // the closing of the transport has begun
-	shut       bool     // and is done
-	dialed     bool     // the connector brought it
-	attempt    *attempt // the supervisor's that did; nil after the admission
-	proved     bool     // it has delivered something
-	finSeen    bool     // the watcher has seen the peer's end
-	expired    bool     // older than the maximal lifetime; it goes when both halves are idle
+	life       life
+	counted    bool       // it takes a slot of the capacity
+	attempt    *attempt   // the supervisor's that brought it; nil after the admission
+	epoch      pace.Epoch // of that, see package pace
 	admittedAt time.Time
-	lostAt     time.Time
-	replace    *loss         // what its slot is to be filled for, once it is free
-	lifetime   time.Duration // the maximal, with its jitter; meaningless if there is none
-	pins       int           // somebody expects something of it without a lease
-	draining   bool          // too old and pinned: its read half goes when it is not
-	ends       *afterEnd     // the first of those to be told of its end
+	leftAt     time.Time
+	expiresAt  time.Time     // when it becomes due, and later when pins no longer keep it; zero without a maximal lifetime
+	graceEnds  time.Time     // when pins no longer keep it, once it leaves; zero if it was not pinned then
+	queued     bool          // it is in Multiplexer.due
+	pins       int           // how many expect something of it without a lease
 	pollWake   chan struct{} // has the goroutine that polls it look again; nil if there is none
+	ends       map[*afterEnd]struct{}
+	rosterAt   int // its place in the roster, and in the heap of expiries; from 1, 0 if none
+	expiryAt   int
+	remainsAt  *list.Element // its place among the remains; nil if none
 
 	w half
 }
 
-// claim makes nc known and gives it a slot, which the caller has reserved by
-// connecting++. Its halves begin in a lease that ends with the admission, so
-// that whoever does the handshake uses them as any consumer would.
-func (m *Multiplexer) claim(nc net.Conn, owned bool) (*conn, error) {
-	if caller.IsNil(nc) {
-		return nil, ErrNilConnection
-	}
-	c := &conn{m: m, nc: nc, remote: nc.RemoteAddr(), owned: owned}
-	c.datagram, c.udp = transportKind(nc)
-	_, c.tls = nc.(interface{ ConnectionState() tls.ConnectionState })
-	c.socket = socketOf(nc)
-	c.r.init(c, &m.readers, firstLease|leased)
-	c.w.init(c, &m.writers, firstLease|leased)
+// admitted reports whether the connection has ever been in service.
+func (c *conn) admitted() bool { return !c.admittedAt.IsZero() }
 
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.refusing {
-		return nil, ErrClosed
-	}
-	if key, ok := identity(nc); ok {
-		if _, known := m.known[key]; known {
-			return nil, ErrKnownConnection
-		}
-		m.known[key] = struct{}{}
-	}
-	m.conns[c] = struct{}{}
-	if owned {
-		m.transports++
-	}
-	return c, nil
-}
-
-// unclaim forgets a connection that has not been admitted and is not plex's
-// to close.
-func (m *Multiplexer) unclaim(c *conn) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.conns, c)
-	m.unknownLocked(c)
-}
-
-// unknownLocked forgets c's transport, which may then be had again.
-func (m *Multiplexer) unknownLocked(c *conn) {
-	if key, ok := identity(c.nc); ok {
-		delete(m.known, key)
-	}
-}
-
-// firstLease is the number of the lease that a half begins in.
-const firstLease = leaseOne
-
-// prepare makes a claimed connection fit for consumers: open, without a
-// deadline, its TLS handshake done.
-func (c *conn) prepare(ctx context.Context, timeout time.Duration) error {
-	err := c.nc.SetDeadline(time.Time{})
-	if isClosed(err) {
-		return fmt.Errorf("plex: the connection is closed already: %w", err)
-	}
-	// Any other error is that of a transport without deadlines.
-	c.attention = attentionOf(c, err == nil)
-	tc, ok := c.nc.(*tls.Conn)
-	if !ok || tc.ConnectionState().HandshakeComplete {
-		return nil
-	}
-	// A handshake must not be left to the first consumer: a timeout within
-	// one breaks the connection for good. HandshakeContext would close the
-	// connection, which may not be ours, when ctx ends; so a deadline does it.
-	if err := tc.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return fmt.Errorf("plex: TLS handshake: %w", err)
-	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(interrupted)
-		_ = tc.SetDeadline(longAgo) // it could be set before
-	})
-	err = tc.Handshake()
-	if !stop() {
-		<-interrupted
-		if err != nil {
-			err = fmt.Errorf("%w: %w", caller.ContextError(ctx), err)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("plex: TLS handshake: %w", err)
-	}
-	return tc.SetDeadline(time.Time{})
-}
-
-// admit puts a claimed and prepared connection into service, in the slot
-// that was reserved for it. Everything that is ever leased has come through
-// here.
-func (m *Multiplexer) admit(c *conn) error {
-	// The first lease ends as every lease does. For a connection that a
-	// Connect has used, that interrupts what Connect has left running.
-	for _, h := range []*half{&c.r, &c.w} {
-		h.mu.Lock()
-		h.beginEndLocked(firstLease)
-		if s := h.stream; s != nil {
-			s.haltLocked(ErrLeaseClosed)
-		}
-		h.mu.Unlock()
-		h.evict()
-		h.takeBack()
-		h.clear()
-	}
-
-	m.mu.Lock()
-	cause := c.failure()
-	if cause == nil && c.r.ended {
-		cause = errPeerClosed
-	}
-	if cause != nil {
-		m.mu.Unlock()
-		return cause
-	}
-	if m.refusing {
-		m.mu.Unlock()
-		return ErrClosed
-	}
-	if !c.owned {
-		c.owned = true
-		m.transports++
-	}
-	c.admitted, c.counted, c.admittedAt = true, true, time.Now()
-	if d := m.cfg.maxLifetime; d.set {
-		c.lifetime = jitteredLifetime(d.value, rand.Float64())
-	}
-	m.connecting--
-	m.open++
-	m.admitted++
-	m.alive++
-	a, from := c.attempt, m.open-1
-	c.attempt = nil
-	if c.dialed {
-		m.stats.Connected++
-		m.lastErr = nil
-	}
-	if a != nil {
-		m.attemptSucceededLocked(a, c.admittedAt)
-	}
-	if m.addr.Load() == nil && c.remote != nil {
-		m.addr.Store(&c.remote)
-	}
-	m.readers.sweep(m.capacity)
-	m.writers.sweep(m.capacity)
-	// What a handshake has read proves nothing: a service that is overloaded
-	// can say so and hang up.
-	c.r.proved, c.proved = false, false
-	attend := m.attending.Load()
-	m.mu.Unlock()
-
-	m.kick()
-	m.watch(c)
-	if attend {
-		c.startAttention()
-	}
-	c.r.release(firstLease)
-	c.w.release(firstLease)
-	if a != nil {
-		m.logConnected(a, c.admittedAt.Sub(a.loss.at), from)
-	}
-	return nil
-}
+// owned reports whether the transport is plex's to close. A connection of the caller's is not, before
+// its admission.
+func (c *conn) owned() bool { return c.dialed || c.life.phase > phaseClaimed }
 
 // failure is the error that both halves report, nil while there is none.
 func (c *conn) failure() error {
@@ -252,325 +198,241 @@ func (c *conn) failure() error {
 	return nil
 }
 
-// fail is the hard end, with the error that both halves shall report. The
-// first error counts; later ones are mostly its consequences.
+// wasReset reports whether the kernel has seen a reset of the connection. The kernel is asked first: once
+// plex has closed the write side, a clean end looks like a reset.
+func (c *conn) wasReset() bool { return c.socket.WasReset() && !c.saidBye.Load() }
+
+// fail is the hard end, with the error that both halves shall report. The first error counts; later
+// ones are mostly its consequences.
 func (c *conn) fail(cause error) {
 	if !c.cause.CompareAndSwap(nil, &cause) {
 		c.retireFor(cause) // in case the first has not come to it: after any fail, no half is leased again
 		return
 	}
-	c.m.mu.Lock()
-	lost := c.loseLocked(cause)
-	c.leaveLocked()
-	shut := c.beginShutLocked()
-	c.m.mu.Unlock()
+	m, y := c.m, whyOf(cause)
+	m.mu.Lock()
+	left := c.leaveLocked(y)
+	closes := c.closeLocked(y)
+	m.mu.Unlock()
 	c.retireFor(cause)
-	if shut {
-		c.shutTransport()
+	if closes {
+		c.end() // before anything that waits for half.mu, which a blocked transport may hold up
 	}
 	c.r.failed()
 	c.w.failed()
-	if lost {
-		c.m.logLost(c, cause)
+	if left && y != whyShutDown {
+		c.noteLoss(cause)
 	}
 }
 
-// retireFor retires what a failure is the end of: both halves, but for what is kept to
-// be read. Whoever kills the connection, or closes the multiplexer, gives that up.
+// whyOf is the why of a connection that fails with an error.
+func whyOf(cause error) why {
+	switch cause {
+	case ErrKilled:
+		return whyKilled
+	case ErrClosed:
+		return whyShutDown
+	}
+	return whyLost
+}
+
+// retireFor retires what a failure is the end of: both halves, except that what has been read up to
+// the peer's end is still delivered. Only a kill and the multiplexer's Close give that up.
 func (c *conn) retireFor(cause error) {
-	if !c.kept.Load() || cause == ErrKilled || cause == ErrClosed {
+	if !c.peer.reached(peerRead) || whyOf(cause) != whyLost {
 		c.r.retire()
 	}
 	c.w.retire()
 }
 
-// peerClosed is called by the read half when it has come to the end of what
-// the peer has sent. A write lease may go on, since the peer may still be
-// reading; there will be no other. The read half itself goes when its
-// lease ends and nothing is left to be delivered.
-func (c *conn) peerClosed() {
-	c.kept.Store(true)
-	c.m.mu.Lock()
-	lost := c.loseLocked(io.EOF)
-	c.atEnd = true
-	shut := c.uselessLocked() && c.beginShutLocked()
-	c.m.mu.Unlock()
-	c.w.retire()
-	if shut {
-		c.shutTransport()
+// peerNoticed is called when the kernel has told of the peer's end. What the peer has sent is still to
+// be read.
+func (c *conn) peerNoticed() {
+	c.peer.turn(peerNoticed)
+	c.r.set(connEnded) // before anyone looks for a lease, so that the lease's end looks again
+}
+
+// peerEnded is called by the owner of the read half, who has come to the end of what the peer has
+// sent. A write lease may go on, since the peer may still be reading; there will be no other. The read
+// half itself goes when nothing is left to be delivered.
+func (c *conn) peerEnded(cause error) {
+	if !c.peer.reached(peerRead) {
+		c.peer.turn(peerRead)
 	}
-	if lost {
-		c.m.logLost(c, io.EOF)
+	c.r.set(connEnded)
+	if c.leave(whyLost) {
+		c.noteLoss(cause)
+	}
+	c.w.retire()
+}
+
+// leave takes the connection out of service for a reason, and closes the transport if nobody needs it. It
+// reports whether the connection was in service.
+func (c *conn) leave(y why) bool {
+	m := c.m
+	m.mu.Lock()
+	left := c.leaveLocked(y)
+	closes := c.uselessLocked() && c.closeLocked(y)
+	m.mu.Unlock()
+	if closes {
+		c.end()
+	}
+	return left
+}
+
+// readEnough is called by the owner of the read half when plex reads no more of a connection that it has
+// retired. Nobody has to be told of that end, except whoever reads what is left.
+func (c *conn) readEnough() {
+	if c.failure() == nil && c.peer.turn(peerRead) && len(c.r.back) == 0 {
+		c.peer.turn(peerTold)
+	}
+	c.r.set(connEnded)
+	c.leave(whyExpired) // it has left already, but now nobody needs the transport
+}
+
+// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for another.
+// The first failure says more than cause, and so do the last words of a peer that hung up. A connect that
+// has failed meanwhile says more to callers.
+func (c *conn) noteLoss(cause error) {
+	m := c.m
+	if failure := c.failure(); failure != nil {
+		cause = failure
+	}
+	if said := c.said.Load(); said != nil {
+		cause = fmt.Errorf("%w; the last it said was %q", cause, *said)
+	}
+	m.log.lost(c, cause)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if age := c.leftAt.Sub(c.admittedAt); m.lastErr == nil && c.dialed && age < pace.Patience && c.life.why == whyLost && !consumersDoing(cause) {
+		m.lastErr = fmt.Errorf("plex: the connection was lost %v after it was made: %w", age.Round(time.Microsecond), cause)
 	}
 }
 
-// settle is called once for each half, when it is gone and in nobody's hands.
-func (m *Multiplexer) settle(h *half) {
-	c := h.conn
-	m.mu.Lock()
-	h.settled = true
-	shut := c.uselessLocked() && c.beginShutLocked()
-	halfShut := h == &c.w && c.finSeen && !c.shutting
-	if h == &c.r {
-		c.endedLocked()
-		if len(m.remains) > m.capacity {
-			m.kick() // it may be one that connecting has waited for
-		}
+// finished reports whether a read half has nothing to be leased for any more: all that the peer has
+// sent is delivered, and whoever asks for ready readers has been told of the end. The caller owns the
+// read half.
+func (c *conn) finished() bool {
+	if len(c.r.back) > 0 {
+		c.peer.turnBack()
+		return false
 	}
-	m.forgetLocked(c)
-	m.mu.Unlock()
+	return c.peer.reached(peerTold) || c.peer.reached(peerRead) && c.m.reading.Load() != readsReady
+}
+
+// turnBack is for bytes that go back to the connection after a lease has read on to the end: the next
+// lease is told of the end, too.
+func (p *peerEnd) turnBack() {
+	if p.reached(peerTold) {
+		p.turn(peerRead)
+	}
+}
+
+// leaveLocked takes the connection out of service, accounts for it, and has it replaced. It reports
+// false if it is not in service.
+func (c *conn) leaveLocked(y why) bool {
+	next, ok := c.life.turn(phaseLeaving, y)
+	if !ok {
+		return false
+	}
+	m := c.m
+	c.life, c.leftAt = next, time.Now()
+	m.expiries.drop(c)
+	m.leaving++
 	switch {
-	case shut:
-		c.shutTransport()
-	case halfShut:
-		m.spawn(c.shutWriteSide)
+	case y == whySurplus:
+		m.stats.ScaledDown++
+	case y == whyExpired:
+		m.stats.Expired++
+	case y == whyKilled:
+		m.stats.Killed++
+		fallthrough
+	case y == whyLost:
+		m.stats.Lost++
 	}
+	c.leftLocked()
+	m.kick()
+	return true
+}
+
+// closeLocked begins the closing of the transport. It reports true to the one caller that has to go on
+// with end.
+func (c *conn) closeLocked(y why) bool {
+	if !c.owned() {
+		return false
+	}
+	if c.life.phase == phaseOpen {
+		c.leaveLocked(y)
+	}
+	next, ok := c.life.turn(phaseClosing, y)
+	if ok {
+		c.life = next
+	}
+	return ok
 }
 
 // uselessLocked reports whether nobody needs the transport any more.
 func (c *conn) uselessLocked() bool {
-	return c.w.settled && (c.r.settled || c.atEnd)
+	return c.w.word().over() && (c.r.word().over() || c.peer.reached(peerRead))
 }
 
-// loseLocked counts a connection that has failed, once, and hands it to the
-// healer. It reports whether it did.
-func (c *conn) loseLocked(cause error) bool {
-	if !c.admitted || c.lost || cause == ErrClosed {
-		return false
-	}
-	c.lost, c.lostAt = true, time.Now()
-	c.m.stats.Lost++
-	if cause == ErrKilled {
-		c.m.stats.Killed++
-	}
-	c.m.lostLocked(c)
-	return true
-}
-
-// beginShutLocked reports true to the one caller that has to close the
-// transport.
-func (c *conn) beginShutLocked() bool {
-	if c.shutting || !c.owned {
-		return false
-	}
-	c.shutting = true
-	return true
-}
-
-// shutTransport closes the transport, once, under no lock: a TLS connection may
-// take seconds to say good-bye behind a full send buffer, for which nobody
-// should have to wait. The slot is free only when the transport is closed, so
-// the peer never sees more connections than the capacity.
-//
-// After a failure the end of a TCP connection may queue behind what the peer has
-// not taken, for minutes if it has stopped reading; then for so long the peer
-// would have one connection more. It gets a while to take it, and is reset.
-func (c *conn) shutTransport() {
-	_, isTLS := c.nc.(*tls.Conn)
-	cause := c.failure()
-	stuck := cause != nil && cause != ErrClosed && unsent(c.nc) > 0
-	if (isTLS || stuck) && c.m.spawn(func() {
-		if stuck {
-			c.linger()
-		}
-		c.shutNow()
-	}) {
-		return
-	}
-	c.shutNow() // also when Close waits for it, which closes side by side
-}
-
-const (
-	lingerTime  = time.Second            // for the peer to take what has been sent
-	lingerClose = 100 * time.Millisecond // the same when the multiplexer closes
-	lingerLook  = time.Millisecond       // how often to look whether it has
-)
-
-// linger ends both directions, which wakes whoever is blocked in them, and
-// waits until the peer has taken what was sent or its time is up. Then the close
-// will be a reset.
-func (c *conn) linger() {
-	shutDown(c.nc)
-	ticker := time.NewTicker(lingerLook)
-	defer ticker.Stop()
-	end, closing := time.Now().Add(lingerTime), c.m.closing
-	for unsent(c.nc) > 0 && time.Now().Before(end) {
-		select {
-		case <-ticker.C:
-		case <-closing: // no slot is waited for, but Close waits
-			end, closing = time.Now().Add(lingerClose), nil
-		}
-	}
-	// Also when what was sent has arrived: a peer that is itself blocked in a
-	// write is told of the end by a reset only, since the window that it waits
-	// for is not opened any more.
-	resetOnClose(c.nc)
-}
-
-func (c *conn) shutNow() {
-	m := c.m
-	m.unwatchConn(c)
-	defer c.wasShut() // also if the transport panics
-	_ = c.nc.Close()  // a connection that is thrown away has no more to say
-}
-
-func (c *conn) wasShut() {
-	m := c.m
+// settle is called once for each half, when it is over.
+func (h *half) settle() {
+	c, m := h.conn, h.conn.m
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	c.shut = true
-	m.transports--
-	m.unknownLocked(c)
-	m.uncountLocked(c)
+	y := whyShutDown // a connection in service whose halves are over: the multiplexer shuts down
+	closes := c.uselessLocked() && c.closeLocked(y)
+	sayBye := h.writes() && c.life.phase == phaseLeaving && c.peer.reached(peerNoticed)
+	if h == &c.r {
+		c.endedLocked()
+		m.remains.drop(c)
+	}
 	m.forgetLocked(c)
-	m.changed.Broadcast()
-}
-
-// shutWriteSide says good-bye to a peer that has said so, after the last
-// write lease. The connection is kept for what is still to be read, but no longer
-// counts: the peer has closed it.
-func (c *conn) shutWriteSide() {
-	c.saidBye.Store(true)
-	if cw, ok := c.nc.(interface{ CloseWrite() error }); ok {
-		_ = cw.CloseWrite() // if it fails, the peer learns of it by the close
+	m.mu.Unlock()
+	switch {
+	case closes:
+		c.end()
+	case sayBye:
+		m.tasks.start(c.closeWriteSide)
 	}
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	c.m.uncountLocked(c)
 }
 
-// leaveLocked is called when c is of no more use, although it has its slot until
-// its transport is closed, which may take long. Its replacement may take another.
-func (c *conn) leaveLocked() {
+// uncountLocked frees the connection's slot.
+func (c *conn) uncountLocked() {
 	m := c.m
-	if !c.counted || c.leaving {
-		return
-	}
-	c.leaving = true
-	m.leaving++
-	if c.replace != nil {
-		m.losses = append(m.losses, *c.replace)
-	}
-	m.kick()
-}
-
-// uncountLocked frees c's slot.
-func (m *Multiplexer) uncountLocked(c *conn) {
 	if !c.counted {
 		return
 	}
-	c.leaveLocked()
 	c.counted = false
 	m.open--
 	m.leaving--
 	m.short.Store(m.cfg.connect != nil)
-	if m.hopelessLocked() == ErrNoConnections {
-		m.wakeLocked()
-	}
+	m.wakeIfHopelessLocked()
 	m.kick()
 }
 
-// forgetLocked drops c from the books when nothing of it is left.
+// forgetLocked drops the connection from the books when nothing of it is left.
 func (m *Multiplexer) forgetLocked(c *conn) {
-	if _, ok := m.conns[c]; !ok || !c.shut || c.admitted && !(c.r.settled && c.w.settled) {
+	if c.life.phase != phaseClosed || c.admitted() && !(c.r.word().over() && c.w.word().over()) || !m.roster.remove(c) {
 		return
 	}
-	delete(m.conns, c)
-	if c.admitted {
+	if c.admitted() {
 		m.alive--
-		m.stats.Acquired += c.r.leases() + c.w.leases()
+		m.stats.Acquired += c.r.word().leases() + c.w.word().leases()
 		m.changed.Broadcast()
 	}
 }
 
-// leases is how often h has been leased by consumers.
-func (h *half) leases() uint64 {
-	return (h.state.Load() - firstLease) / leaseOne
-}
-
-// transportKind reports whether nc keeps the boundaries of messages, and whether
-// it does so without a connection beneath, as UDP does.
-func transportKind(nc net.Conn) (datagram, udp bool) {
-	local := nc.LocalAddr()
-	if caller.IsNil(local) {
-		return false, false
-	}
-	network := local.Network()
-	udp = strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
-	return udp || network == "unixgram" || network == "unixpacket", udp
-}
-
-// mostRemains is how many connections that are over but for what is left to be
-// read are kept. Where ready readers come for them, no message shall be lost as
-// long as they do, so there may be more for a moment, see waitsForReaders.
-func (m *Multiplexer) mostRemains() int {
-	if m.attending.Load() {
-		return attendedRemains * m.capacity
-	}
-	return m.capacity
-}
-
-const (
-	attendedRemains = 4           // times the capacity
-	remainsPatience = time.Second // how long ready readers may take to come for what is left
-)
-
-// waitsForReaders reports whether connecting has to wait until ready readers have
-// read what earlier connections have left: a peer that sends and hangs up, over
-// and over, must not be faster than they are. If they do not come for the oldest
-// in time they are not waited for.
-func (m *Multiplexer) waitsForReaders(now time.Time, next *time.Time) bool {
-	if !m.attending.Load() {
-		return false
-	}
-	m.remains = slices.DeleteFunc(m.remains, func(c *conn) bool { return c.r.settled })
-	if len(m.remains) <= m.capacity {
-		return false
-	}
-	// One that a consumer has in hands is not waited for.
-	left := slices.DeleteFunc(slices.Clone(m.remains), func(c *conn) bool { return c.r.state.Load()&leased != 0 })
-	if len(left) <= m.capacity {
-		return false
-	}
-	oldest := slices.MinFunc(left, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
-	late := oldest.lostAt.Add(remainsPatience)
-	if !now.Before(late) {
-		return false
-	}
-	sooner(next, late)
-	return true
-}
-
-// keepRemains remembers a connection that is over but for what is left to be
-// read; its read half is held. If there are more of them than are kept, the one
-// that ended first, and that nobody has come to read, is given up; it
-// reports true if that is c itself.
-func (c *conn) keepRemains() (giveUp bool) {
-	m := c.m
-	m.mu.Lock()
-	m.remains = slices.DeleteFunc(m.remains, func(r *conn) bool { return r == c || r.r.settled })
-	m.remains = append(m.remains, c)
-	var victim *conn
-	slow := false
-	if len(m.remains) > m.mostRemains() {
-		victim = slices.MinFunc(m.remains, func(a, b *conn) int { return a.lostAt.Compare(b.lostAt) })
-		m.remains = slices.DeleteFunc(m.remains, func(r *conn) bool { return r == victim })
-		slow = !victim.shut
-	}
-	m.mu.Unlock()
+// endCause is what AfterEnd tells of a connection that has ended.
+func (c *conn) endCause() error {
+	cause := c.failure()
 	switch {
-	case victim == nil:
-		return false
-	case victim == c:
-		return true
-	case !victim.r.hold():
-		return false // it is being read; when that ends, it comes here again
+	case cause != nil:
+		return cause
+	case c.life.why.retires():
+		return ErrRetired
+	case c.peer.reached(peerNoticed):
+		return io.EOF
 	}
-	drop := func() { victim.r.letGo(true) }
-	if slow { // its transport may take long to close
-		m.aside(drop)
-	} else {
-		drop()
-	}
-	return false
+	return ErrClosed
 }

@@ -7,8 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -94,7 +94,7 @@ func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
 		transport, err := dial(ctx)
 		if err != nil {
 			if !caller.IsNil(transport) {
-				_ = transport.Close() // the dial's error says more
+				_ = caller.Guard("the transport's Close", transport.Close) // the dial's error says more
 			}
 			return err
 		}
@@ -119,46 +119,43 @@ type handle struct {
 var errNoTransport = errors.New("plex: the connection has no transport yet; Attach gives it one")
 
 func (h *handle) attach(transport net.Conn) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	c, err := h.take(transport)
-	if err != nil {
-		err = fmt.Errorf("plex: Attach: %w", err)
-		if h.misuse == nil {
-			h.misuse = err
-		}
-		return err
+	unwanted, err := h.take(transport)
+	if err == nil {
+		return nil
 	}
-	h.c = c
-	return nil
+	if unwanted { // err says why
+		_ = caller.Guard("the transport's Close", transport.Close)
+	}
+	return fmt.Errorf("plex: Attach: %w", err)
 }
 
-// take claims transport for h, or closes it. A transport that is in the pool
-// already is left alone; so is one that is no transport.
-func (h *handle) take(transport net.Conn) (*conn, error) {
+// take claims transport for h, or says why it cannot, and whether it has to be closed. A transport that
+// is in the pool already is left alone; so is one that is no transport.
+func (h *handle) take(transport net.Conn) (unwanted bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer func() {
+		if err != nil && h.misuse == nil {
+			h.misuse = fmt.Errorf("plex: Attach: %w", err)
+		}
+	}()
 	if caller.IsNil(transport) {
-		return nil, ErrNilConnection
+		return false, ErrNilConnection
 	}
 	if _, ok := transport.(*handle); ok {
-		return nil, errors.New("the transport is itself a connection to be established; attach what was dialled")
+		return false, errors.New("the transport is itself a connection to be established; attach what was dialled")
 	}
-	err := error(nil)
 	switch {
 	case h.returned:
 		err = fmt.Errorf("Connect has returned: %w", net.ErrClosed)
 	case h.c != nil:
 		err = ErrAttached
 	default:
-		c, claimErr := h.m.claim(transport, true)
-		if claimErr == nil {
-			return c, nil
+		if h.c, err = h.m.claim(transport, true); err == nil {
+			return false, nil
 		}
-		err = claimErr
 	}
-	if !h.m.knows(transport) {
-		_ = transport.Close() // err says why nobody wants it
-	}
-	return nil, err
+	return !h.m.knows(transport), err
 }
 
 // giveUp is called when the time for the Connect is up: what it has attached
@@ -267,29 +264,27 @@ func (h *handle) RemoteAddr() net.Addr {
 	return h.addr
 }
 
-// connect calls the connector once, in a slot that the caller has reserved, and
-// admits what it brings. It returns when the connector does, however long that
-// takes, and then the slot is taken or free. The attempt is the supervisor's,
-// nil for another caller.
-func (m *Multiplexer) connect(addr net.Addr, a *attempt) error {
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.connectTimeout.value)
+// connect calls the connector once, in a slot that the supervisor has reserved, and admits what it
+// brings. It returns when the connector does, however long that takes; then the slot is taken or free.
+func (m *Multiplexer) connect(a *attempt) {
+	ctx, cancel := context.WithTimeout(m.ctx, min(m.cfg.connectTimeout.Get(), maxWait))
 	defer cancel()
-	h := &handle{m: m, addr: addr}
-	// A handshake that blocks in the transport without a deadline would not
-	// notice.
+	h := &handle{m: m, addr: a.loss.addr}
+	// A handshake that blocks in the transport without a deadline would not notice.
 	gaveUp := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(gaveUp)
 		h.giveUp(caller.ContextError(ctx))
 	})
-	err := m.callConnect(ctx, h)
+	// The user's function may end its goroutine, which is why it gets one of its own.
+	err := caller.Apart("Connect", func() error { return m.cfg.connect(ctx, h) })
 	if !stop() {
 		<-gaveUp // so that what is admitted below does not fail behind its back
 	}
 	c, err := h.finish(err)
 	if err == nil {
-		c.dialed, c.attempt = true, a // c is not admitted yet, so nobody else looks
-		if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {
+		c.attempt = a // c is not admitted yet, so nobody else looks
+		if err = c.prepare(ctx, m.cfg.connectTimeout.Get()); err == nil {
 			err = m.admit(c)
 		}
 		if err != nil {
@@ -299,94 +294,62 @@ func (m *Multiplexer) connect(addr net.Addr, a *attempt) error {
 	if err != nil {
 		m.connectFailed(c, a, err)
 	}
-	return err
 }
 
 // connectFailed frees the slot of a connect that has failed.
 func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 	m.mu.Lock()
-	for c != nil && !c.shut { // a slot is not free as long as the peer has a connection in it
+	for c != nil && c.life.phase != phaseClosed { // a slot is not free as long as the peer has a connection in it
 		m.changed.Wait()
 	}
 	m.lastErr = err
 	m.stats.ConnectFailed++
 	m.unreserveLocked()
 	refusing := m.refusing
-	if a != nil {
-		m.attemptFailedLocked(a, time.Now())
-	}
+	m.failedLocked(a, time.Now(), err)
 	m.mu.Unlock()
-	m.kick()
-	if a != nil && !refusing {
-		m.logConnectFailed(a, err)
+	if !refusing {
+		m.log.connectFailed(a, err)
 	}
 }
 
-// callConnect calls the user's function, which may do as it likes: panic, or
-// end its goroutine, which is why it gets one of its own.
-func (m *Multiplexer) callConnect(ctx context.Context, h *handle) error {
-	result := make(chan error, 1)
-	go func() {
-		err := errors.New("plex: Connect has ended its goroutine by runtime.Goexit")
-		defer func() {
-			switch p := recover().(type) {
-			case nil:
-			case error:
-				err = fmt.Errorf("plex: Connect panicked: %w\n%s", p, debug.Stack())
-			default:
-				err = fmt.Errorf("plex: Connect panicked: %v\n%s", p, debug.Stack())
-			}
-			result <- err
-		}()
-		err = m.cfg.connect(ctx, h)
-	}()
-	return <-result
-}
-
-// connectAll makes n connects, in slots that are reserved, and waits for them.
-// It returns the first error at once; the caller closes the multiplexer then,
-// and with it what the others bring.
-func (m *Multiplexer) connectAll(ctx context.Context, n int) error {
-	if n == 0 {
-		return nil
-	}
-	results := make(chan error, n)
-	m.mu.Lock()
-	for range n {
-		m.spawnOutsideLocked(func() { results <- m.connect(m.Addr(), nil) })
-	}
-	m.mu.Unlock()
-	late := time.NewTimer(m.cfg.connectTimeout.value + connectGrace)
-	defer late.Stop()
-	for range n {
+// connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of the
+// service. The first error is New's, except that one which says it is temporary, such as that of a full
+// backlog, is ridden out once others have succeeded: the supervisor tries again, and New gives up when
+// nothing has succeeded for the connect timeout. The caller closes the multiplexer then, and with it what
+// the others bring.
+func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
+	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
+	patience := time.NewTimer(math.MaxInt64)
+	defer patience.Stop()
+	var last error
+	for done := 0; done < n; {
 		var err error
 		select {
-		case err = <-results:
+		case err = <-m.firsts:
+			if err == nil {
+				done++
+				patience.Reset(timeout)
+				continue
+			}
+			if last = err; done > 0 && isTemporary(err) {
+				continue
+			}
+		case <-patience.C:
+			err = last
+			if err == nil {
+				err = context.DeadlineExceeded
+			}
 		case <-ctx.Done():
 			err = caller.ContextError(ctx)
-		case <-late.C:
-			err = fmt.Errorf("Connect has not returned after its timeout of %v: %w", m.cfg.connectTimeout.value, context.DeadlineExceeded)
 		}
-		if err != nil {
-			return fmt.Errorf("plex: WithMinConnections: connecting %d connections: %w", n, err)
-		}
+		return fmt.Errorf("plex: WithMinConnections: connecting %d connections: %w", n, err)
 	}
 	return nil
 }
 
-// knows reports whether the pool has transport.
-func (m *Multiplexer) knows(transport net.Conn) bool {
-	key, ok := identity(transport)
-	if !ok {
-		return false
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	_, known := m.known[key]
-	return known
-}
-
-// connectionError says which of several connections an error is about.
-func connectionError(call string, i, n int, err error) error {
-	return fmt.Errorf("plex: %s: connection %d of %d: %w", call, i+1, n, err)
+// isTemporary reports whether an error says that it may be gone the next time.
+func isTemporary(err error) bool {
+	var temporary interface{ Temporary() bool }
+	return errors.As(err, &temporary) && temporary.Temporary()
 }

@@ -451,6 +451,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 				c, _ := l.pair()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					assert.NoError(t, handle.Close())
+					synctest.Wait()
 					assert.Equal(t, 1, c.closeCount())
 					_, err := handle.Write([]byte("x"))
 					assert.Error(t, err)
@@ -737,6 +738,7 @@ func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 				require.Empty(t, rest)
 				requireExchange(t, m, peer)
 				require.NoError(t, readerOf(t, m).Kill())
+				synctest.Wait()
 				require.Zero(t, m.Stats().Open)
 			}
 			_, err := l.open(1, attaching(conn, func(context.Context, net.Conn) error { return errLogin }))
@@ -805,7 +807,7 @@ func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
 			return plex.Attach(handle, healed)
 		}))
 		require.NoError(t, readerOf(t, m).Kill())
-		eventually(t, func() bool { return m.Stats().Open == 1 }, "the second connect")
+		eventually(t, func() bool { return m.Stats().Connected == 1 }, "the second connect")
 		requireExchange(t, m, peer)
 		stats := m.Stats()
 		assert.EqualValues(t, 1, stats.ConnectFailed)

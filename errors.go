@@ -55,6 +55,10 @@ var (
 	// message behind it would have been read as its rest.
 	ErrPartialWrite = errors.New("plex: connection dropped after a partial write")
 
+	// ErrReaderMode is matched by the error of Reader on a multiplexer whose ready
+	// readers are asked for, and of ReadyReader where Reader was called first.
+	ErrReaderMode = errors.New("plex: the multiplexer's read halves are asked for in another way")
+
 	// ErrNotAttached is the outcome of a Connect that returned nil without
 	// having called Attach.
 	ErrNotAttached = errors.New("plex: Connect returned without calling Attach")
@@ -149,6 +153,16 @@ func (e *UnsentError) Error() string {
 
 // Unwrap returns Err.
 func (e *UnsentError) Unwrap() error { return e.Err }
+
+// errReaderMode is for a call that asks for read halves in another way than the first.
+func errReaderMode(mode int32) error {
+	call, first := "Reader", "ReadyReader"
+	if mode == readsReady {
+		call, first = first, call
+	}
+	return fmt.Errorf("%w: %s was called first (packages message and request call ReadyReader), so %s cannot be; use one multiplexer for each way",
+		ErrReaderMode, first, call)
+}
 
 func errNilContext(call string) error {
 	return fmt.Errorf("plex: %s: nil context; context.Background() is one without an end", call)

@@ -1087,7 +1087,7 @@ func TestASuccessAfterAFailureIsTheBetterNews(t *testing.T) {
 	})
 }
 
-func TestAConnectionThatProvesUsefulEndsTheCareAtOnce(t *testing.T) {
+func TestAConnectionThatProvesUsefulEndsTheCareAfterItsTrial(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
 		conns, _ := l.pairs(10)
@@ -1100,14 +1100,62 @@ func TestAConnectionThatProvesUsefulEndsTheCareAtOnce(t *testing.T) {
 		}
 
 		fresh, peer := l.pair()
-		peer.send("x")
+		c.next().succeed(fresh)
+		calls := c.unanswered(2)
+
+		use(t, m, peer)
+		time.Sleep(trial)
+
+		another, _ := l.pair()
+		calls[0].succeed(another)
+		_ = c.unanswered(5) // six in all: the four of a service that is well, and one more for each success
+	})
+}
+
+func TestWhatAConnectionHasDeliveredProvesNothingBeforeItsTrialIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(10)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 10)
+
+		for _, call := range c.unanswered(4) {
+			call.fail(errRefused)
+		}
+
+		fresh, peer := l.pair()
+		c.next().succeed(fresh)
+		calls := c.unanswered(2)
+
+		use(t, m, peer)
+		time.Sleep(trial - time.Millisecond)
+
+		another, _ := l.pair()
+		calls[0].succeed(another)
+		_ = c.unanswered(2) // three in all: the ramp goes on
+	})
+}
+
+func TestTheCareEndsWithTheTrialThoughNoConnectIsAnswered(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newConnector(l)
+		conns, _ := l.pairs(10)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
+
+		killAll(t, m, 10)
+
+		for _, call := range c.unanswered(4) {
+			call.fail(errRefused)
+		}
+
+		fresh, peer := l.pair()
 		c.next().succeed(fresh)
 		_ = c.unanswered(2)
 
-		r := readerOf(t, m)
-		require.Equal(t, "x", readN(t, r, 1))
-		_ = c.unanswered(2) // four in all, as if nothing had happened
-		requireClosed(t, r)
+		use(t, m, peer)
+		time.Sleep(trial)
+		_ = c.unanswered(3) // five in all: the four of a service that is well, and one more for the success
 	})
 }
 
@@ -1178,7 +1226,7 @@ func TestTheHealthyHealerConnectsAFewAtATime(t *testing.T) {
 				}
 
 				healed += len(calls)
-				calls = c.unanswered(min(2*len(calls), n-healed))
+				calls = c.unanswered(min(2*len(calls), 32, n-healed))
 			}
 
 			require.Equal(t, n, m.Stats().Open)
@@ -1328,13 +1376,13 @@ func TestABackoffFunctionThatPanicsGetsTheDefaultAndOneBelowZeroIsNone(t *testin
 				pause := time.Since(failed)
 				require.True(t, pause >= bad.least && pause <= bad.most, pause)
 
-				found := book.with("plex: the function given to WithBackoff panicked")
+				found := book.with("plex: the default backoff applies")
 				require.Len(t, found, bad.logged)
 
 				for _, r := range found {
-					require.Equal(t, []string{"panic", "stack"}, r.keys)
-					require.Equal(t, "find me", r.attrs["panic"])
-					require.Contains(t, r.attrs["stack"], "TestABackoffFunctionThatPanics")
+					require.Equal(t, []string{"cause"}, r.keys)
+					require.ErrorContains(t, r.attrs["cause"].(error), "the function given to WithBackoff panicked: find me")
+					require.ErrorContains(t, r.attrs["cause"].(error), "TestABackoffFunctionThatPanics")
 				}
 
 				fresh, _ := l.pair()
@@ -1368,6 +1416,50 @@ func TestABackoffFunctionMayCallTheMultiplexer(t *testing.T) {
 // ---------------------------------------------------------------------------------------------------------------
 // What proves that a service is well
 
+// trial is how long a connection must live after a failure to prove anything, where the service has hung up at once.
+const trial = 75 * time.Millisecond
+
+// hangUp has the peer of the only connection reset it, and a reader notice.
+func hangUp(t testing.TB, m *plex.Multiplexer, p *fakePeer) {
+	t.Helper()
+
+	r := readerOf(t, m)
+	p.reset(syscall.ECONNRESET, false)
+
+	_, err := r.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	requireClosed(t, r)
+}
+
+// readAll has n consumers each read from whatever connection they get, for as long as that goes, until stop.
+func readAll(m *plex.Multiplexer, n int) (stop func()) {
+	var consumers sync.WaitGroup
+
+	ctx, cancel := context.WithCancel(context.Background())
+
+	for range n {
+		consumers.Go(func() {
+			for {
+				r, err := m.Reader(ctx, 0)
+				if err != nil {
+					return
+				}
+
+				stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(past) })
+				for err == nil && ctx.Err() == nil {
+					_, err = r.Read(make([]byte, 10))
+				}
+
+				stop()
+
+				_ = r.Close()
+			}
+		})
+	}
+
+	return func() { cancel(); consumers.Wait() }
+}
+
 // flapping is a pool of one connection whose service accepts, and hangs up after life; a consumer always reads. Pauses
 // are as many seconds as there were failures. A dial takes 10 ms.
 type flapping struct {
@@ -1384,25 +1476,7 @@ func newFlapping(l *ledger, life time.Duration, opts ...plex.Option) *flapping {
 	f.live(life)
 	f.set(func(s *service) { s.latency = 10 * time.Millisecond })
 
-	ctx, cancel := context.WithCancel(context.Background())
-	done := later(func() error {
-		for {
-			r, err := f.m.Reader(ctx, 0)
-			if err != nil {
-				return err
-			}
-
-			stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(past) })
-			for err == nil && ctx.Err() == nil {
-				_, err = r.Read(make([]byte, 10))
-			}
-
-			stop()
-
-			_ = r.Close()
-		}
-	})
-	f.stop = func() { cancel(); <-done }
+	f.stop = readAll(f.m, 1)
 
 	return f
 }
@@ -1458,6 +1532,64 @@ func TestAServiceThatAcceptsAndHangsUpKeepsBackingOff(t *testing.T) {
 		require.Zero(t, s.ConnectFailed)
 		require.InDelta(t, s.Lost, s.Healed, 1)
 	})
+}
+
+// A service that has been seen to hang up gets one connect, and no other before that has outlived its trial.
+func TestARampBeginsWhenTheFirstConnectionHasOutlivedItsTrial(t *testing.T) {
+	for _, c := range []struct{ life, trial time.Duration }{
+		{time.Millisecond, trial}, {30 * time.Millisecond, trial}, {50 * time.Millisecond, 100 * time.Millisecond}, {400 * time.Millisecond, 800 * time.Millisecond},
+	} {
+		t.Run(c.life.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				const n, latency = 12, 10 * time.Millisecond
+
+				s := newService(l)
+				m := s.pool(n, plex.WithBackoff(func(int) time.Duration { return time.Second }))
+				stop := readAll(m, n)
+				defer stop()
+
+				hangUp := func(p *fakePeer) { p.reset(syscall.ECONNRESET, false) }
+				s.set(func(s *service) {
+					s.latency = latency
+					s.greet = func(p *fakePeer) { time.AfterFunc(c.life, func() { hangUp(p) }) }
+				})
+
+				for _, p := range s.connected(0) {
+					hangUp(p)
+				}
+
+				time.Sleep(5 * time.Second)
+				require.LessOrEqual(t, s.count()-n, n+1+5, "at most one for each that is missing, one by chance, and the probes")
+
+				was := s.count()
+
+				s.set(func(*service) {})
+				time.Sleep(time.Minute)
+				require.Equal(t, 1, s.peakSinceSet())
+				require.LessOrEqual(t, s.count()-was, 60)
+				s.set(func(s *service) { s.greet = nil })
+
+				was = s.count()
+
+				time.Sleep(10 * time.Second)
+				require.Equal(t, n, m.Stats().Open)
+
+				var at []time.Time // each moment at which anything is dialled
+				var dials []int    // and how often
+
+				for _, dial := range s.dialled(was) {
+					if len(at) == 0 || !dial.Equal(at[len(at)-1]) {
+						at, dials = append(at, dial), append(dials, 0)
+					}
+
+					dials[len(dials)-1]++
+				}
+
+				require.Equal(t, []int{1, 2, 4, 5}, dials)
+				require.Equal(t, []time.Duration{latency + c.trial, latency, latency}, pauses(at))
+			})
+		})
+	}
 }
 
 func TestWhatAHandshakeHasReadProvesNothing(t *testing.T) {
@@ -1516,13 +1648,13 @@ func TestTheDefaultBackoffGrowsForAServiceThatAcceptsAndHangsUp(t *testing.T) {
 
 		killAll(t, m, 4)
 		time.Sleep(5 * time.Second)
-		require.LessOrEqual(t, s.count()-4, 70, "connects in five seconds: a dozen probes, each with its ramp")
+		require.LessOrEqual(t, s.count()-4, 4+1+10, "connects in five seconds: the window, once by chance, and the probes at the floor for waiters")
 
 		time.Sleep(time.Minute)
 
 		was := s.count()
 		time.Sleep(time.Minute)
-		require.LessOrEqual(t, s.count()-was, 600, "the floor for waiters, and the ramp that each acceptance begins")
+		require.LessOrEqual(t, s.count()-was, 2*60+1, "the floor for waiters: an acceptance begins no ramp before its trial is over")
 
 		s.set(func(s *service) { s.greet = nil })
 		time.Sleep(2 * time.Second)
@@ -1542,7 +1674,7 @@ func TestAByteThatANewConnectionDeliversEndsTheBackingOff(t *testing.T) {
 
 		f.set(func(s *service) { s.greet = func(p *fakePeer) { p.send("x") } }) // and lives on
 		f.awaitDials(1)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(2 * time.Second) // less than the nine of the pause before it, as long as which a silent one must live
 		require.Equal(t, 1, f.m.Stats().Open)
 
 		f.live(0)
@@ -1558,6 +1690,36 @@ func TestAByteThatANewConnectionDeliversEndsTheBackingOff(t *testing.T) {
 		require.Equal(t, 2010*time.Millisecond, all[1], "counted from the beginning")
 		require.Equal(t, 3010*time.Millisecond, all[2])
 	})
+}
+
+// As a service does that says that it is full, and hangs up.
+func TestAByteFromAConnectionThatDiesYoungProvesNothing(t *testing.T) {
+	for _, life := range []time.Duration{10 * time.Millisecond, trial - time.Millisecond, 900 * time.Millisecond} {
+		t.Run(life.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				f := newFlapping(l, 0)
+				defer f.stop()
+
+				f.set(func(s *service) {
+					s.greet = func(p *fakePeer) {
+						p.send("x")
+						time.AfterFunc(life, func() { _ = p.Close() })
+					}
+				})
+				f.begin()
+				f.awaitDials(10)
+
+				for i, pause := range pauses(f.dialled(1)) {
+					want := time.Duration(i+1) * time.Second
+					if i == 0 {
+						want = 0 // once may be chance
+					}
+
+					require.Equal(t, want+life+10*time.Millisecond, pause, "pause %d", i+1)
+				}
+			})
+		})
+	}
 }
 
 func TestALifeThatIsShorterThanThePauseBeforeItProvesNothing(t *testing.T) {
@@ -1622,22 +1784,23 @@ func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
 		}
 
 		call := c.next() // after four seconds
-		fresh, _ := l.pair()
+		fresh, peer := l.pair()
 		call.succeed(fresh)
 		require.Equal(t, 1, settled(m).Open)
 
 		time.Sleep(3 * time.Second)
-		killAll(t, m, 1)
+		hangUp(t, m, peer)
 
 		lost := time.Now()
 		call = c.next()
 		require.Equal(t, 5*time.Second, time.Since(lost))
 
-		fresh, peer := l.pair()
+		fresh, peer = l.pair()
 		call.succeed(fresh)
 		synctest.Wait()
 		use(t, m, peer)
-		killAll(t, m, 1)
+		time.Sleep(2 * time.Second) // less than the five of the pause before it
+		hangUp(t, m, peer)
 		c.unanswered(1)[0].fail(errRefused)
 		synctest.Wait()
 
@@ -1646,6 +1809,84 @@ func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
 		c.next()
 		require.Equal(t, time.Second, time.Since(failed), "it has delivered something in between")
 	})
+}
+
+// What a consumer does to a connection says nothing about the service.
+func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, m *plex.Multiplexer, p *fakePeer){
+		"Kill of a lease": func(t *testing.T, m *plex.Multiplexer, _ *fakePeer) { killAll(t, m, 1) },
+		"Kill of a connection": func(t *testing.T, m *plex.Multiplexer, _ *fakePeer) {
+			w := writerOf(t, m)
+			w.Conn().Kill()
+			requireClosed(t, w)
+		},
+		"a message left half written": func(t *testing.T, m *plex.Multiplexer, p *fakePeer) {
+			p.allow(1)
+
+			w := writerOf(t, m)
+			require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Millisecond)))
+
+			n, err := w.Write([]byte("ab"))
+			require.Error(t, err)
+			require.Equal(t, 1, n)
+			require.NoError(t, w.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				var failures []int
+
+				c := newConnector(l)
+				conn, peer := l.pair()
+				m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect), plex.WithBackoff(func(n int) time.Duration {
+					failures = append(failures, n)
+
+					return time.Duration(n) * time.Second
+				}))
+
+				// kill has a consumer end the only connection n times, soon after it was connected.
+				kill := func(n int) {
+					for range n {
+						end(t, m, peer)
+
+						call := c.unanswered(1)[0] // at once
+						conn, peer = l.pair()
+						call.succeed(conn)
+						require.Equal(t, 1, settled(m).Open)
+						time.Sleep(100 * time.Millisecond) // all together longer than any pause
+					}
+				}
+
+				kill(50)
+				require.Empty(t, failures)
+				end(t, m, peer)
+
+				for n := range 3 { // which are the first failures
+					c.next().fail(errRefused)
+					synctest.Wait()
+					require.Len(t, failures, n+1)
+				}
+
+				conn, peer = l.pair()
+				c.next().succeed(conn)
+				synctest.Wait()
+
+				kill(50)
+				require.Equal(t, []int{1, 2, 3}, failures)
+
+				end(t, m, peer) // and it proves nothing either: the next failure is the fourth
+				c.unanswered(1)[0].fail(errRefused)
+				synctest.Wait()
+
+				failed := time.Now()
+				conn, _ = l.pair()
+				c.next().succeed(conn)
+				require.Equal(t, 4*time.Second, time.Since(failed))
+				require.Equal(t, []int{1, 2, 3, 4}, failures)
+				require.Equal(t, 1, settled(m).Open)
+			})
+		})
+	}
 }
 
 func TestAConnectionFromBeforeTheFailureProvesNothingAboutTheServiceNow(t *testing.T) {
@@ -1733,6 +1974,7 @@ func TestTheFirstRefusalIsHeededBeforeAnyFurtherConnect(t *testing.T) {
 			time.Sleep(time.Second)
 			require.Equal(t, 2, s.count()-was)
 			use(t, m, s.connected(peers)...)
+			time.Sleep(trial) // it has proved useful, so that the next refusal is the first again
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 // origin is where and when a lease began; guarded by half.mu.
 type origin struct {
-	lease    uint64
+	lease    word
 	at       time.Time
 	stack    [24]uintptr
 	depth    int
@@ -29,7 +29,7 @@ type leak struct {
 }
 
 // remember notes the caller of Reader or Writer.
-func (h *half) remember(lease uint64) {
+func (h *half) remember(lease word) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.origin == nil {
@@ -39,30 +39,29 @@ func (h *half) remember(lease uint64) {
 	h.origin.depth = runtime.Callers(3, h.origin.stack[:])
 }
 
-// leaksLocked returns the leases that have become suspicious.
-func (m *Multiplexer) leaksLocked(now time.Time, next *time.Time) []leak {
+// reportLeaks logs the leases that have become suspicious.
+func (m *Multiplexer) reportLeaks(now time.Time, next *time.Time) {
 	d := m.cfg.leakThreshold
-	if !d.set {
-		return nil
+	if !d.Given() {
+		return
 	}
-	var leaks []leak
-	sooner(next, now.Add(max(d.value/2, time.Millisecond)))
-	for c := range m.conns {
+	sooner(next, now.Add(max(min(d.Get(), maxWait)/2, time.Millisecond)))
+	for _, c := range m.roster.all() {
 		for _, h := range []*half{&c.r, &c.w} {
-			if l, ok := h.suspect(now, d.value); ok {
-				leaks = append(leaks, l)
+			if l, ok := h.suspect(now, d.Get()); ok {
+				m.mu.Lock()
 				m.stats.SuspectedLeaks++
+				m.mu.Unlock()
+				m.log.leak(l)
 			}
 		}
 	}
-	return leaks
 }
 
 // suspect reports once about a lease that is older than the threshold.
 func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
-	// Multiplexer.mu is held. h.mu may be held by whoever tells the transport of a
-	// deadline, and a transport with one mutex for everything lets that wait for a
-	// Read; so h is left for the next time then.
+	// h.mu may be held by whoever tells the transport of a deadline, and a transport with one mutex for
+	// everything lets that wait for a Read. The supervisor does not wait; there is a next time.
 	if !h.mu.TryLock() {
 		return leak{}, false
 	}
@@ -72,8 +71,7 @@ func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
 		return leak{}, false
 	}
 	o.reported = true
-	// What it says is made later, under no lock: the address is the user's.
-	return leak{kind: h.queue.name, remote: h.conn.remote, held: now.Sub(o.at), origin: *o}, true
+	return leak{kind: h.queue.kind, remote: h.conn.remote, held: now.Sub(o.at), origin: *o}, true
 }
 
 // text is the stack in the form of a panic's.

@@ -1,114 +1,278 @@
 package plex
 
-// The maximal lifetime: a connection that is too old is replaced when both its
-// halves are idle, one connection at a time, so that a pool whose connections
-// were made together does not lose them together.
+// Retirement: how a healthy connection that is due leaves the pool. The supervisor marks what is due.
+// A due connection is replaced first, where the capacity has room for one more; where it has none, it
+// leaves only while the service answers. One leaves at a time, so that a pool whose connections were
+// made together does not lose them together.
+//
+// A connection leaves between leases, with both halves held. If it is pinned, because something is
+// expected of it without a lease, its write half goes and its read half stays until it is unpinned, for
+// the retire grace at most. Where there was no room to replace it, it goes on in service as long as
+// that, except for a last moment in which nothing new is asked of it.
+//
+// What cannot be retired now is tried again when the reason is gone: when a lease ends, when the
+// connection is unpinned, or when it can be spared.
 
 import "time"
 
+const (
+	dueBatch  = 64                     // how many connections the supervisor marks, or tries, at a time
+	duePause  = 100 * time.Millisecond // until it tries again what was about to be leased
+	lastCalls = time.Second            // how long a pinned connection that was not replaced first has no writers
+)
+
 // jitteredLifetime is d less up to a tenth of it; chance is from 0 to 1.
 func jitteredLifetime(d time.Duration, chance float64) time.Duration {
+	d = min(d, maxWait)
 	return d - time.Duration(0.1*chance*float64(d))
 }
 
-// expiredLocked marks connections that have become too old, so that the end of
-// a lease tries to expire them too, and returns those to try now.
-func (m *Multiplexer) expiredLocked(now time.Time, next *time.Time) []*conn {
-	if !m.cfg.maxLifetime.set {
+// dueLocked marks connections that have become due, and returns those to try now.
+func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
+	for range dueBatch {
+		c := m.expiries.due(now)
+		if c == nil {
+			break
+		}
+		if !c.life.due() {
+			c.life, _ = c.life.turn(phaseOpen, whyExpired)
+			c.r.set(connDue) // so that the end of a lease tries it, too
+			c.w.set(connDue)
+			grace := m.cfg.retireGrace.Get()
+			c.expiresAt = c.expiresAt.Add(grace - min(lastCalls, grace/2)) // when pins no longer keep it
+			m.expiries.add(c)
+		}
+		c.tryLaterLocked()
+	}
+	if t, ok := m.expiries.next(); ok {
+		sooner(next, t)
+	}
+	if len(m.due) == 0 || !m.canSpareLocked(now) {
 		return nil
 	}
-	var old []*conn
-	for c := range m.conns {
-		switch {
-		case !c.counted || c.lost:
-		case c.expired:
-			old = append(old, c)
-		case now.Before(c.admittedAt.Add(c.lifetime)):
-			sooner(next, c.admittedAt.Add(c.lifetime))
-		default:
-			c.expired = true
-			c.r.state.Or(expiring)
-			c.w.state.Or(expiring)
-			old = append(old, c)
-		}
+	n := min(len(m.due), dueBatch)
+	batch := m.due[:n:n]
+	for _, c := range batch { // at most dueBatch
+		c.queued = false
 	}
-	return old
+	if m.due = m.due[n:]; len(m.due) > 0 {
+		sooner(next, now.Add(duePause))
+	}
+	return batch
 }
 
-// expire retires a connection that is too old, if it is idle.
-func (m *Multiplexer) expire(c *conn) {
-	if !m.drain(c) && m.mayExpire(c) && c.holdBoth() {
-		m.expireHeld(c)
+// tryLaterLocked has the supervisor try a connection that is due, once one can be spared.
+func (c *conn) tryLaterLocked() {
+	if c.life.due() && !c.queued {
+		c.queued = true
+		c.m.due = append(c.m.due, c)
 	}
 }
 
-// drain retires the write half of a connection that is too old and pinned, so
-// that it comes to an end: what is expected of it may still arrive, but nothing
-// more is asked for. It reports whether it did.
-func (m *Multiplexer) drain(c *conn) bool {
-	m.mu.Lock()
-	drains := c.expired && c.pins > 0 && m.mayExpireLocked(c)
-	if drains {
-		c.draining = true
-		m.expireLocked(c)
+// canSpareLocked reports whether a connection that is due may leave now. Connects that should have
+// ended long ago are not waited for.
+func (m *Multiplexer) canSpareLocked(now time.Time) bool {
+	usable, enough := m.open-m.leaving, m.healer.target-m.healer.hung
+	switch {
+	case m.refusing:
+		return false
+	case m.healer.target < m.capacity:
+		return usable > enough // it has been replaced
 	}
-	m.mu.Unlock()
-	if drains {
+	return usable >= enough && m.healer.pace.Answers(now)
+}
+
+// retireDue retires a connection that is due, if it is idle and can be spared.
+func (c *conn) retireDue() {
+	switch {
+	case !c.mayRetire() || c.retirePinned():
+	case c.r.promised() || c.w.promised():
+		c.tryLater()
+	case c.holdBoth():
+		c.retireHeld()
+	}
+}
+
+// mayRetire reports whether a connection is due and can be spared. If it cannot be spared yet, it is
+// tried again.
+func (c *conn) mayRetire() bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return c.mayRetireLocked()
+}
+
+func (c *conn) mayRetireLocked() bool {
+	if c.life.due() && c.m.canSpareLocked(time.Now()) {
+		return true
+	}
+	c.tryLaterLocked()
+	return false
+}
+
+// tryLater has a connection tried again that could not be held: by the supervisor if it is due, and at
+// once if it leaves and nothing more is expected of it.
+func (c *conn) tryLater() {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.tryLaterLocked()
+	c.m.kick()
+	if c.drainedLocked() {
+		c.m.tasks.start(c.endRetirement)
+	}
+}
+
+// retirePinned retires the write half of a connection that is pinned: what is expected of it may still
+// arrive, but nothing more is asked for. It reports whether the connection is pinned.
+func (c *conn) retirePinned() bool {
+	pinned, left, grace := c.leavePinned()
+	if left {
 		c.w.retire()
+		c.m.tasks.start(func() { c.endGrace(grace) })
 	}
-	return drains
+	return pinned
 }
 
-// drainedLocked reports whether a connection that drains has come to its end.
-func (c *conn) drainedLocked() bool { return c.draining && c.pins == 0 }
-
-// drained is drainedLocked.
-func (m *Multiplexer) drained(c *conn) bool {
+// leavePinned takes a connection that is pinned out of service, unless its pins keep it in service, and
+// says for how long they keep what is expected of it.
+func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
+	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if c.pins == 0 {
+		return false, false, 0
+	}
+	now := time.Now()
+	grace = m.cfg.retireGrace.Get()
+	if m.healer.target >= m.capacity { // nothing has replaced it
+		if grace = min(lastCalls, grace/2); now.Before(c.expiresAt) {
+			return true, false, 0
+		}
+	}
+	c.graceEnds = now.Add(grace)
+	return true, c.leaveLocked(whyExpired), grace
+}
+
+// endGrace waits until the pins of a connection that leaves do not count any more.
+func (c *conn) endGrace(grace time.Duration) {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		c.endRetirement()
+	case <-c.m.tasks.closing:
+	}
+}
+
+// retireHeld retires a connection that is due, with both halves held, if it can still be spared. Where
+// ready readers come for what arrives, it looks once more: what has come by now may be the beginning of
+// something.
+func (c *conn) retireHeld() {
+	if c.m.reading.Load() != readsReady {
+		c.retireLooked()
+		return
+	}
+	c.m.tasks.aside(func() {
+		how, looked := fromHold, false
+		defer func() { // also if the transport ends the goroutine
+			if !looked {
+				c.r.arrive(how)
+				c.w.arrive(fromHold)
+			}
+		}()
+		if err := c.r.examine(time.Now().Add(glanceTime), 0, false); err != nil {
+			c.r.lookFailed(err)
+		}
+		if len(c.r.back) > 0 || c.peer.reached(peerRead) || c.failure() != nil {
+			how = c.afterLook(fromHold)
+			return
+		}
+		looked = true
+		c.retireLooked()
+	})
+}
+
+// retireLooked is retireHeld without a look.
+
+func (c *conn) retireLooked() {
+	m := c.m
+	m.mu.Lock()
+	retire := c.pins == 0 && c.mayRetireLocked() && c.leaveLocked(whyExpired)
+	if !retire {
+		c.tryLaterLocked()
+	}
+	m.mu.Unlock()
+	if retire {
+		c.retireBoth()
+		return
+	}
+	c.r.arrive(fromHold)
+	c.w.arrive(fromHold)
+}
+
+// retireBoth ends a connection that has left in good order, with both halves held.
+func (c *conn) retireBoth() {
+	c.w.arrive(intoRetire)
+	c.m.tasks.aside(c.readOut)
+}
+
+// endRetirement ends a connection that leaves, whose write half is retired, once it is not pinned any
+// more. If a lease has the read half, its end does so, see look: whoever has it may have read the
+// beginning of something, and pin the connection for the rest of it before the lease ends.
+func (c *conn) endRetirement() {
+	if c.drained() && c.r.hold() {
+		c.readOut()
+	}
+}
+
+// drained reports whether a connection leaves in good order and nothing more is expected of it.
+func (c *conn) drained() bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
 	return c.drainedLocked()
 }
 
-// mayExpire reports whether a connection that is too old can be spared now.
-func (m *Multiplexer) mayExpire(c *conn) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.mayExpireLocked(c)
+func (c *conn) drainedLocked() bool {
+	return c.life.phase == phaseLeaving && c.life.why.retires() &&
+		(c.pins == 0 || !c.graceEnds.IsZero() && !time.Now().Before(c.graceEnds))
 }
 
-func (m *Multiplexer) mayExpireLocked(c *conn) bool {
-	return !m.refusing && !c.lost && c.counted && m.open-m.leaving >= m.target-m.hungLocked()
-}
-
-// hungLocked counts the connects that should have ended long ago. They are not
-// waited for.
-func (m *Multiplexer) hungLocked() (n int) {
-	for a := range m.attempts {
-		if a.overdue {
-			n++
-		}
+// lookDue is for a half, held, whose lease has just ended on a connection that is due, or that leaves.
+func (c *conn) lookDue(h *half) {
+	other := &c.w
+	if h.writes() {
+		other = &c.r
 	}
-	return n
-}
-
-// expireHeld retires a connection that is too old, with both halves held, if no
-// other is missing: the pool lacks at most one connection for its age. What
-// cannot be retired now is tried again when one of its leases ends, or the
-// pool is whole again.
-func (m *Multiplexer) expireHeld(c *conn) {
-	m.mu.Lock()
-	retire := c.pins == 0 && m.mayExpireLocked(c)
-	if retire {
-		m.expireLocked(c)
+	switch {
+	case !h.writes() && c.drained():
+		c.m.tasks.aside(c.readOut)
+	case !c.mayRetire() || c.retirePinned():
+		h.arrive(fromHold)
+	case other.hold():
+		c.retireHeld()
+	default:
+		h.arrive(fromHold)
+		c.againIfUnleased(other)
 	}
-	m.mu.Unlock()
-	c.letGo(retire)
 }
 
-// expireLocked accounts for a connection that is retired for its age.
-func (m *Multiplexer) expireLocked(c *conn) {
-	c.lost = true
-	m.stats.Expired++
-	c.replace = &loss{addr: c.remote, at: time.Now(), expired: true}
-	c.leaveLocked()
+// againIfUnleased is called by whoever has let go of one half of a connection because the other could
+// not be held. If nobody has leased that, it was held at the same time for the same reason, and let go
+// for this one: then both are tried again. The end of a lease looks by itself.
+func (c *conn) againIfUnleased(other *half) {
+	if !other.word().is(leaseLive) {
+		c.tryLater()
+	}
+}
+
+// holdBoth takes an idle connection out of service, and reports whether it was idle.
+func (c *conn) holdBoth() bool {
+	if !c.r.hold() {
+		return false
+	}
+	if !c.w.hold() {
+		c.r.arrive(fromHold)
+		c.againIfUnleased(&c.w)
+		return false
+	}
+	return true
 }

@@ -5,9 +5,11 @@ package plex_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,7 +233,7 @@ func TestAConnectionThatIsAlwaysWaitedForIsReplacedBetweenItsLeases(t *testing.T
 		s := newService(l)
 		m := s.pool(1, plex.WithMaxLifetime(2*time.Minute))
 
-		served := takeTurns(m, n, 20*time.Minute)
+		served := takeTurns(m.Reader, n, 20*time.Minute)
 		require.GreaterOrEqual(t, m.Stats().Expired, uint64(9), "in twenty minutes, with a maximal lifetime of two")
 
 		for i, who := range served {
@@ -254,7 +256,7 @@ func TestATooOldConnectionThatCannotBeReplacedCostsNobodyHisPlace(t *testing.T) 
 		time.Sleep(50 * time.Second)
 		killAll(t, m, 1)
 
-		for i, who := range takeTurns(m, n, 2*time.Minute) {
+		for i, who := range takeTurns(m.Reader, n, 2*time.Minute) {
 			require.Equal(t, i%n, who, "lease %d", i)
 		}
 
@@ -262,9 +264,11 @@ func TestATooOldConnectionThatCannotBeReplacedCostsNobodyHisPlace(t *testing.T) 
 	})
 }
 
-// takeTurns has n consumers lease the only reader of m again and again for d, so that there is always one who waits. It
-// returns who was served, in order.
-func takeTurns(m *plex.Multiplexer, n int, d time.Duration) (served []int) {
+// takeTurns has n consumers lease the only reader there is again and again for d, so that there is always one who waits.
+// It returns who was served, in order.
+func takeTurns(
+	acquire func(context.Context, time.Duration) (plex.Reader, error), n int, d time.Duration,
+) (served []int) {
 	var (
 		consumers sync.WaitGroup
 		mu        sync.Mutex
@@ -275,7 +279,7 @@ func takeTurns(m *plex.Multiplexer, n int, d time.Duration) (served []int) {
 	for i := range n {
 		consumers.Go(func() {
 			for ctx.Err() == nil {
-				if r, err := m.Reader(ctx, 0); err == nil {
+				if r, err := acquire(ctx, 0); err == nil {
 					mu.Lock()
 					served = append(served, i)
 					mu.Unlock()
@@ -450,11 +454,12 @@ func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
 	}
 }
 
-func TestAPinnedConnectionThatIsTooOldIsAskedForNothingMoreAndGoesWhenWhatWasExpectedHasCome(t *testing.T) {
+func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
 		conns, peers := l.pairs(1)
-		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour))
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
+			plex.WithRetireGrace(24*time.Hour))
 		w := writerOf(t, m)
 		old := w.Conn()
 		unpin, again := old.Pin(), old.Pin()
@@ -495,21 +500,85 @@ func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
 		conns, peers := l.pairs(1)
-		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
+			plex.WithRetireGrace(24*time.Hour))
 		w, r := writerOf(t, m), readerOf(t, m)
-		unpin := r.Conn().Pin()
+		old := r.Conn()
+		unpin := old.Pin()
 
-		time.Sleep(2 * time.Hour)
+		time.Sleep(90 * time.Minute)
 		_, err := w.Write([]byte("a lease goes on"))
 		require.NoError(t, err)
 		requireClosed(t, w, r)
+		w = writerOf(t, m)
+		require.NotEqual(t, old, w.Conn())
 		requireNoWriter(t, m)
+		requireClosed(t, w)
 		require.EqualValues(t, 1, m.Stats().Expired)
+		require.Zero(t, peers[0].conn.closeCount(), "it is pinned")
 		unpin()
 		time.Sleep(time.Second)
 		require.Equal(t, 1, peers[0].conn.closeCount())
-		require.Equal(t, []int{1, 1}, []int{m.Stats().Open, m.Stats().IdleWriters}, "replaced, in the only slot")
+		require.Equal(t, []int{1, 1}, []int{m.Stats().Open, m.Stats().IdleWriters})
 	})
+}
+
+// In a full pool nothing can replace a connection first. One that is pinned goes on in service, for the grace.
+func TestAPinnedConnectionOfAFullPoolIsInServiceUntilItsGraceEnds(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conns, peers := l.pairs(1)
+		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour),
+			plex.WithRetireGrace(time.Minute))
+		w := writerOf(t, m)
+		old := w.Conn()
+		defer old.Pin()()
+		ended := make(chan error, 1)
+		old.AfterEnd(func(cause error) { ended <- cause })
+		requireClosed(t, w)
+
+		began := time.Now()
+		for m.Stats().Expired == 0 {
+			w := writerOf(t, m)
+			require.Equal(t, old, w.Conn())
+			requireClosed(t, w)
+			time.Sleep(time.Second / 2)
+		}
+		require.Greater(t, time.Since(began), 54*time.Minute+58*time.Second)
+		requireNoWriter(t, m) // it is not asked for anything any more, but what was asked may still come
+		require.Empty(t, ended)
+		require.Zero(t, peers[0].conn.closeCount())
+		time.Sleep(2 * time.Second)
+		require.ErrorIs(t, <-ended, plex.ErrRetired)
+		require.Equal(t, 1, peers[0].conn.closeCount())
+		w = writerOf(t, m)
+		require.NotEqual(t, old, w.Conn())
+		requireClosed(t, w)
+		require.EqualValues(t, 1, m.Stats().Expired)
+		require.Zero(t, m.Stats().Lost)
+	})
+}
+
+// The service fails, and there is no room for a replacement: the last connection that works is not given up for its age.
+func TestTheLastConnectionIsNotGivenUpForItsAgeWhileConnectsFail(t *testing.T) {
+	for _, capacity := range []int{2, 3} {
+		t.Run(fmt.Sprint("capacity ", capacity), func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				fails := plex.DialFunc(func(context.Context) (net.Conn, error) { return nil, errRefused })
+				conns, peers := l.pairs(2)
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(fails), plex.WithMaxCapacity(capacity), plex.WithMaxLifetime(time.Hour))
+				peers[0].reset(syscall.ECONNRESET, false)
+				r := readerOf(t, m)
+				_, err := r.Read(make([]byte, 1))
+				require.Error(t, err)
+				_ = r.Close()
+				time.Sleep(24 * time.Hour)
+				require.Zero(t, peers[1].conn.closeCount())
+				require.Equal(t, 1, m.Stats().Open)
+				require.Zero(t, m.Stats().Expired)
+			})
+		})
+	}
 }
 
 // What has been read within a lease may be the beginning of something. So it is when the lease ends that a connection
@@ -520,7 +589,8 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				s := newService(l)
 				conns, peers := l.pairs(1)
-				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour))
+				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
+					plex.WithRetireGrace(24*time.Hour))
 				attend(t, m)
 				w := writerOf(t, m)
 				old := w.Conn()
@@ -573,9 +643,14 @@ func TestWhatAStreamHasLeftIsReadBeforeItsConnectionIsReplacedForItsAge(t *testi
 		time.Sleep(2 * time.Hour)
 		old := r.Conn()
 		requireClosed(t, r)
-		time.Sleep(time.Hour)
+		time.Sleep(30 * time.Minute)
 
 		r = readerOf(t, m)
+		if r.Conn() != old {
+			fresh := r
+			r = readerOf(t, m)
+			requireClosed(t, fresh)
+		}
 		require.Equal(t, old, r.Conn())
 		require.Equal(t, "123456789", readN(t, r, 9))
 		requireClosed(t, r)

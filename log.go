@@ -1,93 +1,116 @@
 package plex
 
-// What is logged, in one place, so that messages and keys stay the same. A
-// handler is the user's code and may be slow, or call the multiplexer. So it is
-// called by a goroutine of its own, which is there only while there is something
-// to log; nobody waits for it but Close, and that not for ever.
+// What is logged, in one place, so that messages and keys stay the same. A handler is the user's code
+// and may be slow, or call the multiplexer. So it is called by a goroutine of its own, which is there
+// only while there is something to log. Only Close waits for it, and only briefly.
 
 import (
 	"context"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// log writes a warning, as everything does that is worth a look.
-func (m *Multiplexer) log(msg string, args ...any) { m.logAt(slog.LevelWarn, msg, args...) }
+// logQueue is how many records may wait for the handler.
+const logQueue = 4096
 
-func (m *Multiplexer) logAt(level slog.Level, msg string, args ...any) {
-	if m.cfg.logger == nil || !m.cfg.logger.Enabled(context.Background(), level) {
+// logbook hands records to the user's handler.
+type logbook struct {
+	logger *slog.Logger // nil for silence
+	tasks  *tasks
+
+	mu      sync.Mutex
+	records []slog.Record // to be handled
+	writing bool          // write runs
+}
+
+func (l *logbook) init(logger *slog.Logger, t *tasks) { l.logger, l.tasks = logger, t }
+
+// warn logs what is worth a look.
+func (l *logbook) warn(msg string, args ...any) { l.add(slog.LevelWarn, msg, args...) }
+
+func (l *logbook) add(level slog.Level, msg string, args ...any) {
+	if l.logger == nil {
 		return
 	}
 	r := slog.NewRecord(time.Now(), level, msg, 0)
 	r.Add(args...)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.records) == logQueue {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.records) == logQueue {
 		return // the handler is far behind; the counters tell what happened
 	}
-	m.records = append(m.records, r)
-	if !m.logging {
-		m.logging = true
-		m.spawnOutsideLocked(m.writeLog)
+	l.records = append(l.records, r)
+	if !l.writing {
+		l.writing = true
+		l.tasks.startForeign(foreignTask, l.write)
 	}
 }
 
-// logQueue is how many records may wait for the handler.
-const logQueue = 4096
-
-// writeLog gives the records to the handler until there are no more.
-func (m *Multiplexer) writeLog() {
+// write gives the records to the handler until there are no more. Each goes by itself through the
+// guard, so one that makes the handler panic costs no other.
+func (l *logbook) write() {
 	for {
-		m.mu.Lock()
-		records := m.records
-		m.records = nil
-		m.logging = len(records) > 0
-		m.mu.Unlock()
+		l.mu.Lock()
+		records := l.records
+		l.records = nil
+		l.writing = len(records) > 0
+		l.mu.Unlock()
 		if len(records) == 0 {
 			return
 		}
-		for _, r := range records {
-			_ = m.cfg.logger.Handler().Handle(context.Background(), r) // there is nowhere to report it to
+		for len(records) > 0 {
+			_ = caller.Apart("the log handler", func() error { // there is nowhere to report it to
+				for len(records) > 0 {
+					r := records[0]
+					records = records[1:]
+					if h := l.logger.Handler(); h.Enabled(context.Background(), r.Level) {
+						_ = h.Handle(context.Background(), r)
+					}
+				}
+				return nil
+			})
 		}
 	}
 }
 
-func (m *Multiplexer) logLost(c *conn, cause error) {
-	m.log("plex: connection lost", "cause", cause, "addr", text(c.remote), "age", time.Since(c.admittedAt))
+func (l *logbook) lost(c *conn, cause error) {
+	l.warn("plex: connection lost", "cause", cause, "addr", text(c.remote), "age", c.leftAt.Sub(c.admittedAt))
 }
 
-func (m *Multiplexer) logConnectFailed(a *attempt, err error) {
-	m.log("plex: connect failed", "cause", err, "addr", text(a.loss.addr), "attempts", a.loss.attempts+1)
+func (l *logbook) connectFailed(a *attempt, err error) {
+	l.warn("plex: connect failed", "cause", err, "addr", text(a.loss.addr), "attempts", a.loss.attempts+1)
 }
 
-// logConnected logs what a connect of the supervisor's has brought.
-func (m *Multiplexer) logConnected(a *attempt, took time.Duration, from int) {
+// connected logs what a connect has brought.
+func (l *logbook) connected(a *attempt, took time.Duration, from int) {
 	switch {
+	case a.loss.first:
 	case a.grows:
-		m.logScaled("callers wait", from, from+1)
+		l.scaled("callers wait", from, from+1)
 	case a.loss.expired:
-		m.logAt(slog.LevelInfo, "plex: connection renewed", "why", "maximal lifetime", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
+		l.add(slog.LevelInfo, "plex: connection renewed", "why", "maximal lifetime", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
 	default:
-		m.logAt(slog.LevelInfo, "plex: connection healed", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
+		l.add(slog.LevelInfo, "plex: connection healed", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
 	}
 }
 
-func (m *Multiplexer) logScaled(why string, from, to int) {
-	m.logAt(slog.LevelInfo, "plex: scaled", "why", why, "from", from, "to", to)
+func (l *logbook) scaled(why string, from, to int) {
+	l.add(slog.LevelInfo, "plex: scaled", "why", why, "from", from, "to", to)
 }
 
-func (m *Multiplexer) reportLeaks(leaks []leak) {
-	for _, l := range leaks {
-		m.log("plex: suspected leak of a lease", "half", l.kind, "addr", text(l.remote), "held", l.held, "stack", l.origin.text())
-	}
+func (l *logbook) leak(s leak) {
+	l.warn("plex: suspected leak of a lease", "half", s.kind, "addr", text(s.remote), "held", s.held, "stack", s.origin.text())
 }
 
-func text(addr net.Addr) string {
+// text is an address for the log; the address may be of a foreign type.
+func text(addr net.Addr) (s string) {
 	if caller.IsNil(addr) {
 		return ""
 	}
-	return addr.String()
+	_ = caller.Guard("the address's String", func() error { s = addr.String(); return nil })
+	return s
 }

@@ -5,9 +5,10 @@ package plex
 
 import (
 	"errors"
-	"io"
 	"net"
 	"sync"
+
+	"go.atomizer.io/plex/internal/caller"
 )
 
 // ErrRetired is the cause that [Conn.AfterEnd] gives for a connection that plex
@@ -56,7 +57,7 @@ func (c Conn) RemoteAddr() net.Addr {
 
 // Datagram reports whether the connection keeps the boundaries of messages, as
 // plex judges it by the network of its local address; see [Attach].
-func (c Conn) Datagram() bool { return c.c != nil && c.c.datagram }
+func (c Conn) Datagram() bool { return c.c != nil && c.c.kind.Datagram() }
 
 // Kill ends the connection, both its halves, as the Kill of a lease does: for a
 // consumer that finds it to be of no use without having a lease on it. It is
@@ -68,12 +69,8 @@ func (c Conn) Kill() {
 	}
 }
 
-// afterEnd is one call of AfterEnd; mu guards it. f is nil once it has been called
-// or stopped.
-type afterEnd struct {
-	f    func(cause error)
-	next *afterEnd
-}
+// afterEnd is one call of AfterEnd.
+type afterEnd struct{ f func(cause error) }
 
 // AfterEnd arranges to call f in a goroutine of its own when nothing more will
 // be read from the connection: it is lost or retired, and its last read lease has
@@ -87,61 +84,50 @@ type afterEnd struct {
 // that runs. Close of the multiplexer waits for it, but only briefly.
 func (c Conn) AfterEnd(f func(cause error)) (stop func() bool) {
 	if c.c == nil {
-		go f(ErrLeaseClosed)
+		go func() { // of no multiplexer
+			_ = caller.Guard("the function given to AfterEnd", func() error { f(ErrLeaseClosed); return nil })
+		}()
 		return func() bool { return false }
 	}
 	m := c.c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := &afterEnd{f, c.c.ends}
-	c.c.ends = e
-	if c.c.r.settled {
+	e := &afterEnd{f}
+	if c.c.ends == nil {
+		c.c.ends = make(map[*afterEnd]struct{})
+	}
+	c.c.ends[e] = struct{}{}
+	if c.c.r.word().over() {
 		c.c.endedLocked()
 	}
 	return func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if e.f == nil {
-			return false
-		}
-		e.f = nil
-		for at := &c.c.ends; *at != nil; at = &(*at).next {
-			if *at == e {
-				*at = e.next
-				break
-			}
-		}
-		return true
+		_, waits := c.c.ends[e]
+		delete(c.c.ends, e)
+		return waits
 	}
 }
 
-// endedLocked is called when the read half is settled.
+// endedLocked is called when the read half is over.
 func (c *conn) endedLocked() {
 	if c.pollWake != nil {
-		select {
-		case c.pollWake <- struct{}{}: // to find that there is nothing to do any more
-		default:
-		}
+		wakeUp(c.pollWake) // to find that there is nothing to do any more
 	}
-	if c.ends == nil {
+	if len(c.ends) == 0 {
 		return
 	}
-	cause := c.failure()
-	switch {
-	case cause != nil:
-	case c.atEnd || c.finSeen:
-		cause = io.EOF
-	case c.m.refusing:
-		cause = ErrClosed
-	default:
-		cause = ErrRetired
-	}
-	for e := c.ends; e != nil; e = e.next {
-		f := e.f
-		e.f = nil
-		c.m.spawnOutsideLocked(func() { f(cause) })
-	}
+	m, ends, cause := c.m, c.ends, c.endCause()
 	c.ends = nil
+	m.tasks.startForeign(foreignTask, func() {
+		for e := range ends {
+			m.tasks.startForeign(foreignTask, func() {
+				if err := caller.Guard("the function given to AfterEnd", func() error { e.f(cause); return nil }); err != nil {
+					m.log.warn("plex: a callback failed", "cause", err)
+				}
+			})
+		}
+	})
 }
 
 // Pin keeps plex from retiring the connection, because of its age or because
@@ -160,16 +146,13 @@ func (c Conn) Pin() (unpin func()) {
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		c.c.pins--
-		drained := c.c.drainedLocked()
-		if c.c.pins == 0 && c.c.expired {
-			m.kick() // it could not be replaced before
-		}
+		drained, due := c.c.drainedLocked(), c.c.pins == 0 && c.c.life.due()
 		m.mu.Unlock()
-		if drained {
-			// Whoever has the read half in hands may have read the beginning of
-			// something, and pin the connection for the rest of it before the
-			// lease ends. So that end decides, see look.
-			c.c.r.retireUnleased()
+		switch {
+		case drained:
+			m.tasks.start(c.c.endRetirement)
+		case due:
+			c.c.tryLater()
 		}
 	})
 }

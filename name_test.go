@@ -48,9 +48,12 @@ func TestConnIsTheSameForAllLeasesOnAConnectionAndForNoOther(t *testing.T) {
 		s := newService(l)
 		conns, peers := l.pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect))
+		for _, p := range peers {
+			p.send("x") // which nobody reads, so that both are ready each time
+		}
 		byAddr := map[net.Addr]plex.Conn{}
 		for range 3 {
-			r1, r2, w1, w2 := readerOf(t, m), readerOf(t, m), writerOf(t, m), writerOf(t, m)
+			r1, r2, w1, w2 := readyReader(t, m), readyReader(t, m), writerOf(t, m), writerOf(t, m)
 			require.NotEqual(t, r1.Conn(), r2.Conn())
 			require.NotEqual(t, w1.Conn(), w2.Conn())
 			for _, lease := range []interface {
@@ -71,16 +74,16 @@ func TestConnIsTheSameForAllLeasesOnAConnectionAndForNoOther(t *testing.T) {
 			}
 		}
 		require.Len(t, byAddr, 2)
-		peers[0].send("x")
 		r := readyReader(t, m)
-		require.Equal(t, byAddr[peers[0].conn.LocalAddr()], r.Conn())
-		lost := r.Conn()
+		addr, lost := r.LocalAddr(), r.Conn()
+		require.Equal(t, byAddr[addr], lost)
 		require.NoError(t, r.Kill())
 		time.Sleep(time.Minute)
 		require.Equal(t, 2, m.Stats().Open)
-		require.Equal(t, peers[0].conn.LocalAddr(), lost.LocalAddr(), "also after the connection")
+		require.Equal(t, addr, lost.LocalAddr(), "also after the connection")
+		s.connected(0)[0].send("x")
 		for range 2 {
-			r := readerOf(t, m)
+			r := readyReader(t, m)
 			defer requireClosed(t, r)
 			require.NotEqual(t, lost, r.Conn())
 		}
@@ -168,23 +171,28 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 					if attended {
 						attend(t, m)
 					}
-					r := leaseReader(t, m)
-					requireClosed(t, r)
-					first, second := atEnd(r.Conn()), atEnd(r.Conn())
+					w := leaseWriter(t, m)
+					requireClosed(t, w)
+					if !attended {
+						r := leaseReader(t, m) // by whose name it is known, too
+						requireClosed(t, r)
+						require.Equal(t, w.Conn(), r.Conn())
+					}
+					first, second := atEnd(w.Conn()), atEnd(w.Conn())
 					kept := make(chan error, 1)
-					stop := r.Conn().AfterEnd(func(cause error) { kept <- cause })
+					stop := w.Conn().AfterEnd(func(cause error) { kept <- cause })
 					require.True(t, stop())
 					require.False(t, stop())
 					requireUntold(t, first)
 
-					c.end(t, m, p, r.Conn())
+					c.end(t, m, p, w.Conn())
 					require.ErrorIs(t, requireTold(t, first), c.cause)
 					require.ErrorIs(t, requireTold(t, second), c.cause)
 					requireUntold(t, kept)
 
 					// Later, too.
 					late := make(chan error, 1)
-					stop = r.Conn().AfterEnd(func(cause error) { late <- cause })
+					stop = w.Conn().AfterEnd(func(cause error) { late <- cause })
 					require.ErrorIs(t, requireTold(t, late), c.cause)
 					require.False(t, stop())
 					time.Sleep(time.Minute)
@@ -203,11 +211,10 @@ func TestAfterEndWaitsForTheLastReadLease(t *testing.T) {
 		attend(t, m)
 
 		// A lease that goes on when its connection is lost.
-		r := leaseReader(t, m)
 		p := peers[0]
-		if r.LocalAddr() != p.conn.LocalAddr() {
-			p = peers[1]
-		}
+		p.send("a few and ")
+		r := readyReader(t, m)
+		require.Equal(t, p.conn.LocalAddr(), r.LocalAddr())
 		told := atEnd(r.Conn())
 		p.send("some words")
 		r.Conn().Kill()
@@ -218,13 +225,11 @@ func TestAfterEndWaitsForTheLastReadLease(t *testing.T) {
 		require.Equal(t, plex.ErrKilled, requireTold(t, told))
 
 		// What is left when it ends is read in several leases, and the last is told of the end.
-		r = leaseReader(t, m)
-		told = atEnd(r.Conn())
-		p = peers[0]
-		if r.LocalAddr() != p.conn.LocalAddr() {
-			p = peers[1]
-		}
-		requireClosed(t, r)
+		w := writerOf(t, m)
+		told = atEnd(w.Conn())
+		p = peers[1]
+		require.Equal(t, p.conn.LocalAddr(), w.LocalAddr(), "the one that is left")
+		requireClosed(t, w)
 		p.send("some words")
 		p.closeWrite()
 		time.Sleep(time.Minute)
@@ -383,13 +388,13 @@ func TestAPinKeepsNothingFromFailing(t *testing.T) {
 		conn, p := l.pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxLifetime(2*time.Minute))
 		attend(t, m)
-		r := leaseReader(t, m)
-		unpin := r.Conn().Pin()
-		requireClosed(t, r)
-		told := atEnd(r.Conn())
+		w := writerOf(t, m)
+		unpin := w.Conn().Pin()
+		requireClosed(t, w)
+		told := atEnd(w.Conn())
 		require.NoError(t, p.Close())
 		time.Sleep(time.Second)
-		r = readyReader(t, m)
+		r := readyReader(t, m)
 		_, err := r.Read(make([]byte, 1))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, r)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
+	"go.atomizer.io/plex/internal/option"
 )
 
 const (
@@ -21,6 +22,8 @@ const (
 
 	defaultConnectTimeout = 10 * time.Second
 	defaultIdleTimeout    = 5 * time.Minute
+	defaultLinger         = time.Second
+	defaultRetireGrace    = 30 * time.Second
 )
 
 // Option sets up a Multiplexer in New. The order of options never matters; of
@@ -33,32 +36,19 @@ type Option func(*config)
 type config struct {
 	connections    []net.Conn
 	connect        Connect
-	capacity       setting[int]
-	minimum        setting[int]
-	autoScaling    setting[time.Duration]
-	idleTimeout    setting[time.Duration]
-	maxLifetime    setting[time.Duration]
-	connectTimeout setting[time.Duration]
-	leakThreshold  setting[time.Duration]
+	capacity       option.Value[int]
+	minimum        option.Value[int]
+	autoScaling    option.Value[time.Duration]
+	idleTimeout    option.Value[time.Duration]
+	maxLifetime    option.Value[time.Duration]
+	connectTimeout option.Value[time.Duration]
+	leakThreshold  option.Value[time.Duration]
+	linger         option.Value[time.Duration]
+	retireGrace    option.Value[time.Duration]
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
 
 	connectSet, backoffSet, loggerSet bool
-}
-
-// setting is a value that an option may have given.
-type setting[T any] struct {
-	value T
-	set   bool
-}
-
-func (s *setting[T]) give(v T) { s.value, s.set = v, true }
-
-func (s *setting[T]) or(v T) T {
-	if s.set {
-		return s.value
-	}
-	return v
 }
 
 // WithConnections gives the first connections. The multiplexer owns them once
@@ -71,10 +61,10 @@ func WithConnections(connections ...net.Conn) Option {
 
 // WithMaxCapacity sets the capacity: the most connections that are open or
 // being connected at one moment. The default is the number of connections
-// given, at least 1. Above those that there are at the start, or one, a pool
+// given or the minimum, whichever is more, and at least 1. Above those that there are at the start, or one, a pool
 // grows only with WithAutoScaling, or by Add.
 func WithMaxCapacity(max int) Option {
-	return func(c *config) { c.capacity.give(max) }
+	return func(c *config) { c.capacity.Give(max) }
 }
 
 // WithConnector says how to connect: for healing, for scaling, and for the
@@ -87,14 +77,14 @@ func WithConnector(connect Connect) Option {
 // Writer has been waited for longer than timeout. It needs a connector and a
 // capacity above the connections that there are at the start. Off by default.
 func WithAutoScaling(timeout time.Duration) Option {
-	return func(c *config) { c.autoScaling.give(timeout) }
+	return func(c *config) { c.autoScaling.Give(timeout) }
 }
 
 // WithMinConnections makes New open connections until there are n, or fail;
 // later on n are kept, and scaling down never goes below. The default is the
 // number of connections given. It needs a connector if n is above that.
 func WithMinConnections(n int) Option {
-	return func(c *config) { c.minimum.give(n) }
+	return func(c *config) { c.minimum.Give(n) }
 }
 
 // WithIdleTimeout closes surplus connections: those above the minimum that
@@ -103,19 +93,33 @@ func WithMinConnections(n int) Option {
 // are closed all the same and do not come back; only a pool of which none is
 // left connects again for whoever waits, if it has a connector.
 func WithIdleTimeout(d time.Duration) Option {
-	return func(c *config) { c.idleTimeout.give(d) }
+	return func(c *config) { c.idleTimeout.Give(d) }
 }
 
 // WithMaxLifetime replaces a connection that is older than d, less a jitter of
 // up to 10 %, between leases. Off by default. It needs a connector.
 func WithMaxLifetime(d time.Duration) Option {
-	return func(c *config) { c.maxLifetime.give(d) }
+	return func(c *config) { c.maxLifetime.Give(d) }
+}
+
+// WithLinger bounds the end of a connection that plex closes in good order, for its age, as surplus or by
+// Shutdown: for so long plex reads what the peer still sends, until the peer has taken everything that
+// was written. The default is 1 second.
+func WithLinger(d time.Duration) Option {
+	return func(c *config) { c.linger.Give(d) }
+}
+
+// WithRetireGrace bounds how long a connection that is to be retired is kept because something is
+// expected of it: a reply, or the rest of a message, see [Conn.Pin]. What is still in flight then fails
+// with ErrRetired. The default is 30 seconds.
+func WithRetireGrace(d time.Duration) Option {
+	return func(c *config) { c.retireGrace.Give(d) }
 }
 
 // WithConnectTimeout bounds one call of the connector: its context ends after
 // d. The default is 10 seconds.
 func WithConnectTimeout(d time.Duration) Option {
-	return func(c *config) { c.connectTimeout.give(d) }
+	return func(c *config) { c.connectTimeout.Give(d) }
 }
 
 // WithBackoff sets the pause before the next connect after so many failures in
@@ -129,7 +133,7 @@ func WithBackoff(backoff func(failures int) time.Duration) Option {
 // the stack that took them, to the logger. It costs a clock reading and a
 // stack for every lease. Off by default.
 func WithLeakDetection(threshold time.Duration) Option {
-	return func(c *config) { c.leakThreshold.give(threshold) }
+	return func(c *config) { c.leakThreshold.Give(threshold) }
 }
 
 // WithLogger logs losses, heals, scaling and suspected leaks. By default
@@ -155,11 +159,13 @@ func configure(opts []Option) (*config, error) {
 	}
 
 	given := len(c.connections)
-	c.capacity.give(c.capacity.or(max(given, 1)))
-	c.minimum.give(c.minimum.or(given))
-	c.connectTimeout.give(c.connectTimeout.or(defaultConnectTimeout))
-	if c.autoScaling.set && !c.idleTimeout.set {
-		c.idleTimeout.give(defaultIdleTimeout)
+	c.capacity.Give(c.capacity.Or(max(given, c.minimum.Or(0), 1)))
+	c.minimum.Give(c.minimum.Or(given))
+	c.connectTimeout.Give(c.connectTimeout.Or(defaultConnectTimeout))
+	c.linger.Give(min(c.linger.Or(defaultLinger), maxWait))
+	c.retireGrace.Give(min(c.retireGrace.Or(defaultRetireGrace), maxWait))
+	if c.autoScaling.Given() && !c.idleTimeout.Given() {
+		c.idleTimeout.Give(defaultIdleTimeout)
 	}
 	return c, nil
 }
@@ -188,8 +194,8 @@ func (c *config) validate() (errs []error) {
 		seen[key] = i + 1
 	}
 
-	capacity, goodCapacity := c.capacity.or(max(given, 1)), true
-	if c.capacity.set {
+	capacity, goodCapacity := c.capacity.Or(max(given, c.minimum.Or(0), 1)), true
+	if c.capacity.Given() {
 		switch {
 		case capacity < 1:
 			wrong("WithMaxCapacity", "the capacity is %d; it must be at least 1", capacity)
@@ -210,8 +216,8 @@ func (c *config) validate() (errs []error) {
 		}
 	}
 
-	if c.minimum.set {
-		minimum := c.minimum.value
+	if c.minimum.Given() {
+		minimum := c.minimum.Get()
 		if minimum < 0 {
 			wrong("WithMinConnections", "the minimum is %d; it must be at least 0", minimum)
 		}
@@ -225,24 +231,26 @@ func (c *config) validate() (errs []error) {
 
 	for _, d := range []struct {
 		option string
-		setting[time.Duration]
+		value  option.Value[time.Duration]
 	}{
 		{"WithAutoScaling", c.autoScaling},
 		{"WithIdleTimeout", c.idleTimeout},
 		{"WithMaxLifetime", c.maxLifetime},
 		{"WithConnectTimeout", c.connectTimeout},
 		{"WithLeakDetection", c.leakThreshold},
+		{"WithLinger", c.linger},
+		{"WithRetireGrace", c.retireGrace},
 	} {
-		if d.set && d.value <= 0 {
-			wrong(d.option, "the duration is %v; it must be above zero", d.value)
+		if d.value.Given() && d.value.Get() <= 0 {
+			wrong(d.option, "the duration is %v; it must be above zero", d.value.Get())
 		}
 	}
-	if c.maxLifetime.set {
+	if c.maxLifetime.Given() {
 		needsConnector("WithMaxLifetime")
 	}
-	if c.autoScaling.set {
+	if c.autoScaling.Given() {
 		needsConnector("WithAutoScaling")
-		if start := max(given, c.minimum.or(0)); goodCapacity && capacity <= start {
+		if start := max(given, c.minimum.Or(0)); goodCapacity && capacity <= start {
 			wrong("WithAutoScaling", "the capacity is %d and %d connections are there from the start, so there is no room to grow; raise WithMaxCapacity above %d", capacity, start, start)
 		}
 	}

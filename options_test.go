@@ -127,9 +127,6 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 		{"minimum above the capacity", func(_, _, _ net.Conn, connector option) []option {
 			return []option{minimum(4), capacity(3), connector}
 		}, nil, []string{"WithMinConnections", "4", "3", "WithMaxCapacity"}},
-		{"minimum above the default capacity", func(a, b, _ net.Conn, connector option) []option {
-			return []option{given(a, b), minimum(3), connector}
-		}, nil, []string{"WithMinConnections", "3", "2", "WithMaxCapacity"}},
 		{"minimum above the connections given without a connector", func(a, _, _ net.Conn, _ option) []option {
 			return []option{given(a), minimum(2), capacity(3)}
 		}, nil, []string{"WithMinConnections", "WithConnector"}},

@@ -58,7 +58,6 @@ package plex
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -67,65 +66,52 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// Multiplexer is a pool of connections to one service. Make one with [New].
-// All its methods may be called from any number of goroutines.
+// Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
+// called from any number of goroutines.
+//
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and log, and last
+// that of tasks. queue.sweeping is held while nothing else is. No lock is held while a transport or a
+// callback is called, except half.mu while a deadline is set, which nothing that holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
 	writers queue
-	ready   queue // read halves with something to deliver; empty until attending, see ready.go
 	cfg     *config
-	tracks  bool // leases are remembered, for leak detection
+	tracks  bool         // leases are remembered, for leak detection
+	reading atomic.Int32 // how read halves are asked for, see ready.go; written under deciding
+	decided atomic.Int32 // the same, once all that were there are listed or attended to
+	short   atomic.Bool  // connections are missing, so that a waiter should wake the supervisor
+	wanted  atomic.Bool  // a caller has found nothing since the supervisor looked
 
+	deciding sync.Mutex
 	capacity int
-	ctx      context.Context // ends when no connect shall go on
+	ctx      context.Context // ends when no connect may go on
 	cancel   context.CancelFunc
-	unwatch  func() bool // stops watching the ctx given to New
-	timers   sync.Pool   // *time.Timer, for waits
+	unbind   func() bool // stops watching the ctx given to New
+	timers   timers
+	addr     atomic.Pointer[net.Addr]
+	wake     chan struct{} // for the supervisor, holds one
+	firsts   chan error    // what has become of the connects for New's minimum
+	refuse   sync.Once     // for the beginning of the end
 
-	patiences sync.Pool // *patience, for waits with auto-scaling
-	addr      atomic.Pointer[net.Addr]
-	short     atomic.Bool // connections are missing, so that a waiter should wake the supervisor
-	attending atomic.Bool // somebody has asked for ready readers; written under mu
+	roster  roster
+	tasks   tasks
+	log     logbook
+	watcher *watcher
 
-	// mu guards what follows and the fields that say so. It is held for
-	// bookkeeping only: never while a transport or a callback is called.
-	mu         sync.Mutex
-	changed    sync.Cond // signalled when something that Close or Shutdown wait for may have happened
-	refusing   bool      // no new leases, no new connections
-	closed     bool      // no new goroutines
-	overdue    bool      // Close has waited long enough for the user's functions
-	conns      map[*conn]struct{}
-	known      map[any]struct{} // identities of conns whose transport is open
-	open       int              // admitted connections whose transport is open
-	connecting int              // slots reserved for connections to come; open+connecting <= capacity
-	admitted   uint64           // ever
-	alive      int              // admitted and not yet forgotten: open, or with a lease
-	transports int              // open and plex's to close
-	goroutines int              // started by spawn and not ended
-	outside    int              // goroutines that may be in the user's functions: connects, supervisor, log
-	stats      Stats            // the counters; gauges are computed
-	acquired   uint64           // the highest Stats.Acquired so far
-	counts     Stats            // as of countedAt, for the errors of acquires
-	countedAt  time.Time
-	lastErr    error         // of the latest connect
-	leaving    int           // open, but of no more use: lost, too old or not needed, and not yet closed
-	looking    int           // halves that plex holds to look at them
-	remains    []*conn       // at their end, with something left to be read; oldest first
-	watcher    *watcher      // nil before the first connection that it can watch
-	records    []slog.Record // to be logged
-	logging    bool          // writeLog runs
-	healing                  // see healer.go
-	scaling                  // see autoscaler.go
-
-	wake    chan struct{} // for the supervisor, holds one
-	closing chan struct{} // closed when closed is set
+	mu       sync.Mutex // guards what follows and the fields that say so
+	changed  sync.Cond  // signalled when something that Shutdown or a connect waits for may have happened
+	accounts            // see books.go
+	healer   healer
+	scaler   scaler
+	expiries expiries
+	due      []*conn // too old, and to be tried again
+	remains  remains
 }
 
-// New makes a multiplexer. It checks all options before it does anything, then
-// admits the connections given and connects what is missing for
-// [WithMinConnections]. If that fails, it leaves nothing open that it opened
-// and has closed nothing that it was given.
+// New makes a multiplexer. It checks all options before it does anything, then admits the connections
+// given and connects what is missing for [WithMinConnections]. If that fails, it leaves nothing open
+// that it opened and has closed nothing that it was given.
 //
 // When ctx ends, the multiplexer closes as by [Multiplexer.Close].
 func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
@@ -142,18 +128,19 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 
 	m := &Multiplexer{
 		cfg:      cfg,
-		capacity: cfg.capacity.value,
-		tracks:   cfg.leakThreshold.set,
-		conns:    make(map[*conn]struct{}),
-		known:    make(map[any]struct{}),
+		capacity: cfg.capacity.Get(),
+		tracks:   cfg.leakThreshold.Given(),
+		wake:     make(chan struct{}, 1),
 	}
 	m.changed.L = &m.mu
-	m.wake, m.closing = make(chan struct{}, 1), make(chan struct{})
-	m.initHealing()
+	m.known = make(map[any]struct{})
+	m.tasks.init()
+	m.log.init(cfg.logger, &m.tasks)
+	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
 	m.writers.init("writer", m.capacity, 1)
-	// Connects outlive New and serve everyone, so they are bound to the
-	// multiplexer, not to ctx, whose end closes it anyway.
+	// Connects outlive New and serve everyone, so they are bound to the multiplexer, not to ctx, whose
+	// end closes it anyway.
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 
 	if err := m.populate(ctx); err != nil {
@@ -161,50 +148,51 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 		return nil, err
 	}
 	m.mu.Lock()
-	m.unwatch = context.AfterFunc(ctx, func() { _ = m.Close() })
-	m.mu.Unlock()
-	if m.needsSupervisor() {
-		m.mu.Lock()
-		m.spawnOutsideLocked(m.supervise)
-		m.mu.Unlock()
-	}
+	defer m.mu.Unlock()
+	m.unbind = context.AfterFunc(ctx, func() { _ = m.Close() })
 	return m, nil
 }
 
-// populate admits the connections given and connects up to the minimum. The
-// former are admitted last, since from then on they are plex's to close.
+// populate admits the connections given and connects up to the minimum. The former are admitted last,
+// since from then on they are plex's to close.
 func (m *Multiplexer) populate(ctx context.Context) error {
-	given := make([]*conn, 0, len(m.cfg.connections))
+	all := m.cfg.connections
+	missing := max(0, m.cfg.minimum.Get()-len(all))
+	m.firsts = make(chan error, missing)
+	m.initHealer()
+	m.healer.first = missing
+	m.connecting = len(all)
+
+	given := make([]*conn, 0, len(all))
 	abandon := func() {
 		for _, c := range given {
 			m.unclaim(c)
 		}
 	}
-	missing := max(0, m.cfg.minimum.value-len(m.cfg.connections))
-	m.mu.Lock()
-	m.connecting = len(m.cfg.connections) + missing
-	m.mu.Unlock()
-	for i, nc := range m.cfg.connections {
+	for i, nc := range all {
 		c, err := m.claim(nc, false)
 		if err == nil {
 			given = append(given, c)
-			err = c.prepare(ctx, m.cfg.connectTimeout.value)
+			err = c.prepare(ctx, m.cfg.connectTimeout.Get())
 		}
 		if err != nil {
 			abandon()
-			return connectionError("WithConnections", i, len(m.cfg.connections), err)
+			return connectionError("WithConnections", i, len(all), err)
 		}
 	}
 	if len(given) > 0 && given[0].remote != nil {
 		m.addr.Store(&given[0].remote)
 	}
-	if err := m.connectAll(ctx, missing); err != nil {
+	if m.needsSupervisor() {
+		m.tasks.start(m.supervise)
+	}
+	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()
 		return err
 	}
 	for i, c := range given {
-		// Nobody else knows c yet, or can have closed m: this does not fail,
-		// or it would leave some connections plex's and others the caller's.
+		// Nobody else knows c yet, or can have closed m: this does not fail, or it would leave some
+		// connections plex's and others the caller's.
 		if err := m.admit(c); err != nil {
 			abandon()
 			return connectionError("WithConnections", i, len(given), err)
@@ -213,17 +201,16 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	return nil
 }
 
-// Reader leases the read half of some connection. It waits until one is idle,
-// first come first served, for at most timeout: zero means that only ctx bounds
-// the wait, a negative timeout that there is none. Neither has a bearing on the
-// lease that comes of it.
+// Reader leases the read half of some connection. It waits until one is idle, first come first served,
+// for at most timeout: zero means that only ctx bounds the wait, a negative timeout that there is none.
+// Neither has a bearing on the lease that comes of it.
 //
-// Any error but that for a nil ctx is an [AcquireError].
+// A multiplexer's read halves are asked for in one way: once Reader has been called, ReadyReader, which
+// packages message and request use, fails with [ErrReaderMode], and the other way round.
+//
+// Any error except that for a nil ctx and [ErrReaderMode] is an [AcquireError].
 func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader, error) {
-	if ctx == nil {
-		return Reader{}, errNilContext("Reader")
-	}
-	h, lease, err := m.acquire(ctx, timeout, &m.readers)
+	h, lease, err := m.acquireReader(ctx, timeout, readsAny)
 	if err == nil && m.tracks {
 		h.remember(lease)
 	}
@@ -270,6 +257,14 @@ func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 	if caller.IsNil(nc) {
 		return ErrNilConnection
 	}
+	err := m.addReserved(ctx, nc)
+	if errors.Is(err, ErrClosed) {
+		m.beginEnd() // which has begun: nobody is told before all halves are retired
+	}
+	return err
+}
+
+func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	if err := m.reserve(); err != nil {
 		return err
 	}
@@ -278,7 +273,7 @@ func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 		m.unreserve()
 		return err
 	}
-	if err = c.prepare(ctx, m.cfg.connectTimeout.value); err == nil {
+	if err = c.prepare(ctx, m.cfg.connectTimeout.Get()); err == nil {
 		err = m.admit(c)
 	}
 	if err != nil {
@@ -287,38 +282,10 @@ func (m *Multiplexer) add(ctx context.Context, nc net.Conn) error {
 		return err
 	}
 	m.mu.Lock()
-	m.target = min(m.capacity, max(m.target, m.open-m.leaving+len(m.attempts)))
-	m.mu.Unlock()
-	return nil
-}
-
-// reserve takes a slot of the capacity for a connection to come.
-func (m *Multiplexer) reserve() error {
-	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.refusing:
-		return ErrClosed
-	case m.open+m.connecting >= m.capacity:
-		return ErrTooManyConnections
-	}
-	m.connecting++
+	h := &m.healer
+	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.prompt.Len()+h.slow.Len()+h.hung))
 	return nil
-}
-
-// unreserve gives the slot back.
-func (m *Multiplexer) unreserve() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.unreserveLocked()
-	m.kick()
-}
-
-func (m *Multiplexer) unreserveLocked() {
-	m.connecting--
-	if m.hopelessLocked() == ErrNoConnections {
-		m.wakeLocked()
-	}
 }
 
 // Addr returns the remote address of the first connection that was admitted,
@@ -330,76 +297,51 @@ func (m *Multiplexer) Addr() net.Addr {
 	return nil
 }
 
-// Close refuses new leases, wakes every waiter with [ErrClosed], closes every
-// connection, leased or not, and returns when all of plex's goroutines have
-// ended. A Connect that ignores the end of its ctx is not waited for, and what
-// it brings later is closed; no more is a log handler or backoff function that
-// does not return. Close may be called twice, and from anywhere but the Close
-// of a transport; it returns nil.
+// Close refuses new leases, wakes every waiter with [ErrClosed], closes every connection, leased or not,
+// and returns when all of plex's goroutines have ended. It does not wait for long for foreign code: a
+// Connect that ignores the end of its ctx, whose connection is closed when it comes; a callback or log
+// handler, or a transport's Read, Write or Close, that does not return. Close may be called twice, and
+// from anywhere; it returns nil.
 func (m *Multiplexer) Close() error {
+	m.beginEnd()
+	m.tasks.close()
 	m.mu.Lock()
-	settle := m.refuseLocked()
-	if !m.closed {
-		m.closed = true
-		close(m.closing)
-	}
-	unwatch := m.unwatch
-	victims := make([]*conn, 0, len(m.conns))
-	for c := range m.conns {
-		if c.owned {
-			victims = append(victims, c)
-		}
-	}
+	unbind := m.unbind
 	m.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
+	if unbind != nil {
+		unbind()
 	}
-
-	// Side by side, for a transport may take long to close.
-	var wg sync.WaitGroup
-	for _, c := range victims {
-		wg.Go(func() {
-			c.fail(ErrClosed)
-			c.r.haltStreams(ErrClosed)
-			c.w.haltStreams(ErrClosed)
-		})
+	for _, c := range m.roster.all() {
+		if !c.isOwned() {
+			continue
+		}
+		c.fail(ErrClosed)
+		c.r.haltStream(ErrClosed)
+		c.w.haltStream(ErrClosed)
 	}
-	for _, f := range settle {
-		wg.Go(f)
-	}
-	wg.Wait()
-
-	m.stopWatcher()
-	late := time.AfterFunc(connectGrace, func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.overdue = true
-		m.changed.Broadcast()
-	})
-	defer late.Stop()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for m.transports > 0 || m.goroutines > 0 || m.outside > 0 && !m.overdue {
-		m.changed.Wait()
-	}
+	m.watcher.stop()
+	m.tasks.wait([taskKinds]time.Duration{ownTask: closeGrace, transportTask: closeGrace, foreignTask: connectGrace})
 	return nil
 }
 
-// Shutdown refuses new leases, wakes every waiter with [ErrClosed], waits until
-// the live leases have ended, their streams flushed, and closes. If ctx ends
-// first, it closes at once and returns the ctx's error. Idle connections are
-// closed right away. Shutdown may be called twice, and from anywhere.
+// closeGrace is how long Close waits for goroutines that a transport may keep.
+const closeGrace = 3 * time.Second
+
+// isOwned is owned for a caller that does not have the lock.
+func (c *conn) isOwned() bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return c.owned()
+}
+
+// Shutdown refuses new leases, wakes every waiter with [ErrClosed], waits until the live leases have
+// ended, their streams flushed, and closes. If ctx ends first, it closes at once and returns the ctx's
+// error. Idle connections are closed right away. Shutdown may be called twice, and from anywhere.
 func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext("Shutdown")
 	}
-	m.mu.Lock()
-	settle := m.refuseLocked()
-	m.mu.Unlock()
-	for _, f := range settle {
-		m.aside(f)
-	}
-
+	m.beginEnd()
 	stop := context.AfterFunc(ctx, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -408,7 +350,7 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	defer stop()
 	var err error
 	m.mu.Lock()
-	for m.alive > 0 && !m.closed && err == nil {
+	for m.alive > 0 && !m.tasks.isClosed() && err == nil {
 		if ctx.Err() != nil {
 			err = caller.ContextError(ctx)
 			break
@@ -419,81 +361,29 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	return errors.Join(err, m.Close())
 }
 
-// refuseLocked begins the end: no new lease, no new connection, no waiter.
-// The caller has to settle the halves that were idle, by the functions returned, one
-// for each connection, which may take long. They are retired before anyone is told:
-// who has been told of the end is not given a lease later.
-func (m *Multiplexer) refuseLocked() (settle []func()) {
-	if m.refusing {
-		return nil
-	}
-	m.refusing = true
-	for c := range m.conns {
-		if !c.admitted {
-			continue
-		}
-		if r, w := c.r.markGone(), c.w.markGone(); r || w {
-			settle = append(settle, func() {
-				if r {
-					m.settle(&c.r)
+// beginEnd begins the end: no new connection, no new lease, no waiter. All halves are retired before
+// anyone is told, so once a caller has seen ErrClosed, no later call succeeds. Whoever else begins the
+// end meanwhile waits for that.
+func (m *Multiplexer) beginEnd() {
+	m.refuse.Do(func() {
+		m.mu.Lock()
+		m.refusing = true
+		m.mu.Unlock()
+		var over []*half
+		for _, c := range m.roster.all() { // to which nothing is added any more
+			for _, h := range []*half{&c.r, &c.w} {
+				if h.markRetired() {
+					over = append(over, h)
 				}
-				if w {
-					m.settle(&c.w)
-				}
-			})
+			}
 		}
-	}
-	m.cancel()
-	m.wakeLocked()
-	return settle
-}
-
-// spawn runs f in a goroutine that Close waits for. It reports false when the
-// multiplexer has been closed.
-func (m *Multiplexer) spawn(f func()) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.spawnLocked(f)
-}
-
-// aside runs f, which may take long, in a goroutine as spawn does, and here and
-// now when the multiplexer has been closed.
-func (m *Multiplexer) aside(f func()) {
-	if !m.spawn(f) {
-		f()
-	}
-}
-
-func (m *Multiplexer) spawnLocked(f func()) bool {
-	if m.closed {
-		return false
-	}
-	m.goroutines++
-	go func() {
-		defer func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.goroutines--
-			m.changed.Broadcast()
-		}()
-		f()
-	}()
-	return true
-}
-
-// spawnOutsideLocked runs f, which may call the user's functions, in a
-// goroutine. Close waits for it only as long as it may reasonably take to notice
-// the end, since the user's function may be stuck, or be the one that called
-// Close.
-func (m *Multiplexer) spawnOutsideLocked(f func()) {
-	m.outside++
-	go func() {
-		defer func() {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.outside--
-			m.changed.Broadcast()
-		}()
-		f()
-	}()
+		m.mu.Lock()
+		m.refused = true
+		m.wakeLocked()
+		m.mu.Unlock()
+		m.cancel()
+		for _, h := range over {
+			h.settle()
+		}
+	})
 }

@@ -202,6 +202,7 @@ func TestAClosedConnectionIsNotAdmitted(t *testing.T) {
 
 		// One that plex has closed because it was lost is closed, and no longer known.
 		require.NoError(t, readerOf(t, m).Kill())
+		synctest.Wait()
 		rest, err = m.Add(context.Background(), good)
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.NotErrorIs(t, err, plex.ErrKnownConnection)
@@ -326,6 +327,7 @@ func TestAddMayGoOnForEverWhileConnectionsAreLost(t *testing.T) {
 				_ = w.Close()
 			}
 
+			synctest.Wait()
 			require.Zero(t, m.Stats().Open)
 			require.Equal(t, 1, c.closeCount())
 		}
@@ -346,6 +348,7 @@ func TestTheHalvesOfLostConnectionsThatNobodyAsksForDoNotPileUp(t *testing.T) {
 					_, err := m.Add(context.Background(), c)
 					require.NoError(t, err)
 					require.NoError(t, s.must(t, m).Kill())
+					synctest.Wait() // the slot is free once the transport is closed
 				}
 
 				conns, _ := l.pairs(2)
@@ -525,6 +528,7 @@ func TestStatsCountWhatHappened(t *testing.T) {
 		want.Acquired++
 		want.Lost, want.Killed = 1, 1
 		want.Open, want.IdleReaders, want.IdleWriters = 3, 3, 3
+		synctest.Wait()
 		require.Equal(t, want, m.Stats())
 
 		r := readerOf(t, m)
@@ -541,6 +545,7 @@ func TestStatsCountWhatHappened(t *testing.T) {
 		_ = r.Close()
 		want.Acquired++
 		want.Lost, want.Open, want.IdleReaders, want.IdleWriters = 2, 2, 2, 2
+		synctest.Wait()
 		require.Equal(t, want, m.Stats())
 
 		r = readerOf(t, m)
@@ -557,6 +562,7 @@ func TestStatsCountWhatHappened(t *testing.T) {
 		_ = r.Close()
 		want.Acquired++
 		want.Lost, want.Open, want.IdleReaders, want.IdleWriters = 3, 1, 1, 1
+		synctest.Wait()
 		require.Equal(t, want, m.Stats())
 
 		require.NoError(t, m.Close())
@@ -799,35 +805,58 @@ func TestEveryCloseWaitsForASlowTransportAndNothingElseDoes(t *testing.T) {
 	})
 }
 
+// A transport's Read in which not even its Close helps keeps a goroutine of plex's. Close waits for it, but not for
+// long, and what ends later does no harm.
 func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(t)
-		c, _ := l.pair()
-		m := l.mux(plex.WithConnections(c))
+	const grace = 3 * time.Second
 
-		stuck := make(chan struct{})
-		unstick := sync.OnceFunc(func() { close(stuck) })
-		c.hooks.read = func([]byte) { <-stuck } // in which not even its Close helps
+	for name, stuckFor := range map[string]time.Duration{"briefly": grace / 3, "for an hour": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c, p := l.pair()
+				m := l.mux(plex.WithConnections(c))
 
-		defer unstick()
+				stuck := make(chan struct{})
+				unstick := sync.OnceFunc(func() { close(stuck) })
+				c.hooks.read = func([]byte) { <-stuck }
 
-		r := readerOf(t, m)
-		_, err := r.RecvChunks(context.Background(), 0)
-		require.NoError(t, err)
-		synctest.Wait()
+				defer unstick()
 
-		closed := make(chan error, 1)
+				r := readerOf(t, m)
+				in, err := r.RecvChunks(context.Background(), 0)
+				require.NoError(t, err)
+				synctest.Wait()
 
-		go func() { closed <- m.Close() }()
+				start := time.Now()
+				closed := later(m.Close)
 
-		time.Sleep(time.Hour)
-		require.Empty(t, closed, "a goroutine of plex's is still running")
-		require.Equal(t, 1, c.closeCount())
-		unstick()
-		require.NoError(t, <-closed)
+				synctest.Wait()
+				requirePending(t, closed, "Close, while a goroutine of plex's is still running,")
+				require.Equal(t, 1, c.closeCount(), "the transport is closed meanwhile")
+				time.AfterFunc(stuckFor, unstick)
+				require.NoError(t, <-closed)
+				require.Equal(t, min(stuckFor, grace), time.Since(start), "how long Close takes")
 
-		_ = r.Close()
-	})
+				_, err = m.Reader(context.Background(), -1)
+				require.ErrorIs(t, err, plex.ErrClosed)
+				p.send("late")
+				time.Sleep(time.Until(start.Add(stuckFor)))
+				synctest.Wait()
+
+				for chunk := range in {
+					require.Empty(t, chunk, "nothing is delivered after Close")
+				}
+
+				require.ErrorIs(t, r.Err(), plex.ErrClosed)
+
+				_ = r.Close()
+
+				require.NoError(t, m.Close())
+				require.Equal(t, 1, c.closeCount())
+				require.Zero(t, m.Stats().Open)
+			})
+		})
+	}
 }
 
 func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
@@ -850,7 +879,7 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 					}
 				}
 
-				killed := make(chan error)
+				killed := make(chan error, 1)
 
 				go func() { killed <- x.Kill() }()
 
@@ -868,8 +897,10 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 					p.send("x")
 				}
 
+				require.NoError(t, <-killed, "Kill does not wait for it either")
+				require.Equal(t, 3, m.Stats().Open, "its slot is free when it is closed")
 				release()
-				require.NoError(t, <-killed)
+				synctest.Wait()
 				require.Equal(t, 2, m.Stats().Open)
 			})
 		})

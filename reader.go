@@ -15,7 +15,7 @@ import (
 // return ErrLeaseClosed.
 type Reader struct {
 	h  *half
-	id uint64
+	id word
 }
 
 // Read reads from the connection, as [net.Conn] does: what an earlier lease
@@ -28,31 +28,38 @@ type Reader struct {
 // ErrLeaseClosed when the lease is closed meanwhile, and ErrStreaming while a
 // stream runs. Any other error is the connection's: it is lost, and both its
 // halves report the first error that it had.
-func (r Reader) Read(p []byte) (int, error) {
+func (r Reader) Read(p []byte) (n int, err error) {
 	h := r.h
-	if h == nil || !h.state.CompareAndSwap(r.id|leased, r.id|leased|busy) {
-		return r.readUnusual(p)
+	if h == nil || !h.state.CompareAndSwap(uint64(r.id|leaseLive), uint64(r.id|leaseLive|leaseBusy)) {
+		return r.readSlow(p)
 	}
-	// No flag is set: nothing was read before, and the end has not been seen. As
-	// few frames as can be are below this one, since each return after a system
-	// call costs.
-	defer h.leave(r.id) // also if the transport panics
-	n, err := h.conn.nc.Read(p)
-	if err != nil || !h.proved {
+	// No flag is set: nothing was read before, and the end has not been seen. The transport is called
+	// from here, as each frame below a system call costs on the way back. See conn.readOnce.
+	c, returned := h.conn, false
+	defer func() {
+		if !returned {
+			n, err = 0, c.crashed("Read", recover())
+		}
+		h.leave(r.id)
+	}()
+	n, err = c.nc.Read(p)
+	returned = true
+	if err != nil || uint(n) > uint(len(p)) || !c.delivered.Load() {
+		n, err = c.saneRead(n, len(p), err)
 		err = h.afterRead(n, err)
 	}
 	return n, err
 }
 
-// readUnusual is Read when there is more to it.
-func (r Reader) readUnusual(p []byte) (int, error) {
+// readSlow is Read when there is more to it.
+func (r Reader) readSlow(p []byte) (int, error) {
 	if r.h == nil {
 		return 0, ErrLeaseClosed
 	}
 	if err := r.h.enter(r.id); err != nil {
 		return 0, err
 	}
-	defer r.h.leave(r.id) // also if the transport panics
+	defer r.h.leave(r.id) // also if the transport ends the goroutine
 	return r.h.read(p)
 }
 
@@ -92,7 +99,7 @@ func (r Reader) RecvChunks(ctx context.Context, size int) (<-chan []byte, error)
 	var ch chan []byte
 	err := r.h.startStream(ctx, r.id, "RecvChunks", size,
 		func() { ch = make(chan []byte, chunkQueue) },
-		func(s *stream) { s.recvChunks(ch, chunkSize(size)) })
+		func(s *stream) { s.recvChunks(ch, r.h.chunkSize(size)) })
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +158,14 @@ func (r Reader) Kill() error {
 }
 
 // chunkSize is the size of chunks that a caller asked for.
-func chunkSize(size int) int {
-	if size == 0 {
-		return defaultChunk
+func (h *half) chunkSize(size int) int {
+	switch {
+	case size > 0:
+		return size
+	case h.conn.kind.Datagram() && !h.conn.kind.Connectionless():
+		return unixDatagram
 	}
-	return size
+	return defaultChunk
 }
 
 func (h *half) localAddr() net.Addr {

@@ -85,6 +85,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.ErrorAs(t, got.err, &op)
 		require.Equal(t, c.RemoteAddr(), op.Addr)
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount(), "a hard error closes the connection at once")
 		requireClosed(t, r)
 		requireLost(t, m, 1)
@@ -728,6 +729,7 @@ func TestKernelTimeoutIsAFaultThoughItSaysTimeout(t *testing.T) {
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		requireClosed(t, r)
 		requireLost(t, m, 1)
@@ -848,6 +850,7 @@ func TestKillMayJoinACloseButNotAKill(t *testing.T) {
 				close(leave)
 				require.NoError(t, <-ended)
 				<-read
+				synctest.Wait()
 				require.Equal(t, 1, c.closeCount())
 				requireLost(t, m, 1)
 				require.EqualValues(t, 1, m.Stats().Killed)
@@ -875,6 +878,7 @@ func TestKillOfOneConnectionLeavesTheOthersAlone(t *testing.T) {
 		require.Equal(t, outcome{4, nil}, <-read)
 		requireClosed(t, b)
 
+		synctest.Wait()
 		s := m.Stats()
 		require.Equal(t, [3]int{1, 1, 1}, [3]int{s.Open, s.IdleReaders, s.IdleWriters})
 		require.EqualValues(t, 1, s.Lost)
@@ -893,6 +897,7 @@ func TestResetReadFirstIsTheCauseForTheWriterToo(t *testing.T) {
 
 		_, err := r.Read(make([]byte, 4))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 
 		for range 2 {
@@ -921,6 +926,7 @@ func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
 
 		_, err := w.Write([]byte("x"))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		require.True(t, isClosed(w.Done()))
 
@@ -1007,6 +1013,7 @@ func TestConnectionAtItsEndThatFailsTooIsLostOnce(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNRESET, "both halves report it from now on")
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		requireClosed(t, r)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		requireLost(t, m, 1)
 	})
@@ -1083,8 +1090,9 @@ func TestResetOfABlockedReadAndWriteHasOneCause(t *testing.T) {
 		_, err = w.Write([]byte("y"))
 		require.Equal(t, first.Error(), err.Error())
 		require.Equal(t, first, w.Err())
-		require.Equal(t, 1, c.closeCount())
+		eventually(t, func() bool { return c.closeCount() == 1 }, "the transport is closed")
 		requireClosed(t, w, r, m)
+		require.Equal(t, 1, c.closeCount())
 		require.EqualValues(t, 1, m.Stats().Lost)
 	}
 }
@@ -1115,6 +1123,7 @@ func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
 		requireNoReader(t, m)
 
 		requireClosed(t, w)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		require.Equal(t, "still here", p.readAll())
 		requireNoWriter(t, m)
@@ -1211,6 +1220,7 @@ func TestEOFOfALeaseThatWasClosedMeanwhileIsNotDeliveredTwice(t *testing.T) {
 		_, err := next.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, next)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		requireLost(t, m, 1)
 	})

@@ -21,15 +21,15 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// The functions up to Example are the README's snippet, word for word. TestReadmeSnippets holds the two together, so
-// what the README shows has compiled and run.
+// The functions up to the first Example are the Go code of README.md and docs/guide.md, word for word.
+// TestReadmeSnippets holds them together, so what those pages show has compiled and run.
 
 func connectTo(ctx context.Context, address string) (*plex.Multiplexer, error) {
 	return plex.New(ctx,
 		plex.WithConnector(plex.Dial("tcp", address)),
 		plex.WithMinConnections(2),                // open when New returns
 		plex.WithMaxCapacity(8),                   // never more than these
-		plex.WithAutoScaling(20*time.Millisecond), // after such a wait, one more
+		plex.WithAutoScaling(20*time.Millisecond), // one more after such a wait
 	)
 }
 
@@ -45,8 +45,8 @@ func publish(ctx context.Context, mux *plex.Multiplexer, message string) error {
 	return errors.Join(err, w.Close()) // Close puts the half back for the next caller
 }
 
-// subscribe passes on the lines of one connection for as long as it lives. Each connection needs one, those that scaling
-// adds as well; listen, further down, reads them all.
+// subscribe passes on the lines of one connection until it ends. Run one for each connection,
+// including those that scaling adds.
 func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {
 	r, err := mux.Reader(ctx, 0) // no limit but ctx's
 	if err != nil {
@@ -58,7 +58,7 @@ func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line stri
 		handle(lines.Text())
 	}
 
-	return errors.Join(lines.Err(), r.Kill()) // not Close: the scanner reads ahead, the next lease would miss that
+	return errors.Join(lines.Err(), r.Kill()) // not Close: the next lease would miss what the scanner has read ahead
 }
 
 // lines is a protocol of lines: "7 how are you?" is answered by "7 fine".
@@ -99,7 +99,7 @@ func ask(ctx context.Context, mux *plex.Multiplexer, questions []string) error {
 
 // listen passes on each message that arrives, over whichever connection, until ctx ends.
 func listen(ctx context.Context, mux *plex.Multiplexer, handle func(data []byte)) error {
-	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split) // four bytes of length in front of each
+	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split) // a length of four bytes before each
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func listen(ctx context.Context, mux *plex.Multiplexer, handle func(data []byte)
 	for m, err := range receiver.All(ctx) {
 		if last = err; err == nil {
 			handle(m.Data)
-		} // else it is about one connection, but for the last one, which says why the loop ends
+		} // an error is about one connection, except the last, which says why the loop ends
 	}
 
 	return last
@@ -124,7 +124,7 @@ func serve(ctx context.Context, mux *plex.Multiplexer, handle func(message [16]b
 
 		var message [16]byte
 		if _, err = io.ReadFull(r, message[:]); err != nil {
-			_ = r.Kill() // the rest of the message may still come; an end of the connection is no news here
+			_ = r.Kill() // nobody may take the rest of this message for the next one
 			continue
 		}
 		if err := r.Close(); err != nil {
@@ -273,18 +273,21 @@ func Example() {
 }
 
 func TestReadmeSnippets(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
 	source, err := os.ReadFile("readme_test.go")
 	require.NoError(t, err)
 
-	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.NotEmpty(t, snippets, "README.md shows no code")
+	for _, page := range []string{"README.md", "docs/guide.md"} {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
 
-	for _, snippet := range snippets {
-		// No require.Contains here: it would print the whole file.
-		if !strings.Contains(string(source), "\n"+snippet[1]) {
-			t.Errorf("a snippet of README.md is not in readme_test.go word for word:\n%s", snippet[1])
+		snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+		require.NotEmpty(t, snippets, "%s shows no code", page)
+
+		for _, snippet := range snippets {
+			// No require.Contains here: it would print the whole file.
+			if !strings.Contains(string(source), "\n"+snippet[1]) {
+				t.Errorf("a snippet of %s is not in readme_test.go word for word:\n%s", page, snippet[1])
+			}
 		}
 	}
 }

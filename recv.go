@@ -13,31 +13,47 @@ import (
 	"sync"
 )
 
-// byteBuffers are reused, since a consumer may start a stream for each message.
-var byteBuffers = sync.Pool{New: func() any { return new([byteBuffer]byte) }}
+// Buffers are reused, since a consumer may start a stream for each message. Whatever one Read may bring
+// fits: a datagram of a Unix socket may be larger than others.
+var (
+	byteBuffers     = sync.Pool{New: func() any { b := make([]byte, byteBuffer); return &b }}
+	datagramBuffers = sync.Pool{New: func() any { b := make([]byte, unixDatagram); return &b }}
+)
+
+// buffers returns the pool of buffers for what c delivers.
+func (c *conn) buffers() *sync.Pool {
+	if c.kind.Datagram() && !c.kind.Connectionless() {
+		return &datagramBuffers
+	}
+	return &byteBuffers
+}
 
 // recvBytes reads into ch until the stream ends.
 func (s *stream) recvBytes(ch chan byte) {
 	h := s.h
-	buf := byteBuffers.Get().(*[byteBuffer]byte)
+	buffers := h.conn.buffers()
+	pooled := buffers.Get().(*[]byte)
+	buf := *pooled
 	var err error
+	defer func() { // also if the transport ends the goroutine
+		buffers.Put(pooled)
+		h.reclaim = func() [][]byte {
+			if left := drainBytes(ch); len(left) > 0 {
+				return [][]byte{left}
+			}
+			return nil
+		}
+		s.endRecv(err)
+		close(ch)
+	}()
 	for err == nil && !s.isHalted() {
 		var n int
-		n, err = h.read(buf[:])
+		n, err = h.read(buf)
 		if sent := s.deliverBytes(ch, buf[:n]); sent < n {
 			h.pushBack(bytes.Clone(buf[sent:n]))
 			break
 		}
 	}
-	byteBuffers.Put(buf)
-	h.reclaim = func() [][]byte {
-		if left := drainBytes(ch); len(left) > 0 {
-			return [][]byte{left}
-		}
-		return nil
-	}
-	s.endRecv(err)
-	close(ch)
 }
 
 // deliverBytes sends p, byte by byte, and returns how many it could send
@@ -65,13 +81,18 @@ func (s *stream) recvChunks(ch chan []byte, size int) {
 		err error
 		buf []byte
 	)
+	defer func() { // also if the transport ends the goroutine
+		h.reclaim = func() [][]byte { return drainChunks(ch) }
+		s.endRecv(err)
+		close(ch)
+	}()
 	for err == nil && !s.isHalted() {
 		if buf == nil {
 			buf = make([]byte, size)
 		}
 		var n int
 		n, err = h.read(buf)
-		if n == 0 && (err != nil || !h.conn.datagram) {
+		if n == 0 && (err != nil || !h.conn.kind.Datagram()) {
 			continue
 		}
 		// A chunk is the receiver's. A small one gets memory of its size, so
@@ -90,9 +111,6 @@ func (s *stream) recvChunks(ch chan []byte, size int) {
 			break
 		}
 	}
-	h.reclaim = func() [][]byte { return drainChunks(ch) }
-	s.endRecv(err)
-	close(ch)
 }
 
 func (s *stream) deliverChunk(ch chan<- []byte, chunk []byte) bool {
@@ -111,10 +129,13 @@ func (s *stream) deliverChunk(ch chan<- []byte, chunk []byte) bool {
 
 // endRecv ends a read stream. io.EOF is a clean end.
 func (s *stream) endRecv(err error) {
-	if err == io.EOF {
+	switch err {
+	case io.EOF:
 		err = nil
+	case nil:
+		err = s.h.conn.failure() // of a transport that has ended the goroutine
 	}
-	s.h.state.Or(backlog) // so that the end of the lease cannot overlook reclaim
+	s.h.set(dataLeft) // so that the end of the lease cannot overlook reclaim
 	s.h.endStream(s, err)
 }
 
@@ -152,7 +173,7 @@ func drainChunks(ch <-chan []byte) (left [][]byte) {
 // from back first.
 func (h *half) pushBack(p []byte) {
 	h.back = append([][]byte{p}, h.back...)
-	h.state.Or(backlog)
+	h.set(dataLeft)
 }
 
 // takeBack fetches what the last stream left in its channel.
@@ -162,16 +183,16 @@ func (h *half) takeBack() {
 	}
 	h.back = append(h.reclaim(), h.back...)
 	h.reclaim = nil
-	h.noteBacklog()
+	h.noteLeft()
 }
 
-// noteBacklog makes the flag say what is there.
-func (h *half) noteBacklog() {
+// noteLeft makes the flag say what is there.
+func (h *half) noteLeft() {
 	if len(h.back) > 0 {
-		h.state.Or(backlog)
+		h.set(dataLeft)
 	} else {
 		h.back = nil
-		h.state.And(^uint64(backlog))
+		h.unset(dataLeft)
 	}
 }
 
@@ -180,7 +201,7 @@ func (h *half) readBack(p []byte) (n int) {
 	if len(p) == 0 {
 		return 0 // as from the transport: no datagram is taken
 	}
-	if h.conn.datagram {
+	if h.conn.kind.Datagram() {
 		n = copy(p, h.back[0]) // what does not fit is lost, as with any datagram
 		h.back = h.back[1:]
 	} else {
@@ -193,7 +214,7 @@ func (h *half) readBack(p []byte) (n int) {
 		}
 	}
 	if len(h.back) == 0 {
-		h.noteBacklog()
+		h.noteLeft()
 	}
 	return n
 }

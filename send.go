@@ -87,7 +87,7 @@ func (g *chunkGatherer) size(p []byte) int { return len(p) }
 
 func (g *chunkGatherer) add(p []byte) {
 	switch {
-	case g.h.conn.datagram:
+	case g.h.conn.kind.Datagram():
 		g.write(p)
 	case len(g.buf)+len(p) <= cap(g.buf):
 		g.buf = append(g.buf, p...)
@@ -118,15 +118,15 @@ func (g *chunkGatherer) take(ch <-chan []byte) (open bool) {
 
 // sendBytes and sendChunks run a write stream.
 func (s *stream) sendBytes(ch <-chan byte) {
-	buf := byteBuffers.Get().(*[byteBuffer]byte)
+	buf := byteBuffers.Get().(*[]byte)
 	defer byteBuffers.Put(buf)
-	g := &byteGatherer{gatherer{h: s.h, buf: buf[:0]}}
+	g := &byteGatherer{gatherer{h: s.h, buf: (*buf)[:0]}}
 	sendFrom(s, ch, &g.gatherer, g)
 }
 
 func (s *stream) sendChunks(ch <-chan []byte, size int) {
 	g := &chunkGatherer{gatherer{h: s.h}}
-	if !s.h.conn.datagram {
+	if !s.h.conn.kind.Datagram() {
 		g.buf = make([]byte, 0, size)
 	}
 	sendFrom(s, ch, &g.gatherer, g)
@@ -135,7 +135,20 @@ func (s *stream) sendChunks(ch <-chan []byte, size int) {
 // sendFrom is the life of a write stream: write until the end, give the half
 // back, and empty the channel. The pieces are those of g.
 func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) {
-	open := writeFrom(s, ch, g, p)
+	open, returned := true, false
+	defer func() {
+		if !returned { // the transport has ended the goroutine
+			g.err = s.h.conn.failure()
+			g.unsent += int64(len(g.buf))
+		}
+		afterWriting(s, ch, g, p, open)
+	}()
+	open = writeFrom(s, ch, g, p)
+	returned = true
+}
+
+// afterWriting is the second part of the life of a write stream.
+func afterWriting[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T], open bool) {
 	s.h.endStream(s, g.err)
 	s.unsent.Add(g.unsent)
 
@@ -144,8 +157,8 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) {
 	// then on, and when the multiplexer closes, a sender that is silent is left
 	// to itself.
 	var (
-		lease   = s.abandoned        // closed when the lease is over; nil after that
-		closing = s.h.conn.m.closing // closed when the multiplexer closes; nil after that
+		lease   = s.abandoned              // closed when the lease is over; nil after that
+		closing = s.h.conn.m.tasks.closing // closed when the multiplexer closes; nil after that
 		clock   *time.Ticker
 		tick    <-chan time.Time
 		ticks   int // since the clock began, or the multiplexer closes
@@ -267,7 +280,7 @@ func (s *stream) abandonLocked() {
 
 // finishSending waits until what the lease's write streams have accepted is
 // written or counted as not written, and returns the latter.
-func (h *half) finishSending(id uint64) error {
+func (h *half) finishSending(id word) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.sent

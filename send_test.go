@@ -411,6 +411,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 
 						_ = s.r.Close()
 
+						synctest.Wait()
 						require.Equal(t, 1, conn.closeCount())
 						require.Zero(t, m.Stats().Open)
 					}

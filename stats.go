@@ -1,6 +1,9 @@
 package plex
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // Stats is a snapshot of a multiplexer. Gauges say what is, counters what has
 // been since New and only ever grow. A half that is leased while its connection
@@ -33,77 +36,74 @@ type Stats struct {
 	Killed         uint64 // connections killed by consumers; they count as lost, too
 	SuspectedLeaks uint64 // leases that were held for longer than WithLeakDetection allows
 
+	ConnectDuration  time.Duration // time that connects have taken, all added up
+	Backoff          time.Duration // what is left of the pause before the next connect; 0 if there is none
 	WaitDuration     time.Duration // time that acquires have waited, all added up
 	LastConnectError error         // of the latest connect; nil if it succeeded
 }
 
-// Stats returns a snapshot. Each half is looked at once, so idle and leased
-// halves add up; it costs a few nanoseconds for each connection, and none for
-// those who acquire meanwhile.
+// Stats returns a snapshot. Each half is looked at once, so idle and leased halves add up. It costs a few
+// nanoseconds for each connection, and none for those who acquire meanwhile.
 func (m *Multiplexer) Stats() Stats {
+	var acquired uint64
+	var halves Stats
+	conns := snapshots.Get().(*[]*conn)
+	*conns = m.roster.appendTo((*conns)[:0])
+	for _, c := range *conns {
+		acquired += c.r.word().leases() + c.w.word().leases()
+		c.r.word().tally(&halves.IdleReaders, &halves.LeasedReaders)
+		c.w.word().tally(&halves.IdleWriters, &halves.LeasedWriters)
+	}
+	clear(*conns)
+	snapshots.Put(conns)
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.statsLocked()
-}
-
-func (m *Multiplexer) statsLocked() Stats {
 	s := m.stats
+	s.IdleReaders, s.LeasedReaders = halves.IdleReaders, halves.LeasedReaders
+	s.IdleWriters, s.LeasedWriters = halves.IdleWriters, halves.LeasedWriters
 	s.Capacity, s.Open, s.Connecting = m.capacity, m.open, m.connecting
-	for c := range m.conns {
-		if !c.admitted {
-			continue
-		}
-		s.Acquired += c.r.leases() + c.w.leases()
-		c.r.tally(&s.IdleReaders, &s.LeasedReaders)
-		c.w.tally(&s.IdleWriters, &s.LeasedWriters)
-	}
-	// A caller that comes upon a half which it cannot have is counted for a
-	// moment.
-	m.acquired = max(m.acquired, s.Acquired)
+	// A connection that was forgotten between the two looks is missing, or counts twice, for this once.
+	m.acquired = max(m.acquired, s.Acquired+acquired)
 	s.Acquired = m.acquired
-	for _, q := range []*queue{&m.readers, &m.writers} {
+	queues := []*queue{&m.writers, &m.readers}
+	if m.readers.ready.Load() {
+		queues = queues[:1] // waiting for what arrives says nothing about the pool
+		s.WaitingReady = int(m.readers.waiting.Load())
+	}
+	for _, q := range queues {
 		s.Waiting += int(q.waiting.Load())
 		s.Waited += q.waited.Load()
 		s.TimedOut += q.timedOut.Load()
 		s.Canceled += q.canceled.Load()
 		s.WaitDuration += time.Duration(q.waitTime.Load())
 	}
-	s.WaitingReady = int(m.ready.waiting.Load())
+	s.Backoff = m.healer.pace.Backoff(time.Now(), false)
 	s.LastConnectError = m.lastErr
 	return s
 }
 
-// tally counts h, of an admitted connection, as idle or leased.
-func (h *half) tally(idle, out *int) {
-	switch w := h.state.Load(); {
-	case h.settled:
-	case w&leased != 0 && w&^flags != firstLease: // the first lease is no consumer's
+// snapshots are copies of rosters, reused since some callers ask for Stats all the time.
+var snapshots = sync.Pool{New: func() any { return new([]*conn) }}
+
+// tally counts a half as idle or leased. One that is being admitted is neither.
+func (w word) tally(idle, out *int) {
+	switch {
+	case w.over() || w.lease() == firstLease && w.is(leaseLive):
+	case w.is(leaseLive):
 		*out++
-	case w&gone == 0:
+	case !w.is(poolRetired):
 		*idle++
 	}
 }
-
-// fewConnections can be looked at for each failed acquire.
-const fewConnections = 64
 
 // acquireFailed makes the diagnosis for an acquire that has failed.
 func (m *Multiplexer) acquireFailed(q *queue, waited time.Duration, why error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// To count what is leased costs a look at every connection. When many
-	// callers fail at once, they share the figure of a moment ago.
-	if now := time.Now(); len(m.conns) <= fewConnections || now.Sub(m.countedAt) > time.Millisecond {
-		m.counts, m.countedAt = m.statsLocked(), now
-	}
-	s := m.counts
-	e := &AcquireError{
-		Half: q.name, Waited: waited, Err: why, Connect: m.lastErr,
+	return &AcquireError{
+		Half: q.name(), Waited: waited, Err: why, Connect: m.lastErr,
 		Capacity: m.capacity, Open: m.open, Connecting: m.connecting,
-		Leased: s.LeasedReaders, Waiting: int(q.waiting.Load()),
+		Leased: q.leased(), Waiting: int(q.waiting.Load()),
 	}
-	if q == &m.writers {
-		e.Leased = s.LeasedWriters
-	}
-	return e
 }

@@ -15,13 +15,15 @@ import (
 
 const (
 	defaultChunk = 64 << 10 // bytes of a chunk, or of gathered chunks, if the caller says 0
-	byteBuffer   = 64 << 10 // bytes read or gathered at a time by a stream of bytes; any datagram fits
+	byteBuffer   = 64 << 10 // bytes read or gathered at a time by a stream of bytes; any datagram of a network fits
+	unixDatagram = 1 << 20  // any datagram of a Unix socket fits
 	chunkQueue   = 4        // chunks that a chunk channel holds
+	mostBuffer   = 1 << 30  // what a consumer may ask for; more is a mistake
 )
 
 type stream struct {
 	h     *half
-	lease uint64
+	lease word
 
 	halted chan struct{} // closed by haltLocked
 	reason error         // why it was halted; written before halted is closed
@@ -55,12 +57,14 @@ func (s *stream) isHalted() bool {
 // startStream makes the caller's lease busy with a stream, which runs as a
 // goroutine of the multiplexer. It calls open before run, when nothing is wrong
 // with the arguments.
-func (h *half) startStream(ctx context.Context, id uint64, call string, size int, open func(), run func(*stream)) error {
+func (h *half) startStream(ctx context.Context, id word, call string, size int, open func(), run func(*stream)) error {
 	switch {
 	case ctx == nil:
 		return errNilContext(call)
 	case size < 0:
 		return fmt.Errorf("plex: %s: the size is %d; it must not be negative", call, size)
+	case size > mostBuffer:
+		return fmt.Errorf("plex: %s: the size is %d; it must be at most %d", call, size, mostBuffer)
 	case h == nil:
 		return ErrLeaseClosed
 	}
@@ -89,11 +93,11 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 		h.leave(id)
 		return ErrLeaseClosed
 	}
-	h.state.Or(streaming)
+	h.set(leaseStream)
 	h.stream, h.result = s, nil
 	if h.writes() {
 		h.sent = s
-		h.state.Or(watched)
+		h.set(leaseWatched)
 	}
 	h.mu.Unlock()
 
@@ -104,9 +108,9 @@ func (h *half) startStream(ctx context.Context, id uint64, call string, size int
 		// it at the end: under mu it sees that s is over.
 		unwatch = context.AfterFunc(ctx, func() { h.interruptStream(s, caller.ContextError(ctx)) })
 	}
-	if !h.conn.m.spawn(func() {
+	if !h.conn.m.tasks.start(func() {
+		defer unwatch()
 		run(s)
-		unwatch()
 	}) {
 		unwatch()
 		h.endStream(s, ErrClosed)
@@ -128,8 +132,8 @@ func (h *half) interruptStream(s *stream, reason error) {
 	}
 }
 
-// haltStreams ends what streams h has, for the multiplexer's Close.
-func (h *half) haltStreams(reason error) {
+// haltStream ends the stream that h has, for the multiplexer's Close.
+func (h *half) haltStream(reason error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stream != nil {
@@ -145,7 +149,7 @@ func (h *half) endStream(s *stream, err error) {
 		// An interrupt shows as a missed deadline. Close interrupts a Read, but
 		// lets a Write go on, so there a deadline is the consumer's.
 		flushing := h.writes() && s.reason == ErrLeaseClosed
-		if err == nil || isInterrupt(err) && !flushing {
+		if err == nil || h.isInterrupt(err) && !flushing {
 			err = s.reason
 		}
 		if err == ErrLeaseClosed {
@@ -158,7 +162,7 @@ func (h *half) endStream(s *stream, err error) {
 		h.result = &result{s.lease, err}
 	}
 	s.err = err
-	resumed := h.resumeLocked()
+	resumed := h.deadlines.resume(h)
 	h.mu.Unlock()
 	h.deadlineLeft(resumed)
 	h.leave(s.lease)

@@ -326,6 +326,7 @@ func TestRemainsAreKeptForAsManyConnectionsAsTheCapacity(t *testing.T) {
 				}
 
 				// What can be leased is every open connection, with nothing to read, and the latest of the remains.
+				eventually(t, func() bool { return m.Stats().IdleReaders == 2*capacity }, "the oldest remains are given up")
 				for p := dead - capacity; p < dead+capacity; p++ {
 					r := readerOn(t, m, s.at(p))
 					if p < dead {
@@ -383,55 +384,70 @@ func TestWhatATLSConnectionWithoutAGoodbyeHasLeftIsReadAndThenItsEnd(t *testing.
 
 func TestPeerHalfClosesAndALiveWriteLeaseFinishes(t *testing.T) {
 	const total = 1 << 20
-	for _, left := range []int64{0, 10, 100_000} { // what the peer leaves unread before its end
-		t.Run(fmt.Sprint(left), func(t *testing.T) {
-			forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-				m, p := s.mux(l, plex.WithMaxCapacity(2)) // there would be room
-				w := leaseWriter(t, m)
-				require.NoError(t, writeOracle(w, 99, 0, 1000, 100))
-				p.send(t, 0, left)
-				p.halfClose()
-				if s.kind == "tls" {
-					// The end is told within TLS, so it takes a reader to notice.
-					r := leaseReader(t, m)
-					n, err := readOracle(r, p.number, -1)
-					require.Equal(t, io.EOF, err)
-					require.Equal(t, left, n)
-					requireClosed(t, r)
-				}
-				eventually(t, func() bool { return m.Stats().Lost == 1 }, "the loss is seen")
-				requireNoWriter(t, m)
-				require.NoError(t, w.Err())
-				require.False(t, isClosed(w.Done()))
-
-				received := later(func() error {
-					n, err := readOracle(p, 99, -1)
-					if !errors.Is(err, io.EOF) || n != total {
-						return fmt.Errorf("%d bytes of %d: %w", n, total, err)
+	for _, capacity := range []int{1, 2} {
+		for _, left := range []int64{0, 10, 100_000} { // what the peer leaves unread before its end
+			t.Run(fmt.Sprintf("capacity %d, %d left", capacity, left), func(t *testing.T) {
+				forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+					m, p := s.mux(l, plex.WithMaxCapacity(capacity))
+					w := leaseWriter(t, m)
+					require.NoError(t, writeOracle(w, 99, 0, 1000, 100))
+					p.send(t, 0, left)
+					p.halfClose()
+					if s.kind == "tls" {
+						// The end is told within TLS, so it takes a reader to notice.
+						r := leaseReader(t, m)
+						n, err := readOracle(r, p.number, -1)
+						require.Equal(t, io.EOF, err)
+						require.Equal(t, left, n)
+						requireClosed(t, r)
 					}
-					return nil
-				})
-				require.NoError(t, writeOracle(w, 99, 1000, total-2000, 10_000))
-				time.Sleep(20 * time.Millisecond) // for what must not happen
-				require.Equal(t, 1, s.dialed(), "no replacement as long as the writer has it")
-				require.Equal(t, 1, m.Stats().Open)
-				requirePending(t, received, "the peer's reading")
-				require.NoError(t, writeOracle(w, 99, total-1000, 1000, 1000))
-				requireClosed(t, w)
+					eventually(t, func() bool { return m.Stats().Lost == 1 }, "the loss is seen")
+					require.NoError(t, w.Err())
+					require.False(t, isClosed(w.Done()))
 
-				require.NoError(t, <-received, "the peer has it all, and then our end")
-				requireHealed(t, m, 1, 1)
-				if left > 0 && s.kind != "tls" {
-					r := readerOn(t, m, p)
-					n, err := readOracle(r, p.number, -1)
-					require.Equal(t, io.EOF, err)
-					require.Equal(t, left, n)
-					requireClosed(t, r)
-				}
-				requirePassing(t, m, s.next())
-				assert.Equal(t, 2, s.dialed())
+					received := later(func() error {
+						n, err := readOracle(p, 99, -1)
+						if !errors.Is(err, io.EOF) || n != total {
+							return fmt.Errorf("%d bytes of %d: %w", n, total, err)
+						}
+						return nil
+					})
+					require.NoError(t, writeOracle(w, 99, 1000, total-2000, 10_000))
+					var next *peer
+					if capacity == 1 {
+						requireNoWriter(t, m)
+						time.Sleep(20 * time.Millisecond) // for what must not happen
+						require.Equal(t, 1, s.dialed(), "no replacement as long as the writer has the only slot")
+						require.Equal(t, 1, m.Stats().Open)
+					} else {
+						next = s.next() // there is room for the replacement
+						requireHealed(t, m, 2, 1)
+						other := leaseWriter(t, m)
+						require.Equal(t, next.client.LocalAddr(), other.LocalAddr(), "nobody else gets the old one's writer")
+						requireNoWriter(t, m)
+						requireClosed(t, other)
+					}
+					requirePending(t, received, "the peer's reading")
+					require.NoError(t, writeOracle(w, 99, total-1000, 1000, 1000))
+					requireClosed(t, w)
+
+					require.NoError(t, <-received, "the peer has it all, and then our end")
+					requireHealed(t, m, 1, 1)
+					if left > 0 && s.kind != "tls" {
+						r := readerOn(t, m, p)
+						n, err := readOracle(r, p.number, -1)
+						require.Equal(t, io.EOF, err)
+						require.Equal(t, left, n)
+						requireClosed(t, r)
+					}
+					if next == nil {
+						next = s.next()
+					}
+					requirePassing(t, m, next)
+					assert.Equal(t, 2, s.dialed())
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // its methods return ErrLeaseClosed.
 type Writer struct {
 	h  *half
-	id uint64
+	id word
 }
 
 // Write writes p to the connection, as [net.Conn] does. That it returned no
@@ -28,29 +28,37 @@ type Writer struct {
 // missed write deadline loses the connection at once.
 //
 // Errors are those of Reader.Read, without io.EOF.
-func (w Writer) Write(p []byte) (int, error) {
+func (w Writer) Write(p []byte) (n int, err error) {
 	h := w.h
-	if h == nil || !h.state.CompareAndSwap(w.id|leased, w.id|leased|busy) {
-		return w.writeUnusual(p)
+	if h == nil || !h.state.CompareAndSwap(uint64(w.id|leaseLive), uint64(w.id|leaseLive|leaseBusy)) {
+		return w.writeSlow(p)
 	}
 	// No flag is set: the lease's last message is not torn. See Reader.Read.
-	defer h.leave(w.id) // also if the transport panics
-	n, err := h.conn.nc.Write(p)
-	if err != nil || n < len(p) {
+	c, returned := h.conn, false
+	defer func() {
+		if !returned {
+			n, err = 0, c.crashed("Write", recover())
+		}
+		h.leave(w.id)
+	}()
+	n, err = c.nc.Write(p)
+	returned = true
+	if err != nil || n != len(p) {
+		n, err = c.saneWrite(n, len(p), err)
 		err = h.afterWrite(p, n, err)
 	}
 	return n, err
 }
 
-// writeUnusual is Write when there is more to it.
-func (w Writer) writeUnusual(p []byte) (int, error) {
+// writeSlow is Write when there is more to it.
+func (w Writer) writeSlow(p []byte) (int, error) {
 	if w.h == nil {
 		return 0, ErrLeaseClosed
 	}
 	if err := w.h.enter(w.id); err != nil {
 		return 0, err
 	}
-	defer w.h.leave(w.id) // also if the transport panics
+	defer w.h.leave(w.id) // also if the transport ends the goroutine
 	return w.h.write(p)
 }
 
@@ -91,7 +99,7 @@ func (w Writer) SendChunks(ctx context.Context, size int) (chan<- []byte, error)
 	var ch chan []byte
 	err := w.h.startStream(ctx, w.id, "SendChunks", size,
 		func() { ch = make(chan []byte, chunkQueue) },
-		func(s *stream) { s.sendChunks(ch, chunkSize(size)) })
+		func(s *stream) { s.sendChunks(ch, w.h.chunkSize(size)) })
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ func TestWriteErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.Equal(t, c.RemoteAddr(), op.Addr)
 		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
 		require.True(t, isClosed(w.Done()))
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		requireClosed(t, w)
 		requireLost(t, m, 1)
@@ -627,6 +628,7 @@ func TestTLSWriteThatWasCutByADeadlineIsTheConnectionsEnd(t *testing.T) {
 		require.Zero(t, n)
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, w, r)
+		synctest.Wait()
 		require.Equal(t, 1, c.closeCount())
 		requireLost(t, m, 1)
 	})
@@ -730,6 +732,7 @@ func TestTornWriteIsNotMendedByAWriteThatWroteNothing(t *testing.T) {
 				tornBy["a deadline"](t, w, p)
 				nothing(t, w)
 				require.NoError(t, w.Close())
+				synctest.Wait()
 				require.Equal(t, 1, c.closeCount())
 				requireLost(t, m, 1)
 				requireNoWriter(t, m)
@@ -760,6 +763,7 @@ func TestTearOfOneLeaseDoesNotHangOnToTheNextConnection(t *testing.T) {
 			requireClosed(t, next)
 		}
 
+		synctest.Wait()
 		s := m.Stats()
 		require.Equal(t, 1, s.Open)
 		require.EqualValues(t, 1, s.Lost)
@@ -861,12 +865,14 @@ func TestConnectionKilledByBothHalvesAtOnceIsLostOnce(t *testing.T) {
 
 		wg.Wait()
 		require.EqualValues(t, 2, killed.Load(), "one Kill per lease")
+		requireLost(t, m, 1)
 		require.Equal(t, 1, c.closeCount())
 
 		s := m.Stats()
 		require.EqualValues(t, 1, s.Lost)
 		require.Zero(t, s.Open+s.LeasedReaders+s.LeasedWriters)
 		requireClosed(t, m)
+		require.Equal(t, 1, c.closeCount())
 	}
 }
 

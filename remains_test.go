@@ -43,13 +43,12 @@ func TestLeasesOnConnectionsThatAreOverLeaveRoomInTheQueues(t *testing.T) {
 	const leases = 60 // there is room for 14 in either queue
 	for name, lease := range map[string]func(*plex.Multiplexer, context.Context, time.Duration) (plex.Reader, error){
 		"ready readers": (*plex.Multiplexer).ReadyReader,
-		"readers":       (*plex.Multiplexer).Reader, // which have an entry in the queue of ready readers
+		"readers":       (*plex.Multiplexer).Reader,
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
 			m := l.mux(plex.WithConnector(hangUps(t)), plex.WithMinConnections(1),
 				plex.WithBackoff(func(int) time.Duration { return 0 }))
-			attend(t, m)
 			for i := range leases {
 				r, err := lease(m, t.Context(), patience)
 				require.NoError(t, err, "lease %d", i)
@@ -150,7 +149,6 @@ func TestHeldRemainsDoNotDelayConnecting(t *testing.T) {
 	for range 3 { // the machine may be busy for a while
 		l := newLedger(t)
 		m := l.mux(plex.WithConnector(hangUps(t)), plex.WithMinConnections(1), plex.WithBackoff(func(int) time.Duration { return 0 }))
-		attend(t, m)
 		slowest = 0
 		for range 10 {
 			time.Sleep(20 * time.Millisecond) // the next one has come and ended

@@ -1,0 +1,121 @@
+package plex
+
+// The multiplexer's books of its connections. What has to be found is in an index or in order, so that
+// nothing under Multiplexer.mu has to look at all of them.
+
+import (
+	"container/heap"
+	"slices"
+	"sync"
+	"time"
+)
+
+// accounts are the counts. Multiplexer.mu guards them.
+type accounts struct {
+	refusing   bool             // no new connections; the end has begun
+	refused    bool             // and no new leases: all halves are retired
+	known      map[any]struct{} // identities of the connections whose transport is open
+	open       int              // admitted connections that have a slot
+	leaving    int              // of those, how many are out of service
+	connecting int              // slots reserved for connections to come; open+connecting <= capacity
+	admitted   uint64           // ever
+	alive      int              // admitted and not yet forgotten: open, or with a lease
+	looking    int              // read halves that plex has, to look at them
+	stats      Stats            // the counters; gauges are computed
+	acquired   uint64           // the highest Stats.Acquired so far
+	lastErr    error            // of the latest connect
+}
+
+// roster is the set of all connections that are claimed and not yet forgotten. It has a lock of its
+// own, which is held for a copy of the pointers at most.
+type roster struct {
+	mu    sync.Mutex
+	conns []*conn
+}
+
+func (r *roster) add(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns = append(r.conns, c)
+	c.rosterAt = len(r.conns)
+}
+
+// remove reports whether c was in the roster.
+func (r *roster) remove(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := c.rosterAt - 1
+	if at < 0 {
+		return false
+	}
+	last := len(r.conns) - 1
+	r.conns[at] = r.conns[last]
+	r.conns[at].rosterAt = at + 1
+	r.conns[last] = nil
+	r.conns = r.conns[:last]
+	c.rosterAt = 0
+	return true
+}
+
+// all returns a copy.
+func (r *roster) all() []*conn { return r.appendTo(nil) }
+
+func (r *roster) appendTo(buf []*conn) []*conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append(slices.Grow(buf, len(r.conns)), r.conns...)
+}
+
+// expiries are the connections in service in order of their expiry. Multiplexer.mu guards them.
+type expiries struct{ conns []*conn }
+
+func (e *expiries) add(c *conn) { heap.Push((*expiryHeap)(e), c) }
+
+// drop takes c out, if it is in.
+func (e *expiries) drop(c *conn) {
+	if c.expiryAt > 0 {
+		heap.Remove((*expiryHeap)(e), c.expiryAt-1)
+	}
+}
+
+// due takes out one connection whose time has come, and returns nil if there is none.
+func (e *expiries) due(now time.Time) *conn {
+	if len(e.conns) == 0 || now.Before(e.conns[0].expiresAt) {
+		return nil
+	}
+	return heap.Pop((*expiryHeap)(e)).(*conn)
+}
+
+// next is when the next connection becomes due.
+func (e *expiries) next() (time.Time, bool) {
+	if len(e.conns) == 0 {
+		return time.Time{}, false
+	}
+	return e.conns[0].expiresAt, true
+}
+
+// expiryHeap is expiries as package heap wants it.
+type expiryHeap expiries
+
+func (h *expiryHeap) Len() int           { return len(h.conns) }
+func (h *expiryHeap) Less(i, j int) bool { return h.conns[i].expiresAt.Before(h.conns[j].expiresAt) }
+
+func (h *expiryHeap) Swap(i, j int) {
+	h.conns[i], h.conns[j] = h.conns[j], h.conns[i]
+	h.conns[i].expiryAt, h.conns[j].expiryAt = i+1, j+1
+}
+
+func (h *expiryHeap) Push(x any) {
+	c := x.(*conn)
+	h.conns = append(h.conns, c)
+	c.expiryAt = len(h.conns)
+}
+
+func (h *expiryHeap) Pop() any {
+	last := len(h.conns) - 1
+	c := h.conns[last]
+	h.conns[last] = nil
+	h.conns = h.conns[:last]
+	c.expiryAt = 0
+	return c
+}

@@ -1,0 +1,127 @@
+package plex
+
+import (
+	"context"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// legalLives is the table at the top of conn.go, written out.
+var legalLives = map[life][]life{
+	{phaseClaimed, whyNone}: {
+		{phaseOpen, whyNone}, {phaseClosing, whyLost}, {phaseClosing, whyKilled}, {phaseClosing, whyShutDown},
+	},
+	{phaseOpen, whyNone}: {
+		{phaseOpen, whyExpired},
+		{phaseLeaving, whyLost},
+		{phaseLeaving, whyKilled},
+		{phaseLeaving, whySurplus},
+		{phaseLeaving, whyExpired},
+		{phaseLeaving, whyShutDown},
+	},
+	{phaseOpen, whyExpired}: {
+		{phaseLeaving, whyLost}, {phaseLeaving, whyKilled}, {phaseLeaving, whySurplus}, {phaseLeaving, whyExpired}, {phaseLeaving, whyShutDown},
+	},
+}
+
+func TestLifeTurnsOnlyAsTheTableSays(t *testing.T) {
+	for y := whyLost; y <= whyShutDown; y++ { // once a connection leaves, its why stays
+		legalLives[life{phaseLeaving, y}] = []life{{phaseClosing, y}}
+		legalLives[life{phaseClosing, y}] = []life{{phaseClosed, y}}
+	}
+
+	for p := phaseClaimed; p <= phaseClosed; p++ {
+		for y := whyNone; y <= whyShutDown; y++ {
+			from := life{p, y}
+			if p == phaseClaimed && y != whyNone || p == phaseOpen && y != whyNone && y != whyExpired || p >= phaseLeaving && y == whyNone {
+				continue // nothing leads there
+			}
+			for to := phaseClaimed; to <= phaseClosed; to++ {
+				for because := whyNone; because <= whyShutDown; because++ {
+					next, ok := from.turn(to, because)
+					want := life{to, because}
+					if p >= phaseLeaving {
+						want.why = y
+					}
+					legal := false
+					for _, l := range legalLives[from] {
+						legal = legal || l == want
+					}
+					require.Equal(t, legal, ok, "%+v to %+v", from, want)
+					if ok {
+						require.Equal(t, want, next)
+					} else {
+						require.Equal(t, from, next, "what is not legal changes nothing")
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestPeersEndTurnsOnlyAsTheTableSays(t *testing.T) {
+	legal := map[[2]stage]bool{
+		{peerOpen, peerNoticed}: true,
+		{peerOpen, peerRead}:    true,
+		{peerNoticed, peerRead}: true,
+		{peerRead, peerTold}:    true,
+		{peerTold, peerRead}:    true,
+	}
+	for from := peerOpen; from <= peerTold; from++ {
+		for to := peerOpen; to <= peerTold; to++ {
+			var p peerEnd
+			p.stage.Store(int32(from))
+			ok := p.turn(to)
+			require.Equal(t, legal[[2]stage{from, to}], ok, "%d to %d", from, to)
+			want := from
+			if ok {
+				want = to
+			}
+			require.EqualValues(t, want, p.stage.Load())
+			for s := peerOpen; s <= peerTold; s++ {
+				require.Equal(t, want >= s, p.reached(s))
+			}
+		}
+	}
+}
+
+func TestWhyOfAFailure(t *testing.T) {
+	require.Equal(t, whyKilled, whyOf(ErrKilled))
+	require.Equal(t, whyShutDown, whyOf(ErrClosed))
+	require.Equal(t, whyLost, whyOf(errPeerClosed))
+	require.Equal(t, whyLost, whyOf(ErrPartialWrite))
+}
+
+// muxOf is a multiplexer of one connection.
+func muxOf(t *testing.T, nc net.Conn) *Multiplexer {
+	t.Helper()
+	m, err := New(t.Context(), WithConnections(nc))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+func TestAKillIsNoFailureOfTheService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := New(t.Context(), WithConnector(DialFunc(func(context.Context) (net.Conn, error) {
+			client, peer := net.Pipe()
+			t.Cleanup(func() { _ = peer.Close() })
+			return client, nil
+		})), WithMinConnections(1))
+		require.NoError(t, err)
+		for range 3 {
+			w, err := m.Writer(t.Context(), 0)
+			require.NoError(t, err)
+			require.NoError(t, w.Kill())
+		}
+		m.mu.Lock()
+		failures := m.healer.pace.Failures(time.Now())
+		m.mu.Unlock()
+		require.Zero(t, failures)
+		require.NoError(t, m.Close())
+	})
+}

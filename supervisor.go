@@ -1,0 +1,55 @@
+package plex
+
+// The supervisor: one goroutine that decides when to connect, for the healer and for the auto-scaler,
+// and when to close what is too old or too much. It decides by looking at the state under mu, so a
+// wake-up too many does no harm; it never connects itself. New starts it if there is anything for it to
+// do, and it ends when the multiplexer begins to close.
+
+import "time"
+
+// kick wakes the supervisor.
+func (m *Multiplexer) kick() { wakeUp(m.wake) } // if it is full, the supervisor will look anyway
+
+func (m *Multiplexer) needsSupervisor() bool {
+	return m.cfg.connect != nil || m.cfg.idleTimeout.Given() || m.cfg.leakThreshold.Given()
+}
+
+func (m *Multiplexer) supervise() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		next := now.Add(time.Hour)
+		m.mu.Lock()
+		due := m.dueLocked(now, &next) // first, for what is due is replaced before it goes
+		m.connectsLocked(now, &next)
+		surplus := m.surplusLocked(now, &next)
+		failures, unpaused := m.healer.pace.Unpaused()
+		m.scaler.armed = next
+		m.mu.Unlock()
+
+		m.closeSurplus(surplus)
+		for _, c := range due {
+			c.retireDue()
+		}
+		m.reportLeaks(now, &next)
+		if unpaused {
+			m.decidePause(failures)
+			continue
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-m.wake:
+		case <-timer.C:
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+// sooner makes *next t if that is earlier.
+func sooner(next *time.Time, t time.Time) {
+	if t.Before(*next) {
+		*next = t
+	}
+}

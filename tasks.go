@@ -1,0 +1,110 @@
+package plex
+
+// The goroutines that plex starts.
+
+import (
+	"sync"
+	"time"
+)
+
+// taskKind says what may keep a goroutine from ending, and so how long Close waits for it.
+type taskKind int
+
+const (
+	ownTask       taskKind = iota // nothing but a transport's Read or Write
+	transportTask                 // a transport's Close
+	foreignTask                   // a connector, a callback or a log handler, which may be what called Close
+	taskKinds
+)
+
+// tasks starts goroutines and waits for them.
+type tasks struct {
+	closing chan struct{} // closed by close
+
+	mu      sync.Mutex
+	changed sync.Cond
+	closed  bool
+	running [taskKinds]int
+}
+
+func (t *tasks) init() {
+	t.closing = make(chan struct{})
+	t.changed.L = &t.mu
+}
+
+// start runs f in a goroutine of plex's own. It reports false when the multiplexer has been closed.
+func (t *tasks) start(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.startLocked(ownTask, f)
+	return true
+}
+
+// aside runs f, which may take long, in a goroutine as start does, and here and now when the
+// multiplexer has been closed.
+func (t *tasks) aside(f func()) {
+	if !t.start(f) {
+		f()
+	}
+}
+
+// startForeign runs f, which calls foreign code, in a goroutine, also when the multiplexer has been
+// closed.
+func (t *tasks) startForeign(kind taskKind, f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.startLocked(kind, f)
+}
+
+func (t *tasks) startLocked(kind taskKind, f func()) {
+	t.running[kind]++
+	go func() {
+		defer func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.running[kind]--
+			t.changed.Broadcast()
+		}()
+		f()
+	}()
+}
+
+// close has nothing of plex's own started any more.
+func (t *tasks) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.closed = true
+		close(t.closing)
+	}
+}
+
+func (t *tasks) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
+// wait waits until all goroutines have ended, those of each kind for so long at most.
+func (t *tasks) wait(graces [taskKinds]time.Duration) {
+	var late [taskKinds]bool
+	for kind, grace := range graces {
+		timer := time.AfterFunc(grace, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			late[kind] = true
+			t.changed.Broadcast()
+		})
+		defer timer.Stop()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for kind := range taskKinds {
+		for t.running[kind] > 0 && !late[kind] {
+			t.changed.Wait()
+		}
+	}
+}
