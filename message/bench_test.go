@@ -1,10 +1,11 @@
 package message_test
 
-// How fast messages come, beside a hand-written loop over the raw connections: one goroutine for each, which reads
-// through a bufio.Reader and copies each message too. Both receive the same frames over as many loopback TCP
-// connections, in turns, so that the ratio is of two measurements made under the same conditions:
+// Throughput of messages, compared with a hand-written loop over the raw connections: one goroutine
+// for each connection, which reads through a bufio.Reader and copies each message too. Both receive
+// the same frames over the same number of loopback TCP connections, taking turns, so that both
+// sides of the ratio are measured under the same conditions:
 //
-//	go test -run '^$' -bench Messages ./message
+// go test -run '^$' -bench Messages ./message
 
 import (
 	"bufio"
@@ -53,17 +54,18 @@ func BenchmarkMessages(b *testing.B) {
 				messages := float64(b.N) * float64(ours.frames*benchConnections)
 				b.ReportMetric(messages/took[0].Seconds(), "plex-msg/s")
 				b.ReportMetric(messages/took[1].Seconds(), "raw-msg/s")
-				b.ReportMetric(ratios[len(ratios)/2], "ratio") // the median, since a machine has its moods
+				b.ReportMetric(ratios[len(ratios)/2], "ratio") // the median, because single turns are noisy
 			})
 		}
 	}
 }
 
-// benchSide is one of the two: connections, and senders that send a segment of frames over each when told to.
+// benchSide is one side of the comparison: connections, and senders that send a segment of frames
+// over each when told to.
 type benchSide struct {
 	clients []net.Conn
 	orders  []chan struct{}
-	got     sync.WaitGroup // counts the connections whose segment has not come yet
+	got     sync.WaitGroup // counts the connections whose segment is not complete
 	running sync.WaitGroup // the receivers
 	size    int
 	frames  int // of a segment
@@ -103,7 +105,8 @@ func newBenchSide(b *testing.B, size int) *benchSide {
 	return s
 }
 
-// turn has one segment sent over each connection, and returns how long it took until all had come.
+// turn has one segment sent over each connection, and returns how long it took until all were
+// received.
 func (s *benchSide) turn() time.Duration {
 	began := time.Now()
 	s.got.Add(len(s.orders))
@@ -114,7 +117,7 @@ func (s *benchSide) turn() time.Duration {
 	return time.Since(began)
 }
 
-// take is what is done with a message.
+// take handles a message.
 func (s *benchSide) take(data []byte) {
 	if data[0] == 1 {
 		s.got.Done()
@@ -174,8 +177,7 @@ func tcpPair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// A message takes one allocation, of its own length, whatever is done with it; what a lease takes beside it is less
-// than one for each lease.
+// A message takes one allocation, of its own length. A lease takes less than one on average.
 func BenchmarkAllocations(b *testing.B) {
 	s := newBenchSide(b, 64)
 	s.receive(b, 1)

@@ -1,9 +1,9 @@
-// Package message finds whole messages in what arrives on the connections of a [plex.Multiplexer], and writes whole
-// ones.
+// Package message finds whole messages in what arrives on the connections of a [plex.Multiplexer],
+// and writes whole messages.
 //
-// A [Receiver] knows by a split function, a [bufio.SplitFunc], where a message ends: [Prefix.Split] for length
-// prefixes, [Lines], [Delimiter], or any other. Whoever ranges over [Receiver.All] gets the messages of all
-// connections, as they arrive:
+// A [Receiver] uses a split function, a [bufio.SplitFunc], to find where a message ends:
+// [Prefix.Split] for length prefixes, [Lines], [Delimiter], or any other. Range over [Receiver.All]
+// to get the messages of all connections as they arrive:
 //
 //	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split)
 //	if err != nil {
@@ -11,7 +11,7 @@
 //	}
 //	for m, err := range receiver.All(ctx) {
 //		if err != nil {
-//			log.Print(err) // of one connection; the last one is the end of all
+//			log.Print(err) // about one connection; the last one ends the loop
 //			continue
 //		}
 //		handle(m.Data)
@@ -21,14 +21,15 @@
 //
 // # What is promised
 //
-// Each message that arrived whole on a connection that did not fail is delivered, to one loop, once, and those of one
-// connection in order. No message has bytes of two connections, or of two datagrams. One whose connection ended before
-// it was whole is reported, with what had come of it, and not delivered as if it were whole. One that is too long costs
-// its own connection, and so does a split function that errs, and the others go on.
+// Each message that arrived whole on a connection that did not fail is delivered once, to one loop,
+// and those of one connection in order. No message contains bytes of two connections or of two
+// datagrams. A message whose connection ended before it was whole is reported with what came of it;
+// it is never delivered as if it were whole. A message that is too long, or a split function that
+// fails, costs its own connection; the others go on.
 //
 // # What it costs
 //
-// A Receiver has no goroutine. A loop has a buffer of 256 KiB while it has something to deliver; a connection has
-// memory only while part of a message has arrived, of the size of that part. A message takes one allocation, of its
-// own length.
+// A Receiver has no goroutine. A loop has a buffer of 256 KiB while it has something to deliver. A
+// connection takes memory only while part of a message has arrived, in proportion to that part. A
+// message takes one allocation, of its own length.
 package message

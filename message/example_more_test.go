@@ -23,7 +23,7 @@ func examplePipe() (mux *plex.Multiplexer, peer net.Conn) {
 	return mux, theirs
 }
 
-// A consumer that finds a connection to be out of step kills it. Nothing more of it is delivered.
+// A consumer kills a connection that it finds out of step. Nothing more from it is delivered.
 func ExampleReceiver_Kill() {
 	mux, peer := examplePipe()
 	defer mux.Close()
@@ -54,7 +54,8 @@ func ExampleReceiver_Kill() {
 	// that was the last connection
 }
 
-// When a Receiver is given up and its multiplexer goes on, nobody may read on in the middle of a message.
+// When a Receiver is no longer used and its multiplexer goes on, nobody may read on in the middle
+// of a message.
 func ExampleReceiver_Discard() {
 	mux, peer := examplePipe()
 	defer mux.Close()
@@ -70,7 +71,7 @@ func ExampleReceiver_Discard() {
 		break // what has been read and not delivered is kept, for another loop
 	}
 	fmt.Println(mux.Stats().Killed, "killed")
-	receiver.Discard() // there is none
+	receiver.Discard() // there is no other loop
 	fmt.Println(mux.Stats().Killed, "killed")
 
 	// Output:
@@ -79,7 +80,7 @@ func ExampleReceiver_Discard() {
 	// 1 killed
 }
 
-// What had come of a message whose connection ended is there to be looked at.
+// A CutError has what came of a message whose connection ended.
 func ExampleCutError() {
 	mux, peer := examplePipe()
 	defer mux.Close()

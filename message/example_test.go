@@ -15,7 +15,8 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// exampleService runs handle for each connection on loopback and closes it then. stop waits for all of them.
+// exampleService runs handle for each connection on loopback and closes it then. stop waits for all
+// of them.
 func exampleService(handle func(conn net.Conn)) (address string, stop func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -35,12 +36,12 @@ func exampleService(handle func(conn net.Conn)) (address string, stop func()) {
 		}
 	})
 	return listener.Addr().String(), func() {
-		_ = listener.Close() // ends the loop above, which is all that is wanted of it
+		_ = listener.Close() // ends the loop above; an error would not matter
 		wg.Wait()
 	}
 }
 
-// exampleMultiplexer has so many connections to what handle serves.
+// exampleMultiplexer makes a multiplexer with so many connections to a service that runs handle.
 func exampleMultiplexer(connections int, handle func(conn net.Conn)) (mux *plex.Multiplexer, stop func()) {
 	address, stopService := exampleService(handle)
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)),
@@ -74,7 +75,7 @@ func ExampleNew() {
 	readings := 0
 	for m, err := range receiver.All(ctx) {
 		if err != nil {
-			fmt.Println(err) // of one connection; the last one is the end of all
+			fmt.Println(err) // about one connection; the last one ends the loop
 			continue
 		}
 		fmt.Printf("%s\n", m.Data)
@@ -90,7 +91,8 @@ func ExampleNew() {
 	// 22 degrees
 }
 
-// An error of a connection does not end the loop. A message that is cut off is told from one that is whole.
+// An error about one connection does not end the loop. A message that is cut off is never taken for
+// a whole one.
 func ExampleReceiver_All() {
 	client, server := net.Pipe()
 	mux, err := plex.New(context.Background(), plex.WithConnections(client))
@@ -236,12 +238,12 @@ func ExampleDelimiter() {
 		fmt.Printf("%q\n", m)
 		data = data[advance:]
 	}
-	fmt.Printf("and %q, of which the end has not come yet\n", data)
+	fmt.Printf("and %q, whose end has not arrived yet\n", data)
 
 	// Output:
 	// "one"
 	// ""
-	// and "three", of which the end has not come yet
+	// and "three", whose end has not arrived yet
 }
 
 // Many goroutines write whole lines over two connections.
@@ -286,5 +288,5 @@ func ExampleWithMaxSize() {
 
 	// Output:
 	// <nil>
-	// message: WithMaxSize(0): a message cannot be that short; at least 1 byte is right
+	// message: WithMaxSize(0): a message cannot be that short; give at least 1 byte
 }

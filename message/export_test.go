@@ -1,16 +1,16 @@
 package message
 
-// Leftovers is how many connections something is kept of.
+// Leftovers returns the number of connections that something is kept for.
 func (r *Receiver) Leftovers() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.leftovers)
 }
 
-// Framing is what may be taken beside the longest message.
+// Framing is how many bytes may be taken beside the longest message.
 const Framing = framing
 
-// Memory is how much memory for data is kept.
+// Memory returns how much memory is kept for data.
 func (r *Receiver) Memory() (bytes int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,6 +1,6 @@
 package message_test
 
-// Whole flows over real connections.
+// End to end, over real connections.
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// patience bounds what has to happen soon. It is never waited out when all is well.
+// patience bounds what must happen soon. A test that passes never waits that long.
 const patience = 30 * time.Second
 
 // dialers are the transports; each returns both ends of a new connection.
@@ -76,8 +76,8 @@ func tlsConfigs(t *testing.T) (server, client *tls.Config) {
 		&tls.Config{RootCAs: roots, ServerName: "plex.test"}
 }
 
-// Frames of all sizes go out by Send from many goroutines, come back cut into other pieces from an echo, and are
-// received by several loops: each once.
+// Many goroutines send frames of all sizes. An echo returns them cut into different pieces, and
+// several loops receive them: each exactly once.
 func TestFramesThereAndBack(t *testing.T) {
 	for name, dial := range dialers(t) {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,8 @@ func TestFramesThereAndBack(t *testing.T) {
 				clients = append(clients, client)
 				echoes.Go(func() {
 					defer server.Close()
-					// It reads ahead of what it sends, as a pipe does not: else all might wait for each other.
+					// It reads ahead of what it sends. A pipe has no buffer, so otherwise everyone
+					// might wait for everyone else.
 					pieces := make(chan []byte, 1<<16)
 					echoes.Go(func() {
 						for p := range pieces {
@@ -200,5 +201,25 @@ func TestDatagramsOverUDP(t *testing.T) {
 	want := []string{"one", "two", "cut(thr)", "ee", long}
 	require.Eventually(t, func() bool { return len(l.words()) == len(want) }, patience, time.Millisecond)
 	require.Equal(t, want, l.words())
+	require.Zero(t, m.Stats().Lost)
+}
+
+// Nobody listens at the peer's port. The kernel reports that to the next Read or Write.
+func TestARefusedDatagramIsReportedOverUDP(t *testing.T) {
+	balanceProcess(t)
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	client, err := net.Dial("udp", server.LocalAddr().String())
+	require.NoError(t, err)
+	require.NoError(t, server.Close())
+	m, err := plex.New(context.Background(), plex.WithConnections(client))
+	require.NoError(t, err)
+	defer m.Close()
+	l := start(t, receiver(t, m, message.Lines), nil)
+	for n := 1; n <= 3; n++ {
+		require.NoError(t, message.Send(t.Context(), m, patience, []byte("anybody?\n")))
+		require.Eventually(t, func() bool { return len(l.words()) == n }, patience, time.Millisecond)
+		require.Equal(t, "refused", l.words()[n-1])
+	}
 	require.Zero(t, m.Stats().Lost)
 }

@@ -1,7 +1,7 @@
 package message_test
 
-// The world of the tests: scripted in-memory connections, the balance at a test's end, and loops in the background. All
-// of it works inside a testing/synctest bubble and outside of one.
+// Helpers: scripted in-memory connections, the balance at the end of a test, and loops in the
+// background. All of it works inside and outside a testing/synctest bubble.
 
 import (
 	"bufio"
@@ -24,17 +24,17 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Connections
 
-// script is a connection whose peer is the test. A Read returns at most one chunk, so the test says where the data is
-// cut. mu is held for moments only.
+// script is a connection whose peer is the test. A Read returns at most one chunk, so the test says
+// where the data is cut. mu is held for moments only.
 type script struct {
 	mu   sync.Mutex
 	cond sync.Cond
 
 	chunks  [][]byte // that have arrived
-	end     error    // what a Read returns behind them; nil: it waits
+	end     error    // what a Read returns after them; nil: it waits
 	written []byte
 	writes  int // calls of Write that wrote something
 	credit  int // bytes that may still be written; below zero: no bound
@@ -53,7 +53,7 @@ type moment struct {
 	timer  *time.Timer
 }
 
-// address is that of a script; no two have the same.
+// address is the address of a script; no two have the same.
 type address struct {
 	network string
 	number  int64
@@ -70,7 +70,7 @@ func newScript() *script {
 	return c
 }
 
-// arrive has chunks arrive.
+// arrive delivers chunks.
 func (c *script) arrive(chunks ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,7 +80,7 @@ func (c *script) arrive(chunks ...string) {
 	c.cond.Broadcast()
 }
 
-// finish has the data end: by io.EOF as a peer's close does, or by an error.
+// finish ends the data: with io.EOF as when the peer closes, or with an error.
 func (c *script) finish(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,14 +96,14 @@ func (c *script) allow(n int) {
 	c.cond.Broadcast()
 }
 
-// sent is what has been written.
+// sent returns what has been written.
 func (c *script) sent() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return string(c.written)
 }
 
-// isClosed says whether it has been closed.
+// isClosed reports whether it has been closed.
 func (c *script) isClosed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,7 +215,7 @@ func (c *script) set(m *moment, t time.Time) error {
 		timer = time.AfterFunc(time.Until(t), func() {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if m.timer == timer { // else a later deadline has taken its place
+			if m.timer == timer { // otherwise a later deadline has replaced it
 				m.passed = true
 				c.cond.Broadcast()
 			}
@@ -226,10 +226,11 @@ func (c *script) set(m *moment, t time.Time) error {
 	return nil
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // The balance
 
-// world is one test's: a multiplexer, and what has to be in balance when the test ends.
+// world is what a test uses: a multiplexer, and the connections that must be balanced when the test
+// ends.
 type world struct {
 	testing.TB
 	mu    sync.Mutex
@@ -252,7 +253,7 @@ func bubble(t *testing.T, n int, f func(w *world, m *plex.Multiplexer)) {
 	})
 }
 
-// script makes a connection that has to be closed exactly once by the end.
+// script makes a connection that must be closed exactly once.
 func (w *world) script() *script {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -261,7 +262,8 @@ func (w *world) script() *script {
 	return c
 }
 
-// closeAtEnd checks at the end that nobody has a lease or waits for one, and closes m and checks the connections.
+// closeAtEnd checks when the test ends that nobody has a lease or waits for one. Then it closes m
+// and checks the connections.
 func (w *world) closeAtEnd(m *plex.Multiplexer) {
 	w.Cleanup(func() {
 		s := m.Stats()
@@ -281,7 +283,7 @@ func (w *world) closeAtEnd(m *plex.Multiplexer) {
 	})
 }
 
-// receiver makes a receiver that must be made.
+// receiver makes a receiver, or fails the test.
 func receiver(t testing.TB, m *plex.Multiplexer, split bufio.SplitFunc, options ...message.Option) *message.Receiver {
 	t.Helper()
 	r, err := message.New(m, split, options...)
@@ -289,8 +291,8 @@ func receiver(t testing.TB, m *plex.Multiplexer, split bufio.SplitFunc, options 
 	return r
 }
 
-// balanceProcess has the test fail unless the process has at its end the goroutines and descriptors that it has now. It
-// is for tests with real connections, which must not run in parallel.
+// balanceProcess fails the test if the process ends it with more goroutines or descriptors than it
+// has now. It is for tests with real connections, which must not run in parallel.
 func balanceProcess(t testing.TB) {
 	openPoller()
 	goroutines, files := runtime.NumGoroutine(), descriptors()
@@ -307,23 +309,23 @@ func balanceProcess(t testing.TB) {
 	})
 }
 
-// openPoller makes the runtime open its own descriptors, which come with the first socket.
+// openPoller makes the runtime open its own descriptors, which it does with the first socket.
 var openPoller = sync.OnceFunc(func() {
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		_ = l.Close()
 	}
 })
 
-// descriptors counts the file descriptors of the process; 0 where that is not to be had.
+// descriptors counts the process's file descriptors; 0 if the system does not say.
 func descriptors() int {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	return len(entries)
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Loops
 
-// loop is a loop over the messages in the background, which notes what it gets.
+// loop is a loop over the messages in the background, which records what it gets.
 type loop struct {
 	t      testing.TB
 	cancel context.CancelFunc
@@ -332,12 +334,12 @@ type loop struct {
 	mu     sync.Mutex
 	got    []string // messages, and errors as "cut(...)", "long", "split"
 	conns  []plex.Conn
-	errors []error // of single connections
-	end    error   // of the last pair
+	errors []error // about single connections
+	end    error   // the error of the last pair
 }
 
-// start starts a loop that runs until stop, or until the receiver ends it; body, if not nil, is called for each
-// message.
+// start starts a loop that runs until stop, or until the receiver ends it. body, if not nil, is
+// called for each message.
 func start(t testing.TB, r *message.Receiver, body func(m message.Message)) *loop {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &loop{t: t, cancel: cancel, done: make(chan struct{})}
@@ -368,12 +370,13 @@ func (l *loop) note(m message.Message, err error) {
 	l.got = append(l.got, word(m, err))
 }
 
-// word is a message, or an error of a connection, as one word.
+// word returns a message, or an error about a connection, as one word.
 func word(m message.Message, err error) string {
 	var (
 		cut   *message.CutError
 		long  *message.TooLongError
 		split *message.SplitError
+		about *message.DatagramError
 	)
 	switch {
 	case err == nil:
@@ -384,6 +387,8 @@ func word(m message.Message, err error) string {
 		return "long"
 	case errors.As(err, &split):
 		return "split"
+	case errors.As(err, &about):
+		return "refused"
 	default:
 		return "end"
 	}
@@ -395,21 +400,21 @@ func (l *loop) stop() {
 	<-l.done
 }
 
-// words returns what has come so far.
+// words returns what has arrived so far.
 func (l *loop) words() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string{}, l.got...)
 }
 
-// names returns the connections of what has come so far.
+// names returns the connections of what has arrived so far.
 func (l *loop) names() []plex.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.conns)
 }
 
-// err returns the only error of a connection that has come.
+// err returns the only error about a connection so far.
 func (l *loop) err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -417,13 +422,14 @@ func (l *loop) err() error {
 	return l.errors[0]
 }
 
-// settle lets everything happen that can, and time pass for those connections that are only looked at now and then.
+// settle lets everything happen that can. It lets time pass too, for connections that plex only
+// looks at now and then.
 func settle() {
 	time.Sleep(100 * time.Millisecond)
 	synctest.Wait()
 }
 
-// take ranges until it has n words, and leaves the loop then. Waiting for longer than a minute is an error.
+// take ranges until it has n words, and then leaves the loop. It fails the test after a minute.
 func take(t testing.TB, r *message.Receiver, n int) (words []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -8,10 +8,11 @@ import (
 	"math"
 )
 
-// DefaultMaxSize is the length of the longest message, unless [WithMaxSize] or [Prefix.Max] says otherwise: 1 MiB.
+// DefaultMaxSize is the length of the longest message, unless [WithMaxSize] or [Prefix.Max] says
+// otherwise: 1 MiB.
 const DefaultMaxSize = 1 << 20
 
-// framing is how much longer than its message the data may be that a split function takes for it: a prefix, a
+// framing is how many bytes a split function may take beside the message itself: a prefix, a
 // delimiter.
 const framing = 512
 
@@ -22,18 +23,19 @@ type config struct {
 	maxSize int
 }
 
-// WithMaxSize sets the length of the longest message in bytes, [DefaultMaxSize] by default. It is that of
-// [Message.Data]; what the split function takes beside it, such as a prefix or a delimiter, may be 512 bytes more. A
-// connection that brings a longer message is killed, with a [*TooLongError]: at the latest when more than that has
-// come, or at once if the split function says so. For a [Prefix], set [Prefix.Max] to the same value.
+// WithMaxSize sets the length of the longest message in bytes, [DefaultMaxSize] by default. It
+// applies to [Message.Data]; a split function may take 512 bytes beside it, for a prefix or a
+// delimiter. A connection that brings a longer message is killed, with a [*TooLongError]: at once
+// if the split function says so, otherwise when that much has arrived. For a [Prefix], set
+// [Prefix.Max] to the same value.
 //
-// A message that is not all there yet takes memory, up to twice its length so far. So connections times this length
-// is what peers can make the receiver take.
+// An unfinished message takes memory, up to twice the length that has arrived. So peers can make
+// the receiver use as much as this length times the number of connections, times two.
 func WithMaxSize(bytes int) Option {
 	return func(c *config) { c.maxSize = bytes }
 }
 
-// configure applies the options and checks what they say.
+// configure applies the options and checks their values.
 func configure(options []Option) (config, error) {
 	c := config{maxSize: DefaultMaxSize}
 	for i, o := range options {
@@ -44,10 +46,10 @@ func configure(options []Option) (config, error) {
 	}
 	switch {
 	case c.maxSize < 1:
-		return c, fmt.Errorf("message: WithMaxSize(%d): a message cannot be that short; at least 1 byte is right", c.maxSize)
+		return c, fmt.Errorf("message: WithMaxSize(%d): a message cannot be that short; give at least 1 byte", c.maxSize)
 	case c.maxSize > math.MaxInt-framing:
-		return c, errors.New("message: WithMaxSize: so much cannot be held in memory; " +
-			"give a length that can, as it is what a peer can make the receiver take")
+		return c, errors.New("message: WithMaxSize: that much does not fit in memory; " +
+			"give a length that does, because a peer can make the receiver use as much")
 	}
 	return c, nil
 }

@@ -6,35 +6,36 @@ import (
 	"fmt"
 )
 
-// Prefix is the framing of messages that have their length, as an unsigned number, in front of them. Its methods may be
-// called from several goroutines.
+// Prefix is the framing of messages that begin with their length, as an unsigned number. Its
+// methods may be called from several goroutines.
 //
 //	dns := message.Prefix{Bytes: 2}
 //	kafka := message.Prefix{Bytes: 4, Max: 100 << 20}
 //	smpp := message.Prefix{Bytes: 4, Inclusive: true}
 type Prefix struct {
-	Bytes     int              // of the prefix: 1, 2, 4 or 8
-	Order     binary.ByteOrder // of these bytes; nil: binary.BigEndian, as in most protocols
-	Inclusive bool             // the length counts the prefix too
+	Bytes     int              // size of the prefix: 1, 2, 4 or 8
+	Order     binary.ByteOrder // of these bytes; nil means binary.BigEndian, as in most protocols
+	Inclusive bool             // the length includes the prefix
 
-	// Max is the length of the longest message, without the prefix; 0: [DefaultMaxSize]. A prefix that announces more
-	// is an error as soon as it is there: one that is out of step often does, and the bytes that it announces may never
-	// come. Where a Receiver is to take longer messages, both this and [WithMaxSize] have to say so.
+	// Max is the length of the longest message, without the prefix; 0 means [DefaultMaxSize]. A
+	// prefix that announces more is an error as soon as it has arrived. A peer that is out of step
+	// often announces too much, and the bytes may never come. For longer messages, set both this
+	// and the Receiver's [WithMaxSize].
 	Max int
 }
 
-// errPrefix is returned for a Prefix that is none.
+// errPrefix is returned for a Prefix with bad values.
 var errPrefix = errors.New("message: Prefix")
 
-// check reports a Prefix that cannot be used.
+// check returns an error for a Prefix with bad values.
 func (p Prefix) check() error {
 	switch p.Bytes {
 	case 1, 2, 4, 8:
 	default:
-		return fmt.Errorf("%w: Bytes is %d; it can be 1, 2, 4 or 8", errPrefix, p.Bytes)
+		return fmt.Errorf("%w: Bytes is %d; it must be 1, 2, 4 or 8", errPrefix, p.Bytes)
 	}
 	if p.Max < 0 {
-		return fmt.Errorf("%w: Max is %d; it can be above 0, or 0 for %d", errPrefix, p.Max, DefaultMaxSize)
+		return fmt.Errorf("%w: Max is %d; it must be above 0, or 0 for %d", errPrefix, p.Max, DefaultMaxSize)
 	}
 	return nil
 }
@@ -47,12 +48,13 @@ func longest(max int) int {
 	return max
 }
 
-// Split is a [bufio.SplitFunc]; the messages that it finds are without the prefix and may be empty. It returns a
-// [*TooLongError] for a length beyond Max, and another error for one that does not even count the prefix although it
-// should, and for a Prefix that cannot be used. At the end of the data the beginning of a message is
-// [io.ErrUnexpectedEOF], so that a [bufio.Scanner] reports it as well.
+// Split is a [bufio.SplitFunc]. Its messages do not include the prefix, and may be empty. It
+// returns a [*TooLongError] for a length above Max. It returns other errors for a length that
+// should include the prefix and is shorter than it, and for a Prefix with bad values. Data that
+// ends within a message is [io.ErrUnexpectedEOF], which a [bufio.Scanner] reports as well.
 func (p Prefix) Split(data []byte, atEOF bool) (advance int, token []byte, err error) {
-	// It is called for each message, so it is written for speed: in one piece, and without a call in the common case.
+	// This runs for each message, so it is written for speed: in one piece, with no call in the
+	// common case.
 	n := p.Bytes
 	if len(data) < n || p.Max < 0 {
 		if err := p.check(); err != nil {
@@ -78,7 +80,7 @@ func (p Prefix) Split(data []byte, atEOF bool) (advance int, token []byte, err e
 		return 0, nil, p.check()
 	}
 	if p.Inclusive {
-		length -= uint64(n) // beyond any maximum if it was less
+		length -= uint64(n) // wraps around to above any maximum if it was less
 	}
 	if length > uint64(longest(p.Max)) {
 		return 0, nil, p.refuse(length)
@@ -93,12 +95,14 @@ func (p Prefix) Split(data []byte, atEOF bool) (advance int, token []byte, err e
 // refuse says what is wrong with the length of a message.
 func (p Prefix) refuse(length uint64) error {
 	if counted := length + uint64(p.Bytes); p.Inclusive && counted < uint64(p.Bytes) {
-		return fmt.Errorf("message: a prefix of %d bytes says %d, though it counts itself", p.Bytes, counted)
+		return fmt.Errorf("message: a prefix of %d bytes says %d, less than its own length, which it must include",
+			p.Bytes, counted)
 	}
 	return &TooLongError{Size: length, Max: longest(p.Max)}
 }
 
-// orderOr is the order, or the default. Like longest it is not a method: that would copy the Prefix, for each message.
+// orderOr returns the order or the default. Like longest it is not a method, which would copy the
+// Prefix each time.
 func orderOr(order binary.ByteOrder) binary.ByteOrder {
 	if order == nil {
 		return binary.BigEndian
@@ -106,8 +110,8 @@ func orderOr(order binary.ByteOrder) binary.ByteOrder {
 	return order
 }
 
-// Append appends the prefix and the message to dst and returns the result. For a message that is longer than Max, or
-// than the prefix can say, it returns dst as it was and a [*TooLongError].
+// Append appends the prefix and the message to dst and returns the result. If the message is longer
+// than Max, or longer than the prefix can express, it returns dst unchanged and a [*TooLongError].
 func (p Prefix) Append(dst, message []byte) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return dst, err
@@ -124,7 +128,7 @@ func (p Prefix) Append(dst, message []byte) ([]byte, error) {
 		return dst, &TooLongError{Size: uint64(len(message)), Max: int(limit)}
 	}
 	at, length := len(dst), len(message)+extra
-	dst = append(dst, make([]byte, p.Bytes)...) // extended in place; the compiler makes no slice of it
+	dst = append(dst, make([]byte, p.Bytes)...) // in place: the compiler allocates no slice
 	switch p.Bytes {
 	case 1:
 		dst[at] = byte(length)

@@ -1,7 +1,7 @@
 package message_test
 
-// Connections that end in all sorts of ways, at random, under loops that come and go, at random too. The seed is in the
-// log.
+// Connections end in many ways, at random, while loops come and go, at random too. The log has the
+// seed.
 
 import (
 	"bytes"
@@ -29,12 +29,12 @@ type ending int
 
 const (
 	clean ending = iota // all is sent, then the connection is closed
-	torn                // closed within a message
-	reset               // after some of it, with the rest of what is on its way lost
+	torn                // closed in the middle of a message
+	reset               // after some of it; what is on its way is lost
 )
 
-// numberedPeer sends numbered messages over one connection. Its plan is made beforehand; what came of it can be read
-// when the peer is done.
+// numberedPeer sends numbered messages over one connection. Its plan is made beforehand. Read the
+// result when the peer is done.
 type numberedPeer struct {
 	seed    uint64
 	address string // of the client
@@ -43,7 +43,7 @@ type numberedPeer struct {
 	failed  error
 }
 
-// message is the ith that the peer sends.
+// message returns the ith message that the peer sends.
 func (p *numberedPeer) message(i int) string {
 	r := rand.New(rand.NewPCG(p.seed, uint64(i)))
 	size := r.IntN(40)
@@ -53,7 +53,7 @@ func (p *numberedPeer) message(i int) string {
 	return fmt.Sprintf("%x.%d.%s", p.seed, i, strings.Repeat(string(rune('a'+i%26)), size))
 }
 
-// run sends what is planned, cut anywhere, and ends.
+// run sends what is planned, cut at random places, and ends.
 func (p *numberedPeer) run(conn *net.TCPConn) {
 	defer conn.Close()
 	r := rand.New(rand.NewPCG(p.seed, 1<<63))
@@ -86,18 +86,18 @@ func (p *numberedPeer) run(conn *net.TCPConn) {
 
 var framing = message.Prefix{Bytes: 2, Order: binary.LittleEndian, Max: 10_000}
 
-// numberedService accepts connections and has a peer run on each.
+// numberedService accepts connections and runs a peer on each.
 type numberedService struct {
 	net.Listener
-	begin   func() // has the peers begin: not before plex.New has returned, which fails if a connection does
+	begin   func() // starts the peers, after plex.New, which fails if a connection does
 	running sync.WaitGroup
 
 	mu    sync.Mutex
 	peers map[string]*numberedPeer
 }
 
-// newNumberedService lets no more peers go about their business than plex can have remains of, counting those whose end
-// has not been received: what more had ended would be given up.
+// newNumberedService keeps as many peers active as plex can keep remains of. A peer counts until
+// its end has been received; plex would give up the remains of more.
 func newNumberedService(t *testing.T, seed uint64, atOnce int, all *records) *numberedService {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -142,7 +142,7 @@ func newNumberedService(t *testing.T, seed uint64, atOnce int, all *records) *nu
 	return s
 }
 
-// record is what has come over one connection.
+// record is what was received over one connection.
 type record struct {
 	conn     plex.Conn
 	messages []string
@@ -150,16 +150,16 @@ type record struct {
 	killed   bool // by the test
 }
 
-// records are those of all connections, by the client's address.
+// records are the records of all connections, by the client's address.
 type records struct {
 	t    *testing.T
-	over atomic.Bool // the test is
+	over atomic.Bool // the test is over
 
 	mu sync.Mutex
 	of map[string]*record
 }
 
-// get returns a connection's; mu is held.
+// get returns the record of a connection. The caller holds mu.
 func (rs *records) get(c plex.Conn) *record {
 	address := c.LocalAddr().String()
 	if rs.of[address] == nil {
@@ -187,14 +187,14 @@ func (rs *records) note(m message.Message, err error) {
 	}
 }
 
-// kill notes that the test is about to kill a connection.
+// kill records that the test is about to kill a connection.
 func (rs *records) kill(c plex.Conn) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.get(c).killed = true
 }
 
-// accountedFor says that all has come of a peer that can.
+// accountedFor reports whether everything has been received from a peer that can be.
 func (rs *records) accountedFor(p *numberedPeer) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -211,7 +211,7 @@ func (rs *records) accountedFor(p *numberedPeer) bool {
 	}
 }
 
-// missing names a peer of which not all has come yet.
+// missing names a peer that something is missing from.
 func (rs *records) missing(s *numberedService) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,9 +223,10 @@ func (rs *records) missing(s *numberedService) string {
 	return ""
 }
 
-// Of each connection come its first messages, in order, none missing in between, none twice and none glued to
-// another; all of them where nothing destroyed any. What is reported as cut off is a true beginning of the next.
-func TestUnderRandomEndsNoMessageIsLostDoubledOrGlued(t *testing.T) {
+// Each connection delivers its first messages, in order, with none missing in between, none twice
+// and none glued to another; and all of them if nothing destroyed any. What is reported as cut off
+// is the beginning of the next message.
+func TestRandomEndsLoseDoubleAndGlueNoMessage(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("connections are told apart by their local addresses, for which 127.0.0.0/8 has to be had")
 	}

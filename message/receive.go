@@ -1,7 +1,7 @@
 package message
 
-// The receiver as its consumers see it. The work is done by whoever ranges over All, in iterate.go; what is left over
-// between two reads is kept in leftover.go.
+// The receiver as its consumers see it. Whoever ranges over All does the work, in iterate.go and
+// deliver.go.
 
 import (
 	"bufio"
@@ -16,54 +16,63 @@ import (
 
 // Message is one whole message.
 type Message struct {
-	Data []byte    // belongs to whoever receives it, and has memory of its own; never nil
-	Conn plex.Conn // that it came over
+	Data []byte    // belongs to the consumer, in memory of its own; never nil
+	Conn plex.Conn // the connection that it came over
 }
 
-// Received is what [Receiver.Channel] delivers: a message, or an error and the connection that it is about, if any.
+// Received is what [Receiver.Channel] delivers: a message, or an error and the connection that it
+// is about, if any.
 type Received struct {
 	Message
 	Err error
 }
 
-// Receiver finds the whole messages in what arrives on the connections of a multiplexer, including those that healing
-// and scaling add later. Make one with [New]. It has no goroutine and needs no closing: the work is done by those who
-// range over [Receiver.All]. All its methods may be called from any number of goroutines.
+// Receiver finds the whole messages in what arrives on the connections of a multiplexer, including
+// connections that healing and scaling add later. Make one with [New]. It has no goroutine and
+// needs no closing: whoever ranges over [Receiver.All] does the work. All methods may be called
+// from any number of goroutines.
 //
-// A multiplexer should have one Receiver and no other readers. Whoever else leases a Reader gets bytes that are missing
-// from the messages.
+// A multiplexer should have one Receiver and no other readers. The bytes that another reader takes
+// are missing from the messages.
 type Receiver struct {
 	m       *plex.Multiplexer
 	split   bufio.SplitFunc
 	maxSize int
 
+	// mu guards the following. The multiplexer's own lock may be taken under it, but not the other
+	// way round.
 	mu         sync.Mutex
 	iterations map[*iteration]struct{} // those that run
-	leftovers  map[plex.Conn]*leftover // of the connections that something is left over of
-	queue      []*leftover             // those of them that there is something to do for without a lease, in order
-	closed     bool                    // the multiplexer is
+	leftovers  map[plex.Conn]*leftover // by the connection that they are from
+	queue      []*leftover             // to be delivered, in order; taken ones are nil, but the first is not
+	passed     int                     // how many have left the queue at its head, ever
+	closed     bool                    // the multiplexer is closed
 }
 
-// New makes a Receiver of the messages that split finds in what arrives on any connection of m. split is
-// [Prefix.Split], [Lines], what [Delimiter] returns, one of package bufio's or another; it says what a
-// [bufio.SplitFunc] says, except:
+// New makes a Receiver for the messages that split finds in what arrives on any connection of m.
+// split is [Prefix.Split], [Lines], the result of [Delimiter], a function of package bufio, or
+// another. It works as [bufio.SplitFunc] says, except:
 //
-//   - It has to go by its arguments alone. It is called by several goroutines for several connections, with what has
-//     arrived over one of them, and again for the same when more has.
-//   - atEOF is true after a clean end by the peer. After an error of the connection nobody knows whether the peer was
-//     done, so the beginning of a message is then reported as cut off without asking split. An [io.ErrUnexpectedEOF]
-//     at the end says the same.
-//   - [bufio.ErrFinalToken] says that nothing more is wanted from the connection: the message with it, if there is
-//     one, is delivered, and the connection killed unless it has ended.
-//   - A message without an advance is an error at once, unless the data has ended and there is none left.
-//   - Any other error, a panic, and an advance beyond the data are a [*SplitError], and the connection is killed. So it
-//     is by runtime.Goexit, of which the next loop is told.
+//   - It must depend on its arguments alone. Several goroutines call it, for several connections,
+//     with what has arrived over one of them, and call it again for the same data when more has
+//     arrived.
+//   - atEOF is true after a clean EOF from the peer. After an error of the connection nobody knows
+//     whether the peer was done, so the beginning of a message is then reported as cut off without
+//     calling split. A split function that returns [io.ErrUnexpectedEOF] at the end of the data has
+//     the same effect.
+//   - [bufio.ErrFinalToken] says that nothing more is wanted from the connection. The message with
+//     it, if any, is delivered, and the connection is killed unless it has ended.
+//   - A message without an advance is an error at once, unless the data has ended and there is none
+//     left.
+//   - Any other error, a panic, and an advance beyond the data result in a [*SplitError] and kill
+//     the connection. So does runtime.Goexit, which the next loop reports.
 //
-// On connections that keep the boundaries of datagrams, each datagram is split by itself, with atEOF true, and an
-// empty one too; what is wrong with one is reported, and says nothing about the connection or the next. Of a datagram
-// the first 64 KiB are read, which is all that UDP can carry; one that fills them is a [*TooLongError].
+// On connections that keep the boundaries of datagrams, each datagram is split by itself, with
+// atEOF true, even an empty one. What is wrong with a datagram is reported, and says nothing about
+// the connection or the next datagram. At most 64 KiB of a datagram are read, which is all that UDP
+// can carry; one that fills them is a [*TooLongError].
 //
-// New reports a nil multiplexer, a nil split function, and what is wrong with the options.
+// New returns an error for a nil multiplexer, a nil split function, and bad options.
 func New(m *plex.Multiplexer, split bufio.SplitFunc, options ...Option) (*Receiver, error) {
 	if m == nil {
 		return nil, errNilMultiplexer("New")
@@ -82,42 +91,47 @@ func New(m *plex.Multiplexer, split bufio.SplitFunc, options ...Option) (*Receiv
 	}, nil
 }
 
-// All returns an iterator over the messages that arrive on all connections. Those of one connection come in order. It
-// may be called, and ranged over, by several goroutines at once: each message goes to one of them, and a connection
-// is in one's hands at a time. So those of one connection are in order there too, and each loop body is done with one
-// before the next is delivered, to whichever of them.
+// All returns an iterator over the messages that arrive on all connections. Messages of one
+// connection come in order. Several goroutines may call All and range over it at once. Each message
+// goes to one of them, and one goroutine at a time holds a connection. So the messages of one
+// connection stay in order across goroutines too: a loop body has finished with one message before
+// the next is delivered to any of them.
 //
-// A pair with an error and a connection, a [*CutError], [*TooLongError] or [*SplitError], is about that connection
-// alone, and the iteration goes on. The last pair has an error and the zero Message: it matches the error of ctx when
-// that has ended, [plex.ErrClosed] when the multiplexer is closed or shutting down, and [plex.ErrNoConnections] when
-// the last connection is lost and there is no connector, where the iteration can begin anew after an Add. The end of
-// a connection between two messages is nothing to report.
+// A pair with an error and a connection, a [*CutError], [*TooLongError], [*SplitError] or
+// [*DatagramError], is about that connection alone, and the iteration goes on. The last pair has an
+// error and the zero Message. That error matches the error of ctx when ctx has ended,
+// [plex.ErrClosed] when the multiplexer is closed or shutting down, and [plex.ErrNoConnections]
+// when the last connection is lost and there is no connector; after an Add the iteration can be
+// started again. A connection that ends between two messages is not reported.
 //
-// A loop may be left at any time, and another one begun later: what had been read and not delivered is the next one's.
+// A loop may be left at any time, and another one started later, which gets what was read and not
+// delivered.
 //
-// The loop body has a lease on the read half of the connection, so nothing more is read from that one while it
-// runs, and a Shutdown within it waits for itself. Where a body may take long, range with more goroutines.
+// While the loop body runs it holds a lease on the read half of the connection, so nothing more is
+// read from that connection meanwhile, and a Shutdown called in the body waits for itself. If a
+// body may take long, range in several goroutines.
 func (r *Receiver) All(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		if ctx == nil {
-			yield(Message{}, errors.New("message: All: nil context; context.Background() is one without an end"))
+			yield(Message{}, errors.New("message: All: nil context; use context.Background() for one that never ends"))
 			return
 		}
 		r.iterate(ctx, nil, yield)
 	}
 }
 
-// Channel is All as a channel that holds buffer messages; it is closed at the end, and then the goroutine behind it
-// has ended. Of the end of ctx it tells by that alone; other ends come as an error first.
+// Channel is All as a channel that buffers so many messages. It is closed at the end; the goroutine
+// behind it has ended then. When ctx ends, the channel is just closed. Any other end is delivered
+// as an error first.
 //
-// A consumer that stops receiving has to end ctx. A message that it has not taken then, and that is not in the
-// channel's buffer, is delivered by the next All or Channel. For a nil ctx or a negative buffer the channel has an
-// error that says so, and no more.
+// A consumer that stops receiving must end ctx. A message that it has not received by then, and
+// that is not in the channel's buffer, is delivered by the next All or Channel. For a nil ctx or a
+// negative buffer the channel delivers one error that says so.
 func (r *Receiver) Channel(ctx context.Context, buffer int) <-chan Received {
 	var bad error
 	switch {
 	case ctx == nil:
-		bad = errors.New("message: Channel: nil context; context.Background() is one without an end")
+		bad = errors.New("message: Channel: nil context; use context.Background() for one that never ends")
 	case buffer < 0:
 		bad = fmt.Errorf("message: Channel: a buffer of %d; 0 or more is right", buffer)
 	}
@@ -128,28 +142,32 @@ func (r *Receiver) Channel(ctx context.Context, buffer int) <-chan Received {
 		return ch
 	}
 	ch := make(chan Received, buffer)
-	go func() {
-		defer close(ch)
-		refused := false
-		r.iterate(ctx, &refused, func(m Message, err error) bool {
-			if ctx.Err() != nil {
-				refused = true
-				return false
-			}
-			select {
-			case ch <- Received{m, err}:
-				return true
-			case <-ctx.Done():
-				refused = true
-				return false
-			}
-		})
-	}()
+	go r.fill(ctx, ch)
 	return ch
 }
 
-// Kill ends a connection, for a consumer that has found what comes over it to be out of step, say. Nothing more of
-// what came over it is delivered, and no message of it is reported as cut off. The connection is closed at once.
+// fill delivers to a channel, and closes it.
+func (r *Receiver) fill(ctx context.Context, ch chan<- Received) {
+	defer close(ch)
+	refused := false
+	r.iterate(ctx, &refused, func(m Message, err error) bool {
+		if ctx.Err() != nil {
+			refused = true
+			return false
+		}
+		select {
+		case ch <- Received{m, err}:
+			return true
+		case <-ctx.Done():
+			refused = true
+			return false
+		}
+	})
+}
+
+// Kill ends a connection, for a consumer that finds it out of step, for example. Nothing more that
+// came over it is delivered, and no message of it is reported as cut off. The connection is closed
+// at once.
 func (r *Receiver) Kill(conn plex.Conn) {
 	if conn == (plex.Conn{}) {
 		return
@@ -166,27 +184,28 @@ func (r *Receiver) Kill(conn plex.Conn) {
 	left := r.leftovers[conn]
 	if left != nil && left.held {
 		r.mu.Unlock()
-		return // another Kill is at it
+		return // another Kill is at work
 	}
 	if left == nil {
-		left = &leftover{conn: conn}
+		left = &leftover{backlog: backlog{conn: conn}}
 		r.leftovers[conn] = left
 	}
 	r.takeLocked(left)
 	r.mu.Unlock()
-	r.putBack(nil, &hand{conn: conn, left: left, kill: true})
+	r.putBack(nil, &hand{backlog: backlog{conn: conn}, left: left, kill: true})
 }
 
-// Discard gives up what is left over between two reads: the beginnings of messages, and whole ones that no loop has
-// taken. Connections that something is left over of are killed, as whoever read on would begin in the middle of a
-// message. It is for the end of a Receiver whose multiplexer goes on, when its loops have ended; then nothing of the
-// Receiver keeps a connection from being retired.
+// Discard gives up everything that is left between two reads: the beginnings of messages, and whole
+// messages that no loop has taken. It kills the connections that these came over, because whoever
+// read on would begin in the middle of a message. Call it at the end of a Receiver whose
+// multiplexer goes on, when its loops have ended. After that the Receiver no longer keeps any
+// connection from being retired.
 func (r *Receiver) Discard() {
 	r.mu.Lock()
 	var victims []plex.Conn
 	for conn, left := range r.leftovers {
 		if left.held {
-			continue // a loop has it, which will put it back
+			continue // the loop that holds it will put it back
 		}
 		if left.ended == nil {
 			victims = append(victims, conn)

@@ -23,7 +23,7 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-func TestNewSaysWhatItCannotUse(t *testing.T) {
+func TestNewRefusesBadArguments(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		for _, c := range []struct {
 			name    string
@@ -58,7 +58,7 @@ func TestMessagesOfAllConnectionsComeWholeAndInOrder(t *testing.T) {
 	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
 		l := start(w, receiver(w, m, message.Lines), nil)
 
-		// Cut in all sorts of places.
+		// Cut in many places.
 		w.conns[0].arrive("a1\na2\na", "3\n", "a", "4", "\n")
 		w.conns[1].arrive("b1", "\nb2\n")
 		w.conns[2].arrive("\n\nc3\r", "\nc4\n")
@@ -94,6 +94,7 @@ func TestAConnectionThatComesLaterIsRead(t *testing.T) {
 		first.finish(io.EOF)
 		healed := <-connected
 		healed.arrive("two\n")
+		settle() // until the first one's slot is free
 		added := w.script()
 		rest, err := m.Add(t.Context(), added)
 		require.NoError(t, err)
@@ -129,7 +130,7 @@ func TestALoopThatIsLeftLosesNothing(t *testing.T) {
 		require.Zero(w, m.Stats().LeasedReaders, "a lease outlives the loop")
 		require.Equal(w, 1, r.Leftovers())
 
-		// What is left comes before what arrives, also when it arrives before the next loop.
+		// What is left comes before what arrives, even if that arrives before the next loop.
 		w.conns[0].arrive("4\na5\n")
 		require.Equal(w, []string{"a2", "a3"}, take(w, r, 2))
 		require.Equal(w, []string{"a4", "a5"}, take(w, r, 2))
@@ -145,7 +146,8 @@ func TestALoopThatIsLeftLosesNothing(t *testing.T) {
 	})
 }
 
-// Left after each message, with all of it there from the start and with the end behind it.
+// The loop is left after each message, while everything has arrived from the start, including the
+// EOF.
 func TestALoopForEachMessage(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
@@ -198,7 +200,7 @@ func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
 			for _, c := range w.conns {
 				c.arrive(fmt.Sprintf("%d\n%d", 2*i, 2*i+1), "\n")
 			}
-			if i%10 == 9 { // the loops are left in the middle of things, and others come
+			if i%10 == 9 { // leave one loop at any point, and start another
 				time.Sleep(15 * time.Millisecond)
 				loops[i/10%2].stop()
 				loops[i/10%2] = start(w, r, body)
@@ -216,7 +218,8 @@ func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
 	})
 }
 
-// One loop delivers what an earlier one has left, slowly, while more arrives: another loop must not overtake it.
+// One loop slowly delivers what an earlier one has left, while more arrives. Another loop must not
+// overtake it.
 func TestWhatIsLeftIsNotOvertakenByWhatArrives(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
@@ -243,7 +246,7 @@ func TestWhatIsLeftIsNotOvertakenByWhatArrives(t *testing.T) {
 	})
 }
 
-func TestTheEndOfCtxEndsTheLoop(t *testing.T) {
+func TestALoopEndsWithItsContext(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		reason := errors.New("enough")
@@ -298,8 +301,9 @@ func TestANilContextIsAnError(t *testing.T) {
 	})
 }
 
-// The transport refuses deadlines, or seems to, so plex cannot look whether anything has arrived, and Reads block.
-func TestTheEndOfCtxEndsABlockedRead(t *testing.T) {
+// The transport refuses deadlines, or seems to, so plex cannot check whether anything has arrived,
+// and a Read blocks.
+func TestABlockedReadEndsWithTheContext(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{TB: t}
@@ -327,7 +331,7 @@ func TestTheEndOfCtxEndsABlockedRead(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheMultiplexerEndsTheLoops(t *testing.T) {
+func TestClosingTheMultiplexerEndsTheLoops(t *testing.T) {
 	for name, end := range map[string]func(*plex.Multiplexer) error{
 		"Close":    (*plex.Multiplexer).Close,
 		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
@@ -383,7 +387,7 @@ func TestTheLossOfTheLastConnectionEndsTheLoops(t *testing.T) {
 	})
 }
 
-func TestAMessageThatAnEndCutsOffIsReportedAndNotGlued(t *testing.T) {
+func TestAMessageThatIsCutOffIsReported(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		end  func(w *world, m *plex.Multiplexer)
@@ -417,8 +421,8 @@ func TestAMessageThatAnEndCutsOffIsReportedAndNotGlued(t *testing.T) {
 	}
 }
 
-// A Read says that a deadline has passed, though nobody has set one.
-func TestADeadlineOfNobodysIsAnEnd(t *testing.T) {
+// A Read returns a deadline error though nobody has set a deadline.
+func TestADeadlineErrorWithoutADeadlineIsTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{TB: t}
 		c := w.script()
@@ -438,7 +442,8 @@ func TestADeadlineOfNobodysIsAnEnd(t *testing.T) {
 	})
 }
 
-// An error behind the last bytes says nothing of whether the peer was done, so split is not asked with atEOF.
+// An error after the last bytes does not say whether the peer was done, so split is not called with
+// atEOF.
 func TestOnlyACleanEndIsAnEnd(t *testing.T) {
 	for end, want := range map[error]string{io.EOF: "line", syscall.ECONNRESET: "cut(line)"} {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
@@ -451,7 +456,7 @@ func TestOnlyACleanEndIsAnEnd(t *testing.T) {
 	}
 }
 
-// What bufio.Scanner does, written down by the split function itself.
+// The split function records its calls, which are those that a bufio.Scanner would make.
 func TestSplitIsAskedAsAScannerAsks(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		var calls []string
@@ -557,6 +562,12 @@ func TestALongMessageComesWhole(t *testing.T) {
 	})
 }
 
+// badError is an error that does something when errors.Is asks it.
+type badError struct{ is func() }
+
+func (badError) Error() string     { return "bad" }
+func (e badError) Is(_ error) bool { e.is(); return false }
+
 func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 	broken := errors.New("broken")
 	for _, c := range []struct {
@@ -586,6 +597,32 @@ func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 			"no progress with nothing", func(data []byte) (int, []byte, error) { return 0, data[:0], nil },
 			nil,
 			[]string{"without advancing"},
+		},
+		{
+			"a nil pointer in an error", func([]byte) (int, []byte, error) { return 0, nil, (*message.SplitError)(nil) },
+			nil,
+			[]string{"panicked"},
+		},
+		{
+			"a nil TooLongError", func([]byte) (int, []byte, error) { return 0, nil, (*message.TooLongError)(nil) },
+			nil,
+			[]string{"nil"},
+		},
+		{
+			"an error that panics when it is looked into",
+			func([]byte) (int, []byte, error) { return 0, nil, badError{func() { panic("Is") }} },
+			nil,
+			[]string{"panicked: Is"},
+		},
+		{
+			"an advance and an error", func([]byte) (int, []byte, error) { return -1, []byte("x"), broken },
+			broken,
+			[]string{"broken"},
+		},
+		{
+			"an impossible final token", func([]byte) (int, []byte, error) { return -1, nil, bufio.ErrFinalToken },
+			bufio.ErrNegativeAdvance,
+			[]string{"by -1 bytes"},
 		},
 		{
 			"an end before the end", func([]byte) (int, []byte, error) { return 0, nil, io.ErrUnexpectedEOF },
@@ -621,7 +658,7 @@ func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 	}
 }
 
-// What is wrong is found by a loop that has no lease, since it delivers what another has left.
+// The fault is found by a loop that has no lease, because it delivers what another loop has left.
 func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledAtOnce(t *testing.T) {
 	bad := func(data []byte, atEOF bool) (int, []byte, error) {
 		advance, token, err := message.Lines(data, atEOF)
@@ -652,8 +689,8 @@ func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledAtOnce(t *testing.T) {
 	}
 }
 
-// A loop comes at the same moment, and more has arrived. It may be first; but it does not read on behind what the Kill
-// has given up.
+// A loop starts at the same moment, and more has arrived. The loop may be first, but it must not
+// read on behind what Kill has given up.
 func TestNothingIsReadBehindWhatAKillHasGivenUp(t *testing.T) {
 	for range 500 {
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
@@ -675,7 +712,27 @@ func TestNothingIsReadBehindWhatAKillHasGivenUp(t *testing.T) {
 	}
 }
 
-// It would end the next loop's goroutine as well, and so on.
+// The data ends, and the split function finds one empty message after another in no data.
+func TestEmptyMessagesDoNotComeForever(t *testing.T) {
+	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
+		asked := 0
+		r := receiver(w, m, func([]byte, bool) (int, []byte, error) {
+			asked++
+			return 0, []byte{}, nil
+		})
+		l := start(w, r, nil)
+		w.conns[0].finish(io.EOF)
+		settle()
+		w.conns[1].arrive("x")
+		settle()
+		require.Equal(w, []string{"", "split"}, l.words())
+		require.Equal(w, 2, asked)
+		require.ErrorContains(w, l.err(), "without advancing")
+		require.Equal(w, 1, m.Stats().Open)
+	})
+}
+
+// Otherwise it would end the next loop's goroutine as well, and so on.
 func TestASplitFunctionThatEndsItsGoroutineIsAskedOnce(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		asked := 0
@@ -725,7 +782,7 @@ func TestFinalTokenEndsAConnection(t *testing.T) {
 			require.Zero(w, r.Leftovers())
 		})
 	}
-	// At the end of the data it is no more than a last message, as in bufio's own example.
+	// At the end of the data it just marks the last message, as in bufio's own example.
 	commas := func(data []byte, atEOF bool) (int, []byte, error) {
 		if i := bytes.IndexByte(data, ','); i >= 0 {
 			return i + 1, data[:i], nil
@@ -767,7 +824,7 @@ func TestAConnectionIsNotRetiredInTheMiddleOfAMessage(t *testing.T) {
 		w := &world{TB: t}
 		connected := make(chan *script, 100)
 		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2),
-			plex.WithMaxLifetime(time.Minute),
+			plex.WithMaxLifetime(time.Minute), plex.WithRetireGrace(24*time.Hour),
 			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
 				c := w.script()
 				connected <- c
@@ -812,7 +869,7 @@ func TestDatagramsAreSplitByThemselves(t *testing.T) {
 			return message.Lines(data, atEOF)
 		}, message.WithMaxSize(8))
 		l := start(t, r, nil)
-		whole := func(words ...string) (all []string) { // each datagram has an empty message at its end here
+		whole := func(words ...string) (all []string) { // each datagram ends with an empty message
 			for _, word := range words {
 				all = append(all, word, "")
 			}
@@ -833,13 +890,52 @@ func TestDatagramsAreSplitByThemselves(t *testing.T) {
 		require.Zero(t, m.Stats().Lost)
 		l.stop()
 
-		// A loop that is left within a datagram does not glue the next to it.
+		// If a loop is left within a datagram, the next datagram is not glued to the rest of it.
 		c.arrive("1\n2\n3", "4\n")
 		require.Equal(t, []string{"1"}, take(t, r, 1))
 		settle()
 		require.Equal(t, []string{"2", "cut(3)", "4", ""}, take(t, r, 4))
 		c.arrive("5\n")
 		require.Equal(t, []string{"5", ""}, take(t, r, 2))
+	})
+}
+
+func TestARefusedDatagramIsReportedAndCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{TB: t}
+		c := w.script()
+		c.datagrams, c.noDeadlines = true, true // so that the loop reads, and not plex itself
+		m, err := plex.New(t.Context(), plex.WithConnections(c))
+		require.NoError(t, err)
+		w.closeAtEnd(m)
+		c.noDeadlines = false
+		r := receiver(t, m, message.Lines)
+
+		// A consumer that has stopped receiving gets the report later.
+		ctx, cancel := context.WithCancel(t.Context())
+		ch := r.Channel(ctx, 0)
+		c.finish(syscall.ECONNREFUSED)
+		settle()
+		cancel()
+		for range ch {
+			require.Fail(t, "delivered after ctx had ended")
+		}
+		l := start(t, r, nil)
+		settle()
+		require.Equal(t, []string{"refused"}, l.words())
+		require.ErrorIs(t, l.err(), syscall.ECONNREFUSED)
+		require.ErrorContains(t, l.err(), c.addr().String())
+		require.Zero(t, r.Leftovers())
+
+		c.arrive("one\n")
+		settle()
+		require.Equal(t, []string{"refused", "one"}, l.words())
+		require.Zero(t, m.Stats().Lost)
+
+		c.finish(errors.New("broken")) // which the connection does not survive
+		settle()
+		require.Equal(t, []string{"refused", "one"}, l.words(), "the end of a connection cuts no datagram off")
+		require.EqualValues(t, 1, m.Stats().Lost)
 	})
 }
 
@@ -900,7 +996,8 @@ func TestChannelKeepsWhatItCouldNotDeliver(t *testing.T) {
 	})
 }
 
-// A report that was refused is told later, and then nothing is left to ask the split function about.
+// An error that a channel could not deliver is delivered later. After that the split function is
+// not asked again.
 func TestNothingFollowsAReportThatAChannelCouldNotDeliver(t *testing.T) {
 	split := func(data []byte, atEOF bool) (int, []byte, error) {
 		switch {
@@ -953,17 +1050,17 @@ func TestNothingFollowsAReportThatAChannelCouldNotDeliver(t *testing.T) {
 	}
 }
 
-func TestKillEndsAConnectionInHandAtOnce(t *testing.T) {
+func TestKillEndsAHeldConnectionAtOnce(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		l := start(w, r, func(m message.Message) {
 			if string(m.Data) == "bad" {
 				r.Kill(m.Conn)
-				require.True(w, w.conns[0].isClosed())
 			}
 		})
 		w.conns[0].arrive("good\nbad\nworse\nand")
 		settle()
+		require.True(w, w.conns[0].isClosed())
 		w.conns[1].arrive("other\n")
 		settle()
 		require.Equal(w, []string{"good", "bad", "other"}, l.words())
@@ -993,30 +1090,30 @@ func TestKillEndsAnIdleConnectionAtOnce(t *testing.T) {
 		require.Equal(w, []string{"one", "two", "three"}, l.words(), "of what was killed nothing is reported")
 		require.EqualValues(w, 2, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
-		r.Kill(l.names()[0]) // that is over
+		r.Kill(l.names()[0]) // it has ended
 		settle()
 		require.Zero(w, r.Leftovers())
 	})
 }
 
-// A loop that has left over messages in hand, but no lease.
-func TestKillOfAConnectionThatIsInHandWithoutALease(t *testing.T) {
+// A loop holds messages that were left, but no lease.
+func TestKillEndsAConnectionHeldWithoutALease(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		w.conns[0].arrive("1\n2\n3\n")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
 		l := start(w, r, func(m message.Message) {
 			r.Kill(m.Conn)
-			require.True(w, w.conns[0].isClosed())
 		})
 		settle()
+		require.True(w, w.conns[0].isClosed())
 		require.Equal(w, []string{"2"}, l.words())
 		require.EqualValues(w, 1, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
 	})
 }
 
-// killed kills a connection by a Writer, as a consumer would that has found it bad.
+// killed kills a connection with a Writer, as a consumer does that finds it bad.
 func killed(w *world, m *plex.Multiplexer, c *script) {
 	w.Helper()
 	for range w.conns {
@@ -1031,8 +1128,9 @@ func killed(w *world, m *plex.Multiplexer, c *script) {
 	require.Fail(w, "there is no such connection")
 }
 
-// A loop that is to deliver something without a lease has a message come at the same moment, and is long about it: the
-// other delivers what it was woken for. There are several ways for these moments to meet.
+// A loop was woken to deliver something without a lease. At the same moment it gets a message,
+// which it handles slowly. The other loop must deliver what the first was woken for. These moments
+// can meet in several ways.
 func TestWhatALoopWasWokenForDoesNotWaitForIt(t *testing.T) {
 	for range 300 {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
@@ -1043,7 +1141,7 @@ func TestWhatALoopWasWokenForDoesNotWaitForIt(t *testing.T) {
 			loops := []*loop{start(w, r, body), start(w, r, body)}
 			settle()
 			go w.conns[0].arrive("long\n")
-			time.Sleep(20 * time.Millisecond) // about when it is seen
+			time.Sleep(20 * time.Millisecond) // about when plex notices
 			killed(w, m, w.conns[1])
 			settle()
 			words := slices.Concat(loops[0].words(), loops[1].words())
@@ -1053,7 +1151,7 @@ func TestWhatALoopWasWokenForDoesNotWaitForIt(t *testing.T) {
 	}
 }
 
-// And one whose ctx ends at that moment leaves it to another that waits.
+// If its ctx ends at that moment, another loop that waits must deliver it.
 func TestWhatALoopWasWokenForIsNotLostWithIt(t *testing.T) {
 	for range 300 {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
@@ -1061,7 +1159,7 @@ func TestWhatALoopWasWokenForIsNotLostWithIt(t *testing.T) {
 			var loops []*loop
 			wr, err := m.Writer(w.Context(), 0)
 			require.NoError(w, err)
-			// Before the receiver asks for the same: plex tells in this order.
+			// This comes before the receiver's own call of AfterEnd. plex calls them in order.
 			wr.Conn().AfterEnd(func(error) { loops[0].cancel() })
 			for _, c := range w.conns {
 				if c.addr() == wr.RemoteAddr() {
@@ -1077,7 +1175,7 @@ func TestWhatALoopWasWokenForIsNotLostWithIt(t *testing.T) {
 	}
 }
 
-func TestTheLossOfTheLastConnectionIsReportedWithWhatItCutOff(t *testing.T) {
+func TestWhatTheLastConnectionCutsOffIsReported(t *testing.T) {
 	for range 100 {
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 			l := start(w, receiver(w, m, message.Lines), nil)
@@ -1091,8 +1189,8 @@ func TestTheLossOfTheLastConnectionIsReportedWithWhatItCutOff(t *testing.T) {
 	}
 }
 
-// The connection fails while a loop delivers what an earlier one has left of it.
-func TestAnEndWhileALoopHasNoLease(t *testing.T) {
+// The connection fails while a loop delivers what an earlier loop has left.
+func TestAConnectionIsLostWhileALoopHoldsItWithoutALease(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		w.conns[0].arrive("1\n2\n3")
@@ -1116,14 +1214,16 @@ func TestABadConnectionIsClosedBeforeTheLoopIsTold(t *testing.T) {
 		w.conns[0].arrive("too long\n")
 		for m, err := range receiver(w, m, message.Lines, message.WithMaxSize(4)).All(w.Context()) {
 			require.Equal(w, "long", word(m, err))
+			settle()
 			require.True(w, w.conns[0].isClosed())
 			break
 		}
 	})
 }
 
-// A split function may take any end for one in the middle. That of nothing is not reported.
-func TestNothingIsNotCutOff(t *testing.T) {
+// A split function may take any end for one in the middle of a message. If there is no data,
+// nothing is reported.
+func TestNoDataIsNotReportedAsCutOff(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, func(data []byte, atEOF bool) (int, []byte, error) {
 			advance, token, err := message.Lines(data, atEOF)
@@ -1158,7 +1258,7 @@ func TestALongMessageLeavesNoMemoryBehind(t *testing.T) {
 	})
 }
 
-// What is left over of messages keeps nothing once it is discarded.
+// After Discard nothing is kept of what was left.
 func TestDiscardGivesUpWhatIsLeftOver(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)

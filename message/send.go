@@ -10,15 +10,17 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// Send writes p, which is one whole message or several, with one Write over whichever connection of m is free. ctx and
-// timeout bound the wait for it as in [plex.Multiplexer.Writer], and ctx bounds the Write as well: a peer that has
-// stopped reading holds the caller until ctx ends. That may take a moment longer over a transport that refuses
-// deadlines, and a second over one that takes no notice of them, and costs their connection. Send may be called from
-// any number of goroutines; no other message gets into the middle of p.
+// Send writes p, which is one whole message or several, with one Write over whichever connection of
+// m is free. ctx and timeout bound the wait for the connection as in [plex.Multiplexer.Writer]. ctx
+// bounds the Write as well: if the peer has stopped reading, the caller waits until ctx ends. The
+// wait may be a little longer if the transport refuses deadlines, and a second longer if it ignores
+// them; either costs the connection. Send may be called from any number of goroutines; no other
+// message gets in between the bytes of p.
 //
-// That Send returned nil means that the operating system has taken p, not that it will arrive. Any error is a
-// [*SendError], which says whether the peer may have got something. A connection that has taken only part of p is
-// dropped, since what comes next would be read as the rest of it; nothing is sent twice.
+// If Send returns nil, the operating system has accepted p; it may still not arrive. Any error is a
+// [*SendError], which says whether the peer may have got something. A connection that took only
+// part of p is dropped, because the next message would be read as the rest of it. Nothing is sent
+// twice.
 func Send(ctx context.Context, m *plex.Multiplexer, timeout time.Duration, p []byte) error {
 	if m == nil {
 		return &SendError{Err: errNilMultiplexer("Send")}
@@ -27,11 +29,12 @@ func Send(ctx context.Context, m *plex.Multiplexer, timeout time.Duration, p []b
 	if err != nil {
 		return &SendError{Err: err}
 	}
-	defer w.Close() // also if the transport panics; what a stream could not write is nothing to us
+	defer w.Close() // also if the transport panics; without a stream there is nothing to flush
 
 	if ctx.Done() != nil {
-		// The end of the lease interrupts the Write, whatever the transport makes of deadlines. Before the Write it
-		// costs nothing, not even a TLS connection, which a Write with a past deadline would.
+		// Closing the lease interrupts the Write, however the transport treats deadlines. If ctx
+		// ends before the Write begins, that costs nothing; a Write with a past deadline would cost
+		// a TLS connection.
 		ended := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
 			defer close(ended)
@@ -48,7 +51,7 @@ func Send(ctx context.Context, m *plex.Multiplexer, timeout time.Duration, p []b
 		return nil
 	}
 	if ctx.Err() != nil && errors.Is(err, plex.ErrLeaseClosed) {
-		err = caller.ContextError(ctx) // which has ended the lease
+		err = caller.ContextError(ctx) // which closed the lease
 	}
 	return &SendError{MaybeSent: n > 0, Err: err}
 }

@@ -27,7 +27,7 @@ func requireSendError(t testing.TB, err error, maybeSent bool, is ...error) {
 		require.ErrorIs(t, err, target)
 	}
 	if maybeSent {
-		require.ErrorContains(t, err, "in part at least")
+		require.ErrorContains(t, err, "at least in part")
 	} else {
 		require.ErrorContains(t, err, "not sent")
 	}
@@ -79,7 +79,7 @@ func TestSendFromManyGoroutinesMixesNothing(t *testing.T) {
 		for i, n := range next {
 			require.Equal(w, each, n, "of sender %d", i)
 		}
-		time.Sleep(time.Minute) // until all the peers' credit is given
+		time.Sleep(time.Minute) // until the peers have taken everything
 	})
 }
 
@@ -114,16 +114,17 @@ func TestSendSaysWhyThereIsNoWriter(t *testing.T) {
 	})
 }
 
-// deaf accepts deadlines and takes no notice of them.
+// deaf accepts deadlines and ignores them.
 type deaf struct{ *script }
 
 func (deaf) SetReadDeadline(time.Time) error  { return nil }
 func (deaf) SetWriteDeadline(time.Time) error { return nil }
 func (deaf) SetDeadline(time.Time) error      { return nil }
 
-// A peer that has stopped reading holds the caller until the end of ctx. What it has taken says what becomes of the
-// connection, unless nothing else interrupts the Write.
-func TestTheEndOfCtxEndsABlockedSend(t *testing.T) {
+// The peer has stopped reading, so the caller waits until ctx ends. If nothing but a close
+// interrupts the Write, the connection is lost; otherwise that depends on how much the peer has
+// taken.
+func TestABlockedSendEndsWithItsContext(t *testing.T) {
 	reason := errors.New("too late")
 	refuses := func(c *script) net.Conn { c.noDeadlines = true; return c }
 	ignores := func(c *script) net.Conn { return deaf{c} }
@@ -168,7 +169,7 @@ func TestTheEndOfCtxEndsABlockedSend(t *testing.T) {
 	}
 }
 
-// A ctx that ends when all is written leaves nothing behind for the next.
+// A ctx that ends when everything is written must not affect the next message.
 func TestSendLeavesNoDeadline(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		for range 200 {

@@ -108,7 +108,7 @@ func TestPrefixSplit(t *testing.T) {
 	}
 }
 
-// As soon as the prefix is there, and with none of what it announces.
+// It returns the error as soon as the prefix has arrived, before any of the message has.
 func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -117,7 +117,7 @@ func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 		size uint64 // of a TooLongError; 0 for another error
 		says string
 	}{
-		{"beyond Max", message.Prefix{Bytes: 2, Max: 9}, "\x00\x0a", 10, "10 bytes or more, where 9 are allowed"},
+		{"beyond Max", message.Prefix{Bytes: 2, Max: 9}, "\x00\x0a", 10, "10 bytes or more; at most 9 are allowed"},
 		{"beyond Max, counting itself", message.Prefix{Bytes: 2, Max: 9, Inclusive: true}, "\x00\x0c", 10, "9 are allowed"},
 		{"beyond the default", message.Prefix{Bytes: 4}, "\x00\x10\x00\x01", 1<<20 + 1, "1048576 are allowed"},
 		{"text", message.Prefix{Bytes: 4}, "HTTP", 0x48545450, "1048576 are allowed"},
@@ -130,8 +130,8 @@ func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 		},
 		{"too short to count itself", message.Prefix{Bytes: 4, Inclusive: true}, "\x00\x00\x00\x03", 0, "4 bytes says 3"},
 		{"0, counting itself", message.Prefix{Bytes: 1, Inclusive: true}, "\x00", 0, "1 bytes says 0"},
-		{"no size", message.Prefix{}, "\x00", 0, "Bytes is 0; it can be 1, 2, 4 or 8"},
-		{"a size of 3", message.Prefix{Bytes: 3}, "", 0, "Bytes is 3; it can be 1, 2, 4 or 8"},
+		{"no size", message.Prefix{}, "\x00", 0, "Bytes is 0; it must be 1, 2, 4 or 8"},
+		{"a size of 3", message.Prefix{Bytes: 3}, "", 0, "Bytes is 3; it must be 1, 2, 4 or 8"},
 		{"a Max below 0", message.Prefix{Bytes: 2, Max: -1}, "\x00\x00", 0, "Max is -1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -146,7 +146,7 @@ func TestPrefixSplitRefusesALengthAtOnce(t *testing.T) {
 			}
 		})
 	}
-	// The longest there is has room for its end.
+	// The arithmetic does not overflow for the longest length.
 	longest := message.Prefix{Bytes: 8, Max: math.MaxInt}
 	advance, token, err := longest.Split([]byte("\x7f\xff\xff\xff\xff\xff\xff\xff"), false)
 	require.NoError(t, err)
@@ -227,10 +227,10 @@ func TestPrefixAppendRefusesWhatThePrefixCannotSay(t *testing.T) {
 		})
 	}
 	_, err := message.Prefix{Bytes: 5}.Append(nil, nil)
-	require.ErrorContains(t, err, "Bytes is 5; it can be 1, 2, 4 or 8")
+	require.ErrorContains(t, err, "Bytes is 5; it must be 1, 2, 4 or 8")
 }
 
-// splits are the split functions that the fuzz test knows.
+// splits returns the split functions that the fuzz test uses.
 func splits() []bufio.SplitFunc {
 	return []bufio.SplitFunc{
 		message.Lines, message.Delimiter([]byte("ab")),
@@ -240,8 +240,9 @@ func splits() []bufio.SplitFunc {
 	}
 }
 
-// FuzzMessagesAreThoseOfAScanner has the same bytes come in all sorts of pieces, through loops that are left every now
-// and then. What is delivered is what bufio.Scanner finds in them, and then, if anything, the error that it reports.
+// FuzzMessagesAreThoseOfAScanner delivers the same bytes in many different pieces, to loops that
+// are left now and then. It expects the messages that bufio.Scanner finds in them, and then the
+// Scanner's error, if there is one.
 func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 	for split := range splits() {
 		for _, data := range []string{
@@ -260,7 +261,8 @@ func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 		want, problem := scanned(f, data)
 
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
-			// Each byte of cuts is the length of a piece; the upper bit says that time passes behind it.
+			// Each byte of cuts is the length of a piece. If its upper bit is set, time passes
+			// after the piece.
 			c := w.conns[0]
 			var sender sync.WaitGroup
 			defer sender.Wait()
@@ -307,13 +309,13 @@ func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 			require.ErrorIs(w, end, plex.ErrNoConnections)
 			require.Equal(w, want, words)
 			require.Equal(w, problem, wrong)
-			synctest.Wait() // until plex has told of the end of a connection that was killed
+			synctest.Wait() // until plex has told that a killed connection has ended
 			require.Zero(w, r.Leftovers())
 		})
 	})
 }
 
-// scanned is what a bufio.Scanner finds, and the kind of its error, as in word.
+// scanned returns what a bufio.Scanner finds, and the kind of its error as word returns it.
 func scanned(split bufio.SplitFunc, data string) (words []string, problem string) {
 	s := bufio.NewScanner(iotest.OneByteReader(strings.NewReader(data)))
 	s.Split(split)

@@ -1,8 +1,9 @@
 package request_test
 
-// What a request costs. Compare ratios, which are taken in one run, not figures of different runs.
+// The cost of a request. Compare the ratios, which are measured in one run, not the figures of
+// different runs.
 //
-//	go test -run '^$' -bench . -benchmem ./request
+// go test -run '^$' -bench . -benchmem ./request
 
 import (
 	"bufio"
@@ -23,7 +24,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// numbers is a protocol whose requests and replies are eight bytes of identifier and eight more, without a length.
+// numbers is a protocol without length prefixes: requests and replies are eight bytes of identifier
+// and eight more.
 type numbers struct{}
 
 const numberSize = 16
@@ -44,7 +46,8 @@ func (numbers) Parse(m []byte) (id, n uint64, err error) {
 	return binary.BigEndian.Uint64(m), binary.BigEndian.Uint64(m[8:]), nil
 }
 
-// numberServer sends back what it gets, and flushes when it has nothing more to read; with mute it only reads.
+// numberServer sends back what it gets, and flushes when it has nothing more to read. With mute it
+// only reads.
 func numberServer(b *testing.B, mute bool) (address string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
@@ -88,7 +91,7 @@ func numberServer(b *testing.B, mute bool) (address string) {
 	return ln.Addr().String()
 }
 
-// numberClient is a client over so many connections.
+// numberClient makes a client with so many connections.
 func numberClient(b *testing.B, address string, conns int, options ...request.Option) *request.Client[uint64, uint64] {
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)),
 		plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
@@ -103,7 +106,8 @@ func numberClient(b *testing.B, address string, conns int, options ...request.Op
 	return c
 }
 
-// share has callers make n requests together and returns how long that took. ask is called with the caller's number.
+// share has callers make n requests together, and returns how long that took. It passes the
+// caller's number to ask.
 func share(b *testing.B, callers, n int, ask func(caller int, n uint64) (uint64, error)) time.Duration {
 	var wg sync.WaitGroup
 	var next atomic.Int64
@@ -131,8 +135,9 @@ func share(b *testing.B, callers, n int, ask func(caller int, n uint64) (uint64,
 	return time.Since(start)
 }
 
-// BenchmarkCallers compares 1,000 callers over 16 connections with as many callers that have a connection each, which
-// they write to and read from with nothing in between. Both take turns; the ratio is the median of the turns'.
+// BenchmarkCallers compares 1,000 callers over 16 connections with 1,000 callers that have a
+// connection each, which they write to and read from directly. Both sides take turns. The ratio is
+// the median of the turns' ratios.
 func BenchmarkCallers(b *testing.B) {
 	const callers, conns, turn = 1_000, 16, 20_000
 
@@ -194,7 +199,7 @@ func BenchmarkCallers(b *testing.B) {
 	}
 }
 
-// BenchmarkDo is one caller, and then many, whose context can end.
+// BenchmarkDo measures one caller, and then many, with a context that can end.
 func BenchmarkDo(b *testing.B) {
 	for _, callers := range []int{1, 100} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
@@ -209,8 +214,8 @@ func BenchmarkDo(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is the memory that a request takes while it is in flight, beyond the goroutine that waits for it:
-// what a goroutine blocked in Do takes more than one that is blocked in a channel.
+// BenchmarkMemory measures the memory that a request in flight takes beyond the goroutine that
+// waits for it: how much more a goroutine blocked in Do takes than one blocked in a channel.
 func BenchmarkMemory(b *testing.B) {
 	const inFlight = 20_000
 
@@ -228,7 +233,7 @@ func BenchmarkMemory(b *testing.B) {
 				time.Sleep(100 * time.Millisecond)
 			})
 		}
-		block() // what the runtime keeps of a goroutine that has ended is there from now on
+		block() // from now on the runtime has memory for as many ended goroutines
 		empty := block()
 
 		c := numberClient(b, numberServer(b, true), 16)
@@ -250,7 +255,7 @@ func BenchmarkMemory(b *testing.B) {
 
 type used struct{ heap, stack int64 }
 
-// memory is how much more is in use after f than before.
+// memory returns how much more memory is in use after f than before.
 func memory(f func()) used {
 	now := func() used {
 		var s runtime.MemStats

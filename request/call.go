@@ -2,31 +2,33 @@ package request
 
 // A call is one request, from its turn to its end.
 
-// call is owned by whoever the table says:
+// call has one owner at a time:
 //
-//   - while it waits for its turn, or is in flight, the table has it, and whoever takes it out of the table under the
-//     mutex has to end it. Exactly one can: the goroutine that has the reply, the one that knows of the connection's or
-//     the client's end, or Do itself.
-//   - the one that took it out, unless it is Do, writes reply or err and then says so on done, after which the call is
-//     Do's.
-//   - when Do gives it up and the identifier stays reserved, the table has it for good, and drops it.
+//   - While it waits for its turn or is in flight, the table owns it. Whoever takes it out of the
+//     table, under the mutex, must end it. Only one can: the goroutine that has the reply, the one
+//     that knows that the connection or the client has ended, or Do itself.
+//   - Whoever took it out, unless that is Do, writes reply or err and then sends on done. After
+//     that Do owns the call.
+//   - If Do gives it up and the identifier stays reserved, the table owns it for good, and drops it
+//     later.
 //
-// So in each use of a call done is told at most of its turn, by whoever takes it out of the queue, and then of its end.
-// It has room for both, so that nobody blocks. Before the call goes into the pool, Do has received what was sent, or
-// knows, by having taken the call out itself, that nobody will send. That is why call and channel can be used again.
+// So done carries at most two signals in each use of a call: the turn, from whoever takes it out of
+// the queue, and then the end. It has room for both, so that nobody blocks. Before the call goes
+// into the pool, Do has received what was sent, or knows that nobody will send, because it took the
+// call out itself. That is why call and channel can be reused.
 type call[R any] struct {
 	id    uint64
 	state state
-	on    *link[R] // the connection it was given to, nil before
-	next  *call[R] // in the list of its link, or of those that wait for their turn
+	on    *link[R] // the connection that it was given to; nil before
+	next  *call[R] // in the list of its link, or of those waiting for their turn
 	prev  *call[R]
 
 	done  chan signal // holds two
 	reply R
-	err   error // why it failed: the cause, for Do to say what has been sent
+	err   error // why it failed; Do adds what was sent
 }
 
-// signal is what done tells.
+// signal is what done carries.
 type signal uint8
 
 const (
@@ -35,17 +37,27 @@ const (
 	loss                // it has ended, with an error
 )
 
-// state is where a call is; guarded by the table's mutex.
+// state is where a call is; the table's mutex guards it.
 type state uint8
 
 const (
-	idle      state = iota // Do's alone
+	idle      state = iota // Do owns it
 	waiting                // for its turn
 	admitted               // it has an identifier
 	sent                   // it has been given to a connection
-	quitting               // so, and its context has ended while it was written
+	quitting               // the same, but its context has ended during the Write
 	abandoned              // Do has given it up, and the identifier is reserved
-	over                   // it has been taken out, done tells or will tell how it has ended
+	resting                // the mark of an identifier that nobody will answer, see rest.go
+	over                   // it has been taken out; done carries, or will carry, how it ended
+)
+
+// reason is why Do gives a call up.
+type reason uint8
+
+const (
+	sendFailed reason = iota // it could not be sent, or not wholly
+	killed                   // the same, because its connection was killed
+	canceled                 // its context has ended
 )
 
 // list is a list of calls, linked through them.
@@ -78,7 +90,7 @@ func (l *list[R]) remove(c *call[R]) {
 // fail ends the calls of a list that have been taken out of the table.
 func (l list[R]) fail(err error) {
 	for c := l.head; c != nil; {
-		next := c.next // after the send c is somebody else's
+		next := c.next // after the send, somebody else owns c
 		c.prev, c.next = nil, nil
 		c.err = err
 		c.done <- loss

@@ -1,5 +1,7 @@
 package request
 
+// The client, from New to Close. Do is in do.go.
+
 import (
 	"context"
 	"errors"
@@ -12,11 +14,11 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// killedGrace is how long it may take from the end of a connection that was killed to the report of the reason.
+// killedGrace is how long to wait, after a connection was killed, for the reason to become known.
 const killedGrace = 10 * time.Millisecond
 
-// Client makes requests over the connections of a multiplexer. Make one with [New]. All its methods may be called from
-// any number of goroutines.
+// Client makes requests over the connections of a multiplexer. Make one with [New]. All methods may
+// be called from any number of goroutines.
 type Client[Q, R any] struct {
 	mux      *plex.Multiplexer
 	protocol Protocol[Q, R]
@@ -27,12 +29,15 @@ type Client[Q, R any] struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // goroutines of the client
 
-	calls    sync.Pool // *call[R], with an empty channel; pools are each client's, as channels must not cross
-	sendings sync.Pool // *sending[R]     the bubbles of testing/synctest, and neither must timers
+	// Pools belong to one client, because channels and timers must not cross the bubbles of
+	// testing/synctest.
+	calls    sync.Pool // *call[R], with an empty channel
+	sendings sync.Pool // *sending[R]
 }
 
-// New makes a client of the protocol p over the connections of m, and starts the goroutines that receive the replies.
-// m stays the caller's to close, after the client. The error names what is wrong with the arguments and the options.
+// New makes a client for the protocol p over the connections of m, and starts the goroutines that
+// receive the replies. The caller closes m, after the client. The error says what is wrong with the
+// arguments and the options.
 func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*Client[Q, R], error) {
 	cfg, err := configure(options)
 	if caller.IsNil(p) {
@@ -44,17 +49,23 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	if err != nil {
 		return nil, err
 	}
-	if err := ready(m); err != nil {
-		return nil, fmt.Errorf("request: New: %w", err)
-	}
-	c := &Client[Q, R]{mux: m, protocol: p, cfg: cfg}
 	var forMessages []message.Option
 	if cfg.maxSize.set {
 		forMessages = append(forMessages, message.WithMaxSize(cfg.maxSize.value))
 	}
-	if c.messages, err = message.New(m, p.Split, forMessages...); err != nil {
+	messages, err := message.New(m, p.Split, forMessages...)
+	if err == nil {
+		err = ready(m)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("request: New: %w", err)
 	}
+	return start(m, p, cfg, messages), nil
+}
+
+// start makes the client and starts its goroutines.
+func start[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], cfg *config, messages *message.Receiver) *Client[Q, R] {
+	c := &Client[Q, R]{mux: m, protocol: p, cfg: cfg, messages: messages}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.calls.New = func() any { return &call[R]{done: make(chan signal, 2)} }
 	c.sendings.New = func() any { return newSending(c.ctx, &c.table) }
@@ -62,155 +73,64 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	for range cfg.receivers.value {
 		c.wg.Go(c.receive)
 	}
-	return c, nil
+	return c
 }
 
-// ready has plex begin to watch for what arrives, which can fail, and reports whether m is open.
+// ready has plex begin to watch for what arrives, which can fail. It also reports whether m is
+// open.
 func ready(m *plex.Multiplexer) error {
 	r, err := m.ReadyReader(context.Background(), -1)
 	var none *plex.AcquireError
 	switch {
 	case err == nil:
-		_ = r.Close() // what there is to be read is still there
+		_ = r.Close() // what has arrived stays there
 	case !errors.As(err, &none) || errors.Is(err, plex.ErrClosed):
 		return err
 	}
 	return nil
 }
 
-// Do makes a request and returns the reply to it. It waits for its turn, if [WithInFlight] or [WithIDs] sets a bound,
-// for a connection that can be written to, and for the reply; ctx bounds all of it, the write included. A write that is
-// cut short by that costs the connection, and with it the requests that are in flight over it.
-//
-// Any error is an [*Error]. It says whether the server may have got the request, which is never sent again.
-func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
-	var none R
-	switch {
-	case ctx == nil:
-		return none, &Error{Err: errNilContext}
-	case ctx.Err() != nil:
-		c.table.canceled()
-		return none, &Error{Err: caller.ContextError(ctx)}
-	}
-	call := c.calls.Get().(*call[R])
-	if ended, err := c.turn(ctx, call); err != nil {
-		return none, err
-	} else if ended {
-		return c.result(call, loss, false)
-	}
-
-	n, err := c.send(ctx, call, request)
-	maybeSent := n > 0
-	if err != nil {
-		canceled := ctx.Err() != nil && errors.Is(err, ctx.Err())
-		kept, ok := c.table.giveUp(call, maybeSent, canceled, errors.Is(err, plex.ErrKilled))
-		if ok {
-			if !kept {
-				c.calls.Put(call)
-			}
-			return none, &Error{MaybeSent: maybeSent, Err: err}
-		}
-		// Somebody else has ended it, or is about to, and knows better why.
-	}
-
-	done := ctx.Done()
-	if done == nil {
-		return c.result(call, <-call.done, maybeSent)
-	}
-	select {
-	case how := <-call.done:
-		return c.result(call, how, maybeSent)
-	case <-done:
-		kept, ok := c.table.giveUp(call, maybeSent, true, false)
-		if !ok { // it has ended at the same moment, and a reply is not to be thrown away
-			return c.result(call, <-call.done, maybeSent)
-		}
-		if !kept {
-			c.calls.Put(call)
-		}
-		return none, &Error{MaybeSent: maybeSent, Err: caller.ContextError(ctx)}
-	}
-}
-
-// turn waits until the call has its turn. ended says that the client was closed meanwhile. After an error the call is
-// nobody's.
-func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err error) {
-	waits, err := c.table.enter(call)
-	if err != nil {
-		c.calls.Put(call)
-		return false, &Error{Err: err}
-	}
-	if !waits {
-		return false, nil
-	}
-	start := time.Now()
-	select {
-	case how := <-call.done:
-		return how != turn, nil
-	case <-ctx.Done():
-	}
-	figures, ok := c.table.leave(call)
-	if !ok {
-		return <-call.done != turn, nil // with a turn, sending will find that ctx has ended, and give it back
-	}
-	c.calls.Put(call)
-	figures.Waited, figures.Err = time.Since(start), caller.ContextError(ctx)
-	return false, &Error{Err: &figures}
-}
-
-// result is what Do returns for a call that somebody else has ended.
-func (c *Client[Q, R]) result(call *call[R], how signal, maybeSent bool) (r R, err error) {
-	if how == reply {
-		r = call.reply
-	} else {
-		err = &Error{MaybeSent: maybeSent, Err: call.err}
-	}
-	var none R
-	call.reply, call.err = none, nil // not to be kept by the pool
-	c.calls.Put(call)
-	return r, err
-}
-
-// Stats returns a snapshot, in which all figures are of one moment.
+// Stats returns a snapshot, in which all figures are from the same moment.
 func (c *Client[Q, R]) Stats() Stats { return c.table.snapshot() }
 
-// Close fails what is in flight, and whatever is asked later, with [ErrClosed], and returns when the goroutines of the
-// client have ended. It does not close the multiplexer. Connections that a reply can still come over are killed, since
-// another Client uses the same identifiers and would take it for its own: those with requests in flight, and those on
-// which one was given up before its reply had come. So are those over which a part of a message has come, as nobody
-// could make sense of what follows. Close may be called twice, and from anywhere but the functions of the Protocol and
-// the one of [WithUnsolicited]. It returns nil.
+// Close fails what is in flight, and all later requests, with [ErrClosed], and returns when the
+// client's goroutines have ended. It does not close the multiplexer. It kills connections that a
+// reply can still come over, because another Client uses the same identifiers and would take the
+// reply for one of its own: those with requests in flight, and those where a request was given up
+// before its reply had come. It also kills connections that have brought part of a message, because
+// nobody could make sense of the rest. Close may be called twice, and from anywhere but the methods
+// of the Protocol and the function of [WithUnsolicited]. It returns nil.
 func (c *Client[Q, R]) Close() error {
 	c.end(ErrClosed)
 	c.wg.Wait()
 	c.table.wg.Wait()
-	c.messages.Discard() // nobody can make sense of what follows the beginning of a reply
+	c.messages.Discard()
 	return nil
 }
 
-// end fails everything for a reason, unless that has been done. Calls that wait for a connection, or for a peer to take
-// what they write, are interrupted.
+// end fails everything with a reason, unless that has been done. It interrupts calls that wait for
+// a connection, or for a peer to accept what they write.
 func (c *Client[Q, R]) end(reason error) {
 	victims, links := c.table.close(reason)
 	victims.fail(reason)
 	c.cancel()
 	var wg sync.WaitGroup
-	for _, l := range links { // side by side, as each may take as long as its transport does
+	for _, l := range links { // at the same time, because each may take long
 		wg.Go(func() {
-			if l.owes && reason != plex.ErrClosed { // with the multiplexer its connections end anyway
+			if l.owes && reason != plex.ErrClosed { // which ends its connections anyway
 				l.conn.Kill()
 			}
-			_ = l.writer.Close() // the writer itself sees what comes of it
+			_ = l.writer.Close() // the one who writes gets the error
 		})
 	}
 	wg.Wait()
 }
 
-// lost is called when a connection has ended and all that it had brought is delivered.
+// lost is called when a connection has ended and everything that it had brought is delivered.
 func (c *Client[Q, R]) lost(l *link[R], cause error) {
 	if errors.Is(cause, plex.ErrKilled) {
-		// Whoever found what it brought to be nonsense, and had no lease on it, has killed it first, and is about to
-		// say why.
+		// Whoever finds a message to be nonsense without having a lease kills the connection first,
+		// and notes the reason a moment later.
 		select {
 		case <-l.known:
 		case <-time.After(killedGrace):
@@ -219,5 +139,5 @@ func (c *Client[Q, R]) lost(l *link[R], cause error) {
 	}
 	victims, w, why := c.table.end(l, errLost(l.conn, cause))
 	victims.fail(why)
-	_ = w.Close() // who still writes to a peer that has only closed its own direction would write for nothing
+	_ = w.Close() // writing on to a peer that has only closed its own direction is useless
 }

@@ -101,7 +101,7 @@ func TestALostConnectionFailsItsRequestsAtOnceAndNoOthers(t *testing.T) {
 	}
 }
 
-func TestAReplyThatIsCutOffIsALossLikeAnyOther(t *testing.T) {
+func TestACutOffReplyIsReportedAsTheLossOfItsConnection(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		end   func(*fakeConn)
@@ -149,7 +149,7 @@ func TestAConnectionLostWhileARequestIsWritten(t *testing.T) {
 	}
 }
 
-func TestAPeerThatHasSaidGoodbyeAndDoesNotReadHoldsNobodyUp(t *testing.T) {
+func TestAFinEndsTheWriteToAPeerThatDoesNotRead(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		conns[0].allow(5)
 		c := w.client()
@@ -166,9 +166,9 @@ func TestTheContextEndsEachStageOfARequest(t *testing.T) {
 
 	for _, test := range []struct {
 		name      string
-		room      int // that the peer has
+		room      int // bytes that the peer accepts
 		maybeSent bool
-		kept      bool // the connection
+		kept      bool // the connection is kept
 		before    func(t *testing.T, w *world)
 	}{
 		{name: "waiting for the reply", room: -1, maybeSent: true, kept: true},
@@ -207,16 +207,16 @@ func TestTheContextEndsEachStageOfARequest(t *testing.T) {
 	}
 }
 
-func TestTheLossOfAConnectionByAnInterruptedWriteIsTheContexts(t *testing.T) {
+func TestAnInterruptedWriteFailsWithItsContext(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
-		// The loss is told before the Write's lease has ended.
+		// The client learns of the loss before the Write's lease has ended.
 		conns[0].closeHook = func() { time.Sleep(time.Second) }
 		conns[0].allow(5)
 		c := w.client(request.WithIDs(9))
 		other := asking(t.Context(), c, "")
 		requirePending(t, other)
 		conns[0].allow(len(frame(kindRequest, 0, "")))
-		synctest.Wait() // that one is sent whole
+		synctest.Wait() // the other request is sent whole
 
 		ctx, cancel := context.WithCancel(t.Context())
 		asked := asking(ctx, c, "request")
@@ -231,7 +231,7 @@ func TestTheLossOfAConnectionByAnInterruptedWriteIsTheContexts(t *testing.T) {
 	})
 }
 
-func TestAContextThatHasEndedAsksNobody(t *testing.T) {
+func TestWithAnEndedContextNothingIsSent(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -298,7 +298,7 @@ func TestRepliesToNobodyAreCountedAndDropped(t *testing.T) {
 		require.EqualValues(t, 1, c.Stats().Late, "a second reply")
 		require.EqualValues(t, 1, c.Stats().Unknown)
 
-		// One for an identifier that is taken, but has not been sent.
+		// The identifier is taken, but its request has not been sent.
 		slow := asking(t.Context(), c, "slow")
 		<-appending
 		conns[0].reply(id+1, "too early")
@@ -347,6 +347,33 @@ func TestWhatCannotBeEncodedIsNotSent(t *testing.T) {
 	})
 }
 
+// badError is an error that panics when errors.Is looks into it.
+type badError struct{}
+
+func (badError) Error() string   { return "bad" }
+func (badError) Is(_ error) bool { panic("Is") }
+
+func TestAnErrorThatCannotBeLookedIntoCostsItsCallAlone(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.speaking(wireProtocol{appending: func(text string) error {
+			if text == "bad" {
+				return badError{}
+			}
+			return nil
+		}}, request.WithIDs(0))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		_, err := c.Do(ctx, "bad")
+		var e *request.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, badError{}, e.Err)
+
+		asked := asking(t.Context(), c, "text")
+		conns[0].reply(conns[0].take("text"), "reply")
+		requireReply(t, asked, "reply")
+	})
+}
+
 // mute appends nothing.
 type mute struct{ wireProtocol }
 
@@ -362,23 +389,57 @@ func TestAnEmptyFrameIsRefused(t *testing.T) {
 	})
 }
 
+// selfish returns memory of its own for every other request, instead of appending.
+type selfish struct {
+	wireProtocol
+	frames [][]byte // by identifier
+}
+
+func (p selfish) Append(dst []byte, id uint64, text string) ([]byte, error) {
+	if id%2 == 0 {
+		return p.frames[id], nil
+	}
+	return p.wireProtocol.Append(dst, id, text)
+}
+
+func TestMemoryThatAppendReturnsIsNotWrittenTo(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		p := selfish{}
+		for id := range uint64(4) {
+			p.frames = append(p.frames, frame(kindRequest, id, fmt.Sprint("request ", id)))
+		}
+		c, err := request.New(w.mux, p)
+		require.NoError(t, err)
+		for id := range uint64(4) {
+			asked := asking(t.Context(), c, fmt.Sprint("request ", id))
+			conns[0].reply(conns[0].take(fmt.Sprint("request ", id)), "reply")
+			requireReply(t, asked, "reply")
+		}
+		require.NoError(t, c.Close())
+		for id := range uint64(4) {
+			require.Equal(t, frame(kindRequest, id, fmt.Sprint("request ", id)), p.frames[id])
+		}
+	})
+}
+
 func TestATransportThatPanicsLeavesNothingBehind(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		conns[0].written = func([]byte) { panic("transport") }
 		c := w.client(request.WithIDs(0))
-		require.PanicsWithValue(t, "transport", func() { _, _ = c.Do(t.Context(), "text") })
+		_, err := c.Do(t.Context(), "text")
+		require.ErrorContains(t, err, "panicked: transport")
 		time.Sleep(time.Second)
 
 		s := c.Stats()
 		require.Zero(t, s.InFlight+s.Abandoned)
-		require.Zero(t, w.mux.Stats().Open, "of what was written nothing is known, so it is not written to again")
+		require.Zero(t, w.mux.Stats().Open, "nobody knows how much was written, so nothing more is")
 	})
 }
 
 // watchedContext counts who watches it.
 type watchedContext struct {
 	context.Context
-	done    chan struct{} // so that package context asks AfterFunc
+	done    chan struct{} // makes package context call AfterFunc
 	watched atomic.Int64
 }
 
@@ -389,18 +450,19 @@ func (c *watchedContext) AfterFunc(func()) (stop func() bool) {
 	return func() bool { return true }
 }
 
-func TestAWriteThatPanicsIsNotWatchedAnyMore(t *testing.T) {
+func TestAWriteThatPanicsIsNoLongerWatched(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		conns[0].written = func([]byte) { panic("transport") }
 		c := w.client()
 		ctx := &watchedContext{Context: t.Context(), done: make(chan struct{})}
-		require.PanicsWithValue(t, "transport", func() { _, _ = c.Do(ctx, "text") })
+		_, err := c.Do(ctx, "text")
+		require.ErrorContains(t, err, "panicked: transport")
 		time.Sleep(time.Second)
 		require.Zero(t, ctx.watched.Load())
 	})
 }
 
-// panicking is a transport whose Write panics when it is interrupted, and that is long about its Close.
+// panicking is a transport whose Write panics when it is interrupted, and whose Close takes long.
 type panicking struct {
 	*fakeConn
 	closing, closed chan struct{}
@@ -418,8 +480,9 @@ func (c panicking) Close() error {
 	return c.fakeConn.Close()
 }
 
-// The request's context ends, and then nonsense comes, whose kill the transport takes ill.
-func TestAPanicOfAnInterruptedWriteIsNotKeptBack(t *testing.T) {
+// The request's context ends. Then nonsense arrives, and the kill makes the transport's Write
+// panic.
+func TestAnInterruptedWriteThatPanicsIsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t}
 		f := w.conn()
@@ -428,21 +491,21 @@ func TestAPanicOfAnInterruptedWriteIsNotKeptBack(t *testing.T) {
 		w.open(plex.WithConnections(conn))
 		c := w.client()
 		ctx, cancel := context.WithCancel(t.Context())
-		panicked := make(chan any, 1)
+		asked := make(chan error, 1)
 		go func() {
-			defer func() { panicked <- recover() }()
-			_, _ = c.Do(ctx, "request")
+			_, err := c.Do(ctx, "request")
+			asked <- err
 		}()
 		time.Sleep(10 * time.Millisecond)
 		cancel()
-		time.Sleep(10 * time.Millisecond) // the Write is interrupted, and does not come to its end
+		time.Sleep(10 * time.Millisecond) // the Write is interrupted, but does not return
 		f.send(frame('?', 0, "nonsense"))
 		time.Sleep(100 * time.Millisecond)
 		close(conn.closed)
 		time.Sleep(time.Minute)
 		select {
-		case v := <-panicked:
-			require.Equal(t, "transport", v)
+		case err := <-asked:
+			require.Error(t, err)
 		default:
 			require.Fail(t, "Do has not ended")
 		}
@@ -503,8 +566,8 @@ func TestCloseFailsRequestsAtEachStage(t *testing.T) {
 	})
 }
 
-// Each of the connections is long about its end, which interrupts its writer.
-func TestTheEndOfTheClientEndsConnectionsSideBySide(t *testing.T) {
+// Closing a connection interrupts its writer, and each close takes a second.
+func TestClosingTheClientInterruptsWritersAtTheSameTime(t *testing.T) {
 	bubble(t, 10, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		var all []<-chan outcome
@@ -520,12 +583,12 @@ func TestTheEndOfTheClientEndsConnectionsSideBySide(t *testing.T) {
 		for _, asked := range all {
 			requireError(t, asked, true, request.ErrClosed)
 		}
-		require.Equal(t, time.Second, time.Since(start))
+		require.Zero(t, time.Since(start), "and waits for no transport's Close")
 	})
 }
 
-// The identifiers of two clients are the same.
-func TestANewClientDoesNotGetTheRepliesOfTheLastOnesRequests(t *testing.T) {
+// Two clients use the same identifiers.
+func TestANewClientDoesNotGetRepliesForTheLastOne(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		ids     uint64
@@ -565,7 +628,7 @@ func TestANewClientDoesNotGetTheRepliesOfTheLastOnesRequests(t *testing.T) {
 	}
 }
 
-func TestTheMultiplexersEndIsTheClients(t *testing.T) {
+func TestClosingTheMultiplexerEndsTheClient(t *testing.T) {
 	for name, end := range map[string]func(*plex.Multiplexer) error{
 		"Close":    (*plex.Multiplexer).Close,
 		"Shutdown": func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) },
@@ -619,7 +682,7 @@ func TestConnectionsAddedAfterTheLastWasLostAreRead(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		conns[0].reset()
-		time.Sleep(time.Minute + 300*time.Millisecond) // it is not the moment to look
+		time.Sleep(time.Minute + 300*time.Millisecond) // between two looks
 		_, err := c.Do(t.Context(), "nobody there")
 		requireIs(t, err, false, plex.ErrNoConnections)
 
@@ -631,10 +694,10 @@ func TestConnectionsAddedAfterTheLastWasLostAreRead(t *testing.T) {
 		asked := asking(t.Context(), c, "request")
 		added.send(frame(kindPush, 0, ""), frame(kindReply, added.take("request"), "reply"))
 		requireReply(t, asked, "reply")
-		require.Less(t, time.Since(start), 300*time.Millisecond, "the request itself is news of the connection")
+		require.Less(t, time.Since(start), 300*time.Millisecond, "the request itself tells of the connection")
 		require.EqualValues(t, 1, c.Stats().Unsolicited)
 
-		// They are read without a request as well.
+		// A connection is read even if no request uses it.
 		added.reset()
 		time.Sleep(time.Minute)
 		pushing := w.conn()

@@ -1,14 +1,15 @@
 package request
 
-// The errors that callers tell apart, and the types that carry what is to be known about a failure. Everything here is
-// immutable.
+// The errors that callers tell apart, and the types that say what is known about a failure.
+// Everything here is immutable.
 
 import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime/debug"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -22,16 +23,17 @@ type closedError struct{}
 func (closedError) Error() string        { return "request: client closed" }
 func (closedError) Is(target error) bool { return target == net.ErrClosed }
 
-// Error is what [Client.Do] returns for a request that went wrong.
+// Error is what [Client.Do] returns for a request that failed.
 type Error struct {
-	// MaybeSent says whether the server may have got the request, and acted on it. It is false only if nothing of it
-	// can have reached the server: no identifier or no connection was to be had, it could not be encoded, or not a
-	// byte of it was written. Nothing is ever sent twice; when it is true, whether to repeat the request is for the
-	// caller to decide, who knows what it does.
+	// MaybeSent says whether the server may have got the request and acted on it. It is false only
+	// if nothing of the request can have reached the server: there was no identifier or no
+	// connection for it, it could not be encoded, or not one byte of it was written. Nothing is
+	// ever sent twice. If it is true, the caller decides whether to repeat the request, because
+	// only the caller knows what it does.
 	MaybeSent bool
 
-	// Err is why: the error of the context, the cause of the connection's loss, a *plex.AcquireError, a *WaitError,
-	// the error of Append or Parse, ErrClosed, or plex.ErrClosed.
+	// Err is the reason: the error of the context, the cause of the connection's loss, a
+	// *plex.AcquireError, a *WaitError, the error of Append or Parse, ErrClosed, or plex.ErrClosed.
 	Err error
 }
 
@@ -47,19 +49,19 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// WaitError says why a request never got its turn: as many as [WithInFlight] or [WithIDs] allow were in flight until
-// its context ended. The figures are those of that moment.
+// WaitError says why a request never got its turn: until its context ended, as many requests were
+// in flight as [WithInFlight] or [WithIDs] allows. The figures are from that moment.
 type WaitError struct {
 	Waited    time.Duration // how long the caller waited
 	InFlight  int           // requests in flight
-	Limit     int           // most requests in flight, as set by WithInFlight; 0 if nothing was
-	Abandoned int           // identifiers of requests given up, whose replies can still come
+	Limit     int           // most requests in flight, as set by WithInFlight; 0 if not set
+	Abandoned int           // identifiers of requests given up, whose replies may still come
 	IDs       uint64        // the largest identifier
-	Waiting   int           // callers waiting, this one not counted
+	Waiting   int           // callers waiting, not counting this one
 	Err       error         // the context's error
 }
 
-// Error reads like a diagnosis: what there was none of, for how long, and who has them.
+// Error says what was missing, for how long, and who has it.
 func (e *WaitError) Error() string {
 	what := "identifier free"
 	if e.full() {
@@ -70,13 +72,13 @@ func (e *WaitError) Error() string {
 		what, e.Waited.Round(time.Microsecond), e.Err, e.InFlight, e.Abandoned, e.Waiting)
 }
 
-// full reports whether it was the bound on requests in flight that was waited for.
+// full reports whether the caller waited because of the bound on requests in flight.
 func (e *WaitError) full() bool { return e.Limit > 0 && e.InFlight >= e.Limit }
 
 // Unwrap returns Err.
 func (e *WaitError) Unwrap() error { return e.Err }
 
-// PanicError is a panic of a function of the user's, which the client has recovered.
+// PanicError is a panic in a function of the user, which the client has recovered.
 type PanicError struct {
 	Call  string // Parse or WithUnsolicited
 	Value any    // what it panicked with
@@ -94,30 +96,37 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// recovered makes the present panic an error. It is deferred, and so is its recover the one that counts.
-func recovered(call string, err *error) {
-	if v := recover(); v != nil {
-		*err = &PanicError{Call: call, Value: v, Stack: debug.Stack()}
-	}
-}
-
-// errLost is what all requests on a connection fail with when it has come to its end.
+// errLost is what all requests on a connection fail with when the connection has ended.
 func errLost(conn plex.Conn, cause error) error {
 	return fmt.Errorf("request: connection to %v lost: %w", conn.RemoteAddr(), cause)
 }
 
-// errOutOfStep is the same for a connection on which something came that makes no sense.
+// errOutOfStep is the same for a connection that has brought something that makes no sense.
 func errOutOfStep(conn plex.Conn, cause error) error {
-	return fmt.Errorf("request: connection to %v killed, what it delivers makes no sense: %w", conn.RemoteAddr(), cause)
+	return fmt.Errorf("request: connection to %v killed because it delivers nonsense: %w", conn.RemoteAddr(), cause)
 }
 
-// errNonsense is about a datagram, which costs nothing but itself.
+// errNonsense is about a datagram. It costs nothing but the datagram.
 func errNonsense(conn plex.Conn, cause error) error {
 	return fmt.Errorf("request: a datagram from %v makes no sense: %w", conn.RemoteAddr(), cause)
 }
 
+// errRefused is what all requests on a datagram connection fail with when its peer does not listen.
+func errRefused(conn plex.Conn, cause error) error {
+	return fmt.Errorf("request: %v does not listen: %w", conn.RemoteAddr(), cause)
+}
+
+// wsaConnReset is the error that Windows returns when a datagram was refused.
+const wsaConnReset = syscall.Errno(10054)
+
+// refused reports whether an error of a datagram connection says that nobody listens at the peer's
+// port.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || runtime.GOOS == "windows" && errors.Is(err, wsaConnReset)
+}
+
 var (
-	errNilContext = errors.New("request: Do: nil context; context.Background() is one without an end")
-	errExited     = errors.New("request: Parse ended its goroutine by runtime.Goexit")
+	errNilContext = errors.New("request: Do: nil context; use context.Background() for one that never ends")
+	errExited     = errors.New("request: Parse ended its goroutine with runtime.Goexit")
 	errEmpty      = errors.New("request: Append appended nothing for the request; it must append the whole frame")
 )

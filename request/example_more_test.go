@@ -10,7 +10,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// exampleSlow is a service that says when it has got a request, and answers all when answer is closed.
+// exampleSlow is a service that reports when it has got a request, and answers all requests when
+// answer is closed.
 func exampleSlow() (address string, got, answer chan struct{}, stop func()) {
 	got, answer = make(chan struct{}, 1), make(chan struct{})
 	address, stop = exampleService(func(number, text string) string {
@@ -21,7 +22,8 @@ func exampleSlow() (address string, got, answer chan struct{}, stop func()) {
 	return address, got, answer, stop
 }
 
-// With a bound on the requests in flight further callers wait for their turn. Their context bounds that, too.
+// With a bound on the requests in flight, further callers wait for their turn. Their context bounds
+// that wait too.
 func ExampleWithInFlight() {
 	address, got, answer, stop := exampleSlow()
 	defer stop()
@@ -64,7 +66,8 @@ func ExampleWithInFlight() {
 	// FIRST <nil>
 }
 
-// Close fails what is in flight. To end cleanly, wait until all calls of Do have returned, and then close.
+// Close fails what is in flight. To shut down cleanly, wait until all calls of Do have returned,
+// and then close.
 func ExampleClient_Close() {
 	address, got, answer, stop := exampleSlow()
 	defer stop()

@@ -17,8 +17,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// numbered is a protocol of lines: a request is a number and a text, its reply has the same number, and a line that
-// begins with a star is news that nobody has asked for.
+// numbered is a protocol of lines. A request is a number and a text, and its reply has the same
+// number. A line that begins with a star is news that nobody asked for.
 type numbered struct{}
 
 func (numbered) Append(dst []byte, id uint64, text string) ([]byte, error) {
@@ -41,8 +41,8 @@ func (numbered) Parse(line []byte) (id uint64, text string, err error) {
 	return id, string(rest), err
 }
 
-// exampleService is a server on loopback. For each line that it gets it sends what answer returns, and hangs up if that
-// is empty. stop waits until all has ended.
+// exampleService is a server on loopback. For each line that it gets it sends what answer returns;
+// if that is empty, it hangs up. stop waits until everything has ended.
 func exampleService(answer func(number, text string) string) (address string, stop func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -70,7 +70,7 @@ func exampleService(answer func(number, text string) string) (address string, st
 	})
 
 	return listener.Addr().String(), func() {
-		_ = listener.Close() // ends the loop above, which is all that is wanted of it
+		_ = listener.Close() // ends the loop above; an error would not matter
 		wg.Wait()
 	}
 }
@@ -78,7 +78,7 @@ func exampleService(answer func(number, text string) string) (address string, st
 // shout answers in capitals.
 func shout(number, text string) string { return number + " " + strings.ToUpper(text) + "\n" }
 
-// A client asks over four connections, from as many goroutines as there are.
+// A thousand goroutines make requests over four connections.
 func ExampleNew() {
 	address, stop := exampleService(shout)
 	defer stop()
@@ -145,7 +145,8 @@ func ExampleClient_Do() {
 	// HELLO <nil>
 }
 
-// Lines with a star are no replies. They go to a function that passes them on, as it must not block.
+// Lines that begin with a star are no replies. They go to a function that passes them on, because
+// it must not block.
 func ExampleWithUnsolicited() {
 	address, stop := exampleService(func(number, text string) string {
 		return "* somebody asked\n" + shout(number, text)
@@ -163,7 +164,7 @@ func ExampleWithUnsolicited() {
 	client, err := request.New(mux, numbered{}, request.WithUnsolicited(func(m message.Message) {
 		select {
 		case news <- string(m.Data):
-		default: // nobody keeps up; better to lose news than to hold replies up
+		default: // nobody keeps up; losing news is better than delaying replies
 		}
 	}))
 	if err != nil {
@@ -181,9 +182,11 @@ func ExampleWithUnsolicited() {
 	// * somebody asked
 }
 
-// Whether a request that failed can be repeated depends on what it does, and on whether the server may have got it.
+// Whether a request that failed can be repeated depends on what it does, and on whether the server
+// may have got it.
 func ExampleError() {
-	address, stop := exampleService(func(_, text string) string { return "" }) // it gets the request, and hangs up
+	hangUp := func(_, _ string) string { return "" } // after it has got the request
+	address, stop := exampleService(hangUp)
 	defer stop()
 
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)))

@@ -1,7 +1,7 @@
 package request_test
 
-// The protocol of the tests, and a bubble with a client in it whose end is checked: each connection closed once, no
-// lease live, nothing in flight, all accounts even.
+// The protocol of the tests, and a bubble with a client in it. When a test ends, the helpers check
+// that each connection was closed once, that no lease is live, and that nothing is in flight.
 
 import (
 	"context"
@@ -22,7 +22,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// A message of the tests' protocol is a kind, an identifier and a text, behind a length of two bytes.
+// A message of the tests' protocol is a kind, an identifier and a text, behind a length of two
+// bytes.
 const (
 	kindRequest = 'q'
 	kindReply   = 'r'
@@ -38,7 +39,8 @@ func frame(kind byte, id uint64, text string) []byte {
 	return append(binary.BigEndian.AppendUint64(append(f, kind), id), text...)
 }
 
-// wireProtocol asks with texts and gets texts. Its functions, where they are not nil, are called first.
+// wireProtocol sends texts and gets texts. Those of its functions that are not nil are called
+// first.
 type wireProtocol struct {
 	appending func(request string) error
 	splitting func(data []byte) error
@@ -93,7 +95,7 @@ func (p wireProtocol) Parse(m []byte) (id uint64, text []byte, err error) {
 // client is the client of most tests.
 type client = request.Client[string, []byte]
 
-// world is a multiplexer over scripted connections, and what has to be balanced in the end.
+// world is a multiplexer over scripted connections, and what must be balanced when the test ends.
 type world struct {
 	*testing.T
 	mux *plex.Multiplexer
@@ -118,8 +120,8 @@ func bubble(t *testing.T, n int, f func(t *testing.T, w *world, conns []*fakeCon
 	})
 }
 
-// healing is bubble with connections that a connector brings, n at the most and from the start. setUp is called with
-// each before it is used.
+// healing is bubble with a connector, which connects at most n connections, all from the start. It
+// calls setUp with each before it is used.
 func healing(t *testing.T, n int, setUp func(c *fakeConn), f func(t *testing.T, w *world), options ...plex.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -138,7 +140,7 @@ func healing(t *testing.T, n int, setUp func(c *fakeConn), f func(t *testing.T, 
 	})
 }
 
-// conn makes a connection in the books.
+// conn makes a connection that is checked at the end.
 func (w *world) conn() *fakeConn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,7 +159,7 @@ func (w *world) all() []*fakeConn {
 	return append([]*fakeConn{}, w.conns...)
 }
 
-// open makes the multiplexer, and has the balance checked at the end.
+// open makes the multiplexer, and checks the balance when the test ends.
 func (w *world) open(options ...plex.Option) {
 	var err error
 	w.mux, err = plex.New(context.Background(), options...)
@@ -174,12 +176,12 @@ func (w *world) open(options ...plex.Option) {
 	})
 }
 
-// client makes a client that is closed at the end, with nothing in flight.
+// client makes a client, and closes it at the end, when nothing may be in flight.
 func (w *world) client(options ...request.Option) *client {
 	return w.speaking(wireProtocol{}, options...)
 }
 
-// speaking is client for a protocol with functions of the test's.
+// speaking is client with a given protocol.
 func (w *world) speaking(p wireProtocol, options ...request.Option) *client {
 	c, err := request.New(w.mux, p, options...)
 	require.NoError(w, err)
@@ -191,7 +193,7 @@ func (w *world) speaking(p wireProtocol, options ...request.Option) *client {
 	return c
 }
 
-// balanced checks the accounts of a client with nothing in flight.
+// balanced checks the figures of a client with nothing in flight.
 func balanced(t testing.TB, s request.Stats) {
 	t.Helper()
 	require.Zero(t, s.InFlight, "in flight")
@@ -217,7 +219,7 @@ func asking(ctx context.Context, c *client, text string) <-chan outcome {
 	return ch
 }
 
-// requireReply checks that a Do has ended or will, with that reply.
+// requireReply waits for the end of a Do, which must be that reply.
 func requireReply(t testing.TB, ch <-chan outcome, text string) {
 	t.Helper()
 
@@ -226,7 +228,8 @@ func requireReply(t testing.TB, ch <-chan outcome, text string) {
 	require.Equal(t, text, o.text)
 }
 
-// requireError checks that a Do has ended or will, with an error that says so about the sending and matches.
+// requireError waits for the end of a Do, which must be an error with that MaybeSent that matches
+// target.
 func requireError(t testing.TB, ch <-chan outcome, maybeSent bool, target error) {
 	t.Helper()
 	requireIs(t, (<-ch).err, maybeSent, target)
@@ -241,7 +244,7 @@ func requireIs(t testing.TB, err error, maybeSent bool, target error) {
 	require.Equal(t, maybeSent, e.MaybeSent, "MaybeSent of: %v", err)
 }
 
-// requirePending checks that a Do has not ended, when nothing else goes on.
+// requirePending checks that a Do has not ended, once everything else has settled.
 func requirePending(t testing.TB, ch <-chan outcome) {
 	t.Helper()
 	synctest.Wait()
@@ -253,7 +256,7 @@ func requirePending(t testing.TB, ch <-chan outcome) {
 	}
 }
 
-// ended checks that a Do has ended by now, without waiting for anything that takes time, and returns how.
+// ended returns how a Do has ended, which must need no more time.
 func ended(t testing.TB, ch <-chan outcome) outcome {
 	t.Helper()
 	synctest.Wait()
@@ -268,13 +271,13 @@ func ended(t testing.TB, ch <-chan outcome) outcome {
 	}
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // Outside of bubbles
 
-// balanceProcess has the test fail unless the process has at its end the goroutines and file descriptors that it has
-// now. Tests that call it must not run in parallel with others.
+// balanceProcess fails the test if the process ends it with more goroutines or file descriptors
+// than it has now. Tests that call it must not run in parallel with others.
 func balanceProcess(t testing.TB) {
-	wakeNetpoll.Do(func() { // the runtime's own descriptors come with the first socket
+	wakeNetpoll.Do(func() { // the runtime opens its own descriptors with the first socket
 		if ln, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 			_ = ln.Close()
 		}
@@ -302,7 +305,7 @@ func balanceProcess(t testing.TB) {
 
 var wakeNetpoll sync.Once
 
-// descriptors counts the process's file descriptors; 0 where that is not to be had.
+// descriptors counts the process's file descriptors; 0 if the system does not say.
 func descriptors() int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

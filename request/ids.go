@@ -2,27 +2,28 @@ package request
 
 // Identifiers, and which of them are free.
 
-// ids gives out the identifiers 0 to max. It is guarded by the table's mutex.
+// ids gives out the identifiers 0 to max. The table's mutex guards it.
 //
-// As long as some have never been used, those are used, in order. After that, in a space of up to 16 bits, those given
-// back are used in the order in which they were given back, so that an identifier rests for as long as possible before
-// it means another request.
+// As long as some have never been used, those come next, in order. After that, a space of up to 16
+// bits reuses identifiers in the order in which they became free, so that each rests for as long as
+// possible before it means another request.
 //
-// In a larger space the next one that is free is used, and is near: an eighth of the space is always left free. So of
-// those looked at on one way through the space at least an eighth is free, which makes eight for each taken, on
-// average; those that are not have been taken on an earlier way through.
+// A larger space uses the next one that is free. That one is near, because an eighth of the space
+// is always left free: on one way through the space at least an eighth of those looked at are free,
+// so on average at most eight are looked at for each that is taken. Those that are not free were
+// taken on an earlier way through.
 type ids struct {
 	max   uint64
-	next  uint64 // the next to be tried; in a small space: the first that has never been used
-	spent bool   // all have been used once
+	next  uint64 // the next to be tried; in a small space the first that has never been used
+	spent bool   // all have been used at least once
 
-	// In a small space: a ring of the identifiers given back.
+	// A ring of the free identifiers that have been used, in a small space.
 	back  []uint16
 	first int
 	count int
 }
 
-// ringIDs is the largest space, less 1, for which given back identifiers are kept in order: 128 KiB at the most.
+// ringIDs is the largest identifier of a small space. Its ring takes at most 128 KiB.
 const ringIDs = 1<<16 - 1
 
 // take returns a free identifier. There must be room. taken reports whether one is.
@@ -65,7 +66,7 @@ func (s *ids) put(id uint64) {
 	s.count++
 }
 
-// grow doubles the ring, which is as large as needed from the start only in a small space that is used up.
+// grow doubles the ring. It only gets as large as there have been free identifiers at once.
 func (s *ids) grow() {
 	back := make([]uint16, min(max(2*len(s.back), 64), int(s.max)+1))
 	for i := range s.count {
@@ -77,10 +78,10 @@ func (s *ids) grow() {
 // used reports whether id has ever been given out.
 func (s *ids) used(id uint64) bool { return id <= s.max && (s.spent || id < s.next) }
 
-// few reports whether an identifier that was given up has to stay reserved.
+// few reports whether an identifier that was given up must stay reserved.
 func (s *ids) few() bool { return s.max < fewIDs }
 
-// room reports whether, with so many taken, another may be.
+// room reports whether another may be taken when so many are.
 func (s *ids) room(taken int) bool {
 	if s.max > ringIDs {
 		return uint64(taken) <= s.max-s.max/8

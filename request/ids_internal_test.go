@@ -6,15 +6,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// As many stay taken as there is room for, all in one row. That row is passed once on each way through the space, so
-// the others must be many enough.
+// As many identifiers stay taken as there is room for, all in one row. Each way through the space
+// has to pass that row once, so there must be enough others.
 func TestAFreeIdentifierIsNearHoweverManyAreTaken(t *testing.T) {
 	for _, last := range []uint64{ringIDs + 1, 1 << 18} {
 		s := ids{max: last}
 		looks := 0
 		held := map[uint64]bool{}
 		taken := func(id uint64) bool { looks++; return held[id] }
-		for s.room(len(held) + 1) { // with one more for those that come and go
+		for s.room(len(held) + 1) { // leaving one that is taken again and again
 			held[s.take(taken)] = true
 		}
 		const takes = 1 << 17

@@ -1,7 +1,7 @@
 package request_test
 
-// Real connections, under load and faults: every Do ends once, with its own reply or an error that is true, nothing is
-// sent twice, and nothing is left in the end.
+// Real connections, under load and faults. Every Do ends once, with its own reply or a true error.
+// Nothing is sent twice, and nothing is left in the end.
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// server answers requests with their own text, in any order. It notes each text that has come whole.
+// server answers requests with their own text, in any order. It records each text that arrived
+// whole.
 type server struct {
 	net.Listener
 	wg sync.WaitGroup
@@ -31,7 +33,7 @@ type server struct {
 	conns   map[*net.TCPConn]struct{}
 	stopped bool // what is accepted from now on is closed at once
 
-	// Of each reply, by chance from 0 to 1. Set before use.
+	// The chance, from 0 to 1, of this happening to a reply. Set before use.
 	lose, push, nonsense float64
 }
 
@@ -61,7 +63,7 @@ func newServer(t testing.TB) *server {
 	return s
 }
 
-// kill ends one connection, by a reset or by a FIN behind what was sent.
+// kill ends one connection, by a reset, or by a FIN after what was sent.
 func (s *server) kill(reset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +94,7 @@ func (s *server) stop() {
 	s.wg.Wait()
 }
 
-// serve holds some replies back, and sends them in another order than the requests came in.
+// serve holds some replies back, and sends them in a different order than the requests.
 func (s *server) serve(conn *net.TCPConn) {
 	defer func() {
 		s.mu.Lock()
@@ -138,7 +140,7 @@ func (s *server) serve(conn *net.TCPConn) {
 	}
 }
 
-// times is how often a text has come.
+// times returns how often a text has arrived.
 func (s *server) times(text string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +162,8 @@ func TestThousandsOfRequestsOverAFewConnections(t *testing.T) {
 	c, err := request.New(mux, wireProtocol{}, request.WithIDs(1<<16-1))
 	require.NoError(t, err)
 
-	// The server holds some back until more comes; a drip of requests that nobody counts on sets those free.
+	// The server holds some replies back until more requests come. These extra requests release
+	// them.
 	ctx, cancel := context.WithCancel(t.Context())
 	var drips, asking sync.WaitGroup
 	for i := range 8 {
@@ -199,7 +202,7 @@ func TestThousandsOfRequestsOverAFewConnections(t *testing.T) {
 	require.NoError(t, c.Close())
 }
 
-// fate is how the Do's of one caller ended.
+// fate is how the requests of one caller ended.
 type fate struct {
 	replies, canceled, failed uint64
 	wrong                     error
@@ -218,7 +221,7 @@ func TestEveryRequestEndsOnceWhateverHappens(t *testing.T) {
 	}
 }
 
-// soak makes requests while connections are killed in every way, for a moment.
+// soak makes requests for a moment, while connections are killed in every way.
 func soak(t *testing.T, options ...request.Option) {
 	balanceProcess(t)
 
@@ -283,7 +286,7 @@ func soak(t *testing.T, options ...request.Option) {
 	t.Logf("%+v", stats)
 }
 
-// calls makes requests, one after the other, until ctx ends, and checks what comes of each.
+// calls makes requests, one after the other, until ctx ends, and checks each result.
 func calls(ctx context.Context, c *client, s *server, caller int) (f fate) {
 	for n := 0; ctx.Err() == nil; n++ {
 		text := fmt.Sprintf("%d %d", caller, n)
@@ -347,7 +350,7 @@ func TestAPeerThatDoesNotReadHoldsOnlyItsOwnWriterUp(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 
-	// Fill the buffers, with a context that ends as soon as a Write blocks for long.
+	// Fill the buffers, with a context that ends soon after a Write blocks.
 	text := string(make([]byte, 60_000))
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -410,4 +413,83 @@ func TestADatagramThatMakesNoSenseCostsNothingButItself(t *testing.T) {
 	}
 
 	require.Zero(t, mux.Stats().Lost)
+}
+
+// udpClient makes a client with so many connections to a UDP port.
+func udpClient(t *testing.T, address net.Addr, conns int, options ...request.Option) (*client, *plex.Multiplexer) {
+	mux, err := plex.New(t.Context(), plex.WithConnector(plex.Dial("udp", address.String())),
+		plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
+	require.NoError(t, err)
+	c, err := request.New(mux, wireProtocol{}, options...)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, c.Close())
+		balanced(t, c.Stats())
+		require.Zero(t, mux.Stats().Lost, "a refusal costs no connection")
+		require.NoError(t, mux.Close())
+	})
+
+	return c, mux
+}
+
+func TestARefusedDatagramFailsTheRequestsOnItsConnectionAtOnce(t *testing.T) {
+	balanceProcess(t)
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	c, _ := udpClient(t, server.LocalAddr(), 1, request.WithIDs(1<<16-1))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+
+	unanswered := asking(ctx, c, "unanswered")
+	_, _, err = server.ReadFrom(make([]byte, 100))
+	require.NoError(t, err)
+	require.NoError(t, server.Close())
+	for range 10 {
+		_, err := c.Do(ctx, "refused")
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.ErrorContains(t, err, server.LocalAddr().String()+" does not listen")
+	}
+	requireError(t, unanswered, true, syscall.ECONNREFUSED)
+	require.NoError(t, ctx.Err())
+
+	// The server is back, and the connection is as good as before.
+	server, err = net.ListenPacket("udp", server.LocalAddr().String())
+	require.NoError(t, err)
+	defer server.Close()
+	asked := asking(ctx, c, "answered")
+	m := make([]byte, 100)
+	n, from, err := server.ReadFrom(m)
+	require.NoError(t, err)
+	_, err = server.WriteTo(frame(kindReply, binary.BigEndian.Uint64(m[3:]), string(m[11:n])), from)
+	require.NoError(t, err)
+	requireReply(t, asked, "answered")
+}
+
+// Nobody reads from the connection, so the kernel tells the next Write that the datagram before it
+// was refused.
+func TestARefusalToldToAWriteFailsTheEarlierRequestsToo(t *testing.T) {
+	balanceProcess(t)
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	busy, release := make(chan struct{}), make(chan struct{})
+	c, _ := udpClient(t, server.LocalAddr(), 1, request.WithUnsolicited(func(message.Message) {
+		close(busy)
+		<-release
+	}))
+	defer close(release)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	first := asking(ctx, c, "first")
+	_, from, err := server.ReadFrom(make([]byte, 100))
+	require.NoError(t, err)
+	_, err = server.WriteTo(frame(kindPush, 0, ""), from)
+	require.NoError(t, err)
+	<-busy
+	require.NoError(t, server.Close())
+
+	second := asking(ctx, c, "second")
+	require.Eventually(t, func() bool { return c.Stats().Sent == 2 }, time.Minute, time.Millisecond)
+	requireError(t, asking(ctx, c, "third"), false, syscall.ECONNREFUSED)
+	requireError(t, first, true, syscall.ECONNREFUSED)
+	requireError(t, second, true, syscall.ECONNREFUSED)
 }

@@ -1,6 +1,6 @@
 package request
 
-// Options write into a config; one validate checks them together, so that their order never matters.
+// Options write into a config, and validate checks them together, so their order never matters.
 
 import (
 	"errors"
@@ -14,20 +14,19 @@ import (
 const (
 	defaultReceivers = 4
 
-	// maxReceivers keeps a mistyped number from starting goroutines without end.
+	// maxReceivers keeps a mistyped number from starting millions of goroutines.
 	maxReceivers = 1 << 16
 
-	// fewIDs is where identifiers are so many that one that was given up can be used again: by the time that all the
-	// others have been used, its late reply has come or never will.
+	// fewIDs is the number of identifiers from which on one that was given up can be used again: by
+	// the time that all others have been used, its late reply has come or never will.
 	fewIDs = 1 << 32
 )
 
-// Option sets up a Client in New. The order of options never matters; of the same option given twice the later one
-// counts.
+// Option configures a Client in New. The order of options never matters. If the same option is
+// given twice, the later one counts.
 type Option func(*config)
 
-// config is what the options say. A field is meaningless unless the matching set flag is on, so that a bad value can be
-// told from none.
+// config is what the options say.
 type config struct {
 	ids            uint64
 	inFlight       setting[int]
@@ -38,7 +37,8 @@ type config struct {
 	hookSet        bool
 }
 
-// setting is a value that an option may have given.
+// setting is a value that an option may have given. Without set it is meaningless, so that a bad
+// value differs from none.
 type setting[T any] struct {
 	value T
 	set   bool
@@ -46,51 +46,55 @@ type setting[T any] struct {
 
 func (s *setting[T]) give(v T) { s.value, s.set = v, true }
 
-// WithIDs says which identifiers the protocol has room for: 0 to max. The default is all of 64 bits; DNS has 1<<16-1.
+// WithIDs sets which identifiers the protocol has room for: 0 to max. The default is all of 64
+// bits; DNS has 1<<16-1.
 //
-// If there are fewer than 1<<32, the identifier of a request that its context has ended is not used again before its
-// late reply has come or its connection has ended. When none is free, Do waits for one, first come, first served; of
-// more than 1<<16 identifiers an eighth is kept free, so that the next one is found quickly. Where many replies never
-// come, as over datagrams or from a server that drops requests, plex.WithMaxLifetime sees to it that connections end,
-// and identifiers become free.
+// If there are fewer than 1<<32, the identifier of a request that its context has ended is not used
+// again before its late reply has come or its connection has ended. When no identifier is free, Do
+// waits for one, first come, first served. Of more than 1<<16 identifiers an eighth is kept free,
+// so that the next free one is found quickly. If many replies never come, as over datagrams or from
+// a server that drops requests, use plex.WithMaxLifetime: connections then end from time to time,
+// which frees their identifiers.
 func WithIDs(max uint64) Option {
 	return func(c *config) { c.ids = max }
 }
 
-// WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served, until one of them
-// ends or their own context does. Without it only WithIDs sets a bound.
+// WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served,
+// until one of the requests in flight ends or their own context does. Without this option only
+// WithIDs sets a bound.
 func WithInFlight(n int) Option {
 	return func(c *config) { c.inFlight.give(n) }
 }
 
-// WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default only its context
-// does.
+// WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
+// only its context does.
 func WithAcquireTimeout(d time.Duration) Option {
 	return func(c *config) { c.acquireTimeout.give(d) }
 }
 
-// WithReceivers sets the number of goroutines that read replies, parse them and hand them over. The default is 4. They
-// serve any number of connections.
+// WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
+// callers. The default is 4. They serve any number of connections.
 func WithReceivers(n int) Option {
 	return func(c *config) { c.receivers.give(n) }
 }
 
-// WithMaxSize bounds the size of a message from the server, in bytes. A connection that brings a longer one is killed.
-// The default is that of package message, 1 MiB.
+// WithMaxSize bounds the size of a message from the server, in bytes. A connection that brings a
+// longer one is killed. The default is that of package message, 1 MiB.
 func WithMaxSize(bytes int) Option {
 	return func(c *config) { c.maxSize.give(bytes) }
 }
 
-// WithUnsolicited gives messages that are no replies (see ErrNotReply) to a function, which owns them. It is called by
-// the goroutines that receive, so several calls can be under way at once, and it must not block: replies are not read
-// meanwhile. Hand to a goroutine or a channel what takes longer. It must not call the client's Close, which waits for
-// it. A panic of it costs that message and nothing else; it is counted in Stats.
+// WithUnsolicited sets a function for messages that are no replies (see ErrNotReply). The function
+// owns the messages. The receiving goroutines call it, so several calls may run at once. It must
+// not block, because its goroutine reads no replies meanwhile; pass what takes longer to another
+// goroutine or a channel. It must not call the client's Close, which waits for it. If it panics,
+// only that message is lost; the panic is counted in Stats.
 func WithUnsolicited(hook func(message.Message)) Option {
 	return func(c *config) { c.unsolicited, c.hookSet = hook, true }
 }
 
-// configure applies the options and fills in the defaults. Its error joins all that is wrong, so that one run is enough
-// to mend it.
+// configure applies the options and fills in the defaults. Its error joins everything that is
+// wrong, so that one run is enough to find it all.
 func configure(options []Option) (*config, error) {
 	c := &config{ids: math.MaxUint64}
 	c.receivers.give(defaultReceivers)
@@ -106,7 +110,7 @@ func configure(options []Option) (*config, error) {
 	return c, errors.Join(append(errs, c.validate()...)...)
 }
 
-// validate returns all that is wrong with the values.
+// validate returns everything that is wrong with the values.
 func (c *config) validate() (errs []error) {
 	wrong := func(option, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("request: %s: %s", option, fmt.Sprintf(format, args...)))

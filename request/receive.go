@@ -1,6 +1,7 @@
 package request
 
-// Receiving: a few goroutines take messages from all connections, parse them, and end the calls that they are for.
+// Receiving: a few goroutines take messages from all connections, parse them, and end the calls
+// that they answer.
 
 import (
 	"errors"
@@ -10,41 +11,32 @@ import (
 	"go.atomizer.io/plex/message"
 )
 
-// revival is how often to look whether there are connections again, where none was left and no connector was there to
-// replace them, so that only an Add can. The first request over one is another way to learn of it.
+// revival is how often to look whether there are connections again, when none was left and there is
+// no connector, so that only an Add can bring one. The first request over a new connection is
+// reported earlier, see table.news.
 const revival = time.Second
 
 // receive is one of these goroutines. It ends with the client or with the multiplexer.
 //
-// A message is seen to within the read lease that brought it. So when plex tells of the end of a connection, which it
-// does after its last read lease, all that had arrived over it has been handed over.
+// A message is handled within the read lease that brought it. plex tells that a connection has
+// ended only after its last read lease, so by then everything that had arrived over it has been
+// handed over.
 func (c *Client[Q, R]) receive() {
 	finished := false
 	defer func() {
-		if !finished { // a function of the user's has ended the goroutine by runtime.Goexit, as t.FailNow does
+		if !finished { // the user's function has called runtime.Goexit, as t.FailNow does
 			c.wg.Go(c.receive)
 		}
 	}()
 	for {
-		var last error
-		for m, err := range c.messages.All(c.ctx) {
-			last = err
-			if err == nil {
-				c.take(m)
-			} else if m.Conn != (plex.Conn{}) {
-				c.troubled(m.Conn, err)
-			}
-		}
+		last := c.receiveUntil()
+		var none *plex.AcquireError
 		switch {
-		case errors.Is(last, plex.ErrNoConnections):
-			select {
-			case <-c.table.news:
-			case <-time.After(revival):
-			case <-c.ctx.Done():
-			}
-			continue // if the client has been closed, it ends there
 		case errors.Is(last, plex.ErrClosed):
-			last = plex.ErrClosed // without the figures of a lease that no caller has asked for
+			last = plex.ErrClosed // without the figures of a lease that no caller asked for
+		case errors.Is(last, plex.ErrNoConnections), errors.As(last, &none) && c.ctx.Err() == nil:
+			c.awaitRevival()
+			continue // which ends there if the client is closed
 		}
 		finished = true
 		c.end(last)
@@ -52,17 +44,34 @@ func (c *Client[Q, R]) receive() {
 	}
 }
 
-// take does with a message what is to be done.
-func (c *Client[Q, R]) take(m message.Message) {
-	id, r, err := c.parse(m)
-	_, panicked := err.(*PanicError) // whatever it panicked with
-	switch {
-	case err == nil:
-		if call := c.table.reply(id); call != nil {
-			call.reply = r
-			call.done <- reply
+// receiveUntil handles messages until an error ends the loop over them, and returns it.
+func (c *Client[Q, R]) receiveUntil() (last error) {
+	for m, err := range c.messages.All(c.ctx) {
+		switch last = err; {
+		case err == nil:
+			c.take(m)
+		case m.Conn != plex.Conn{}:
+			c.troubled(m.Conn, err)
 		}
-	case errors.Is(err, ErrNotReply) && !panicked:
+	}
+	return last
+}
+
+// awaitRevival waits until there may be connections again.
+func (c *Client[Q, R]) awaitRevival() {
+	timer := time.NewTimer(revival)
+	defer timer.Stop()
+	select {
+	case <-c.table.news:
+	case <-timer.C:
+	case <-c.ctx.Done():
+	}
+}
+
+// take handles a message.
+func (c *Client[Q, R]) take(m message.Message) {
+	switch p := c.parse(m); {
+	case p.push:
 		c.table.unsolicited()
 		if c.cfg.unsolicited == nil {
 			return
@@ -70,15 +79,22 @@ func (c *Client[Q, R]) take(m message.Message) {
 		if err := c.pass(m); err != nil {
 			c.table.panicked(err)
 		}
+	case p.err != nil:
+		c.malformed(m.Conn, p.err)
 	default:
-		c.malformed(m.Conn, err)
+		if call := c.table.reply(p.id); call != nil {
+			call.reply = p.reply
+			call.done <- reply
+		}
 	}
 }
 
-// malformed is for a message that makes no sense. If it is a datagram that says nothing about the next.
+// malformed handles a message that makes no sense. A malformed datagram says nothing about the next
+// one.
 //
-// On a stream what comes behind it would be read from the wrong place, and a reply in it could be anyone's. So nothing
-// of it is delivered: the connection, which is in the hands of this goroutine, is killed now.
+// On a stream, everything behind the message would be read from the wrong place, and a reply found
+// there could be anyone's. So none of it is delivered: this goroutine, which holds the connection,
+// kills it now.
 func (c *Client[Q, R]) malformed(conn plex.Conn, err error) {
 	if conn.Datagram() {
 		c.table.malformed(errNonsense(conn, err))
@@ -88,43 +104,36 @@ func (c *Client[Q, R]) malformed(conn plex.Conn, err error) {
 	c.messages.Kill(conn)
 }
 
-// troubled acts on what package message reports of one connection. It has ended or been killed, unless it carries
-// datagrams.
+// troubled handles an error that package message reports about one connection. The connection has
+// ended or been killed, unless it carries datagrams.
 func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
-	var cut *message.CutError
-	switch {
-	case conn.Datagram():
-		c.table.malformed(errNonsense(conn, err))
-	case errors.As(err, &cut): // its requests fail with the connection's own error
+	switch err.(type) { // as package message returns them; there may be errors of the user inside
+	case *message.DatagramError:
+		if refused(err) {
+			c.refuse(conn, err)
+		}
+	case *message.CutError:
+		// On a stream, the requests fail with the connection's own error.
+		if conn.Datagram() {
+			c.table.malformed(errNonsense(conn, err))
+		}
 	default:
-		c.outOfStep(conn, err)
+		if conn.Datagram() {
+			c.table.malformed(errNonsense(conn, err))
+		} else {
+			c.outOfStep(conn, err)
+		}
 	}
 }
 
-// outOfStep says why the requests fail on a connection over which something came that makes no sense, and which has
-// been killed or is about to be.
+// refuse fails the requests on a datagram connection whose peer does not listen.
+func (c *Client[Q, R]) refuse(conn plex.Conn, err error) {
+	victims := c.table.refuse(conn)
+	victims.fail(errRefused(conn, err))
+}
+
+// outOfStep notes why requests fail on a connection that has brought nonsense and has been killed
+// or is about to be.
 func (c *Client[Q, R]) outOfStep(conn plex.Conn, err error) {
 	c.table.nonsense(conn, errOutOfStep(conn, err))
-}
-
-// parse is the protocol's, which must not take the goroutine down with it. If it ends the goroutine, another takes its
-// place; but the reply is gone, so its request must not wait for it.
-func (c *Client[Q, R]) parse(m message.Message) (id uint64, r R, err error) {
-	returned := false
-	defer func() {
-		if !returned && err == nil {
-			c.malformed(m.Conn, errExited)
-		}
-	}()
-	defer recovered("Parse", &err)
-	id, r, err = c.protocol.Parse(m.Data)
-	returned = true
-	return id, r, err
-}
-
-// pass gives a message to the user's function, which must not either.
-func (c *Client[Q, R]) pass(m message.Message) (err error) {
-	defer recovered("WithUnsolicited", &err)
-	c.cfg.unsolicited(m)
-	return nil
 }

@@ -11,26 +11,29 @@ import (
 )
 
 const (
-	// writePatience is how long a Write may take before it is worth watching the context. To watch it from the start
-	// would cost every request three allocations, and the lock of a context that many callers share.
+	// writePatience is how long a Write may take before the context is watched. Watching it from
+	// the start would cost every request three allocations, and the lock of a context that many
+	// callers may share.
 	writePatience = time.Millisecond
 
-	// keptBuffer is the largest buffer that is kept for the next request, in bytes.
+	// keptBuffer is the size in bytes of the largest buffer that is kept for the next request.
 	keptBuffer = 64 << 10
 )
 
-// sending is what one Do needs until its request is written. It is pooled, and belongs to one Do at a time.
+// sending is what a Do needs until its request is written. It is pooled, and belongs to one Do at a
+// time.
 type sending[R any] struct {
 	either
-	frame      []byte
-	writer     plex.Writer // the lease, over or not
+	buffer     []byte      // what Append appends to
+	frame      []byte      // what Append returned; not kept, because it may be the user's memory
+	writer     plex.Writer // the lease, live or not
 	call       *call[R]
-	registered bool // the call is in the account of the writer's connection
+	registered bool // the table counts the call among those on the writer's connection
 	table      *table[R]
 
 	timer       *time.Timer      // runs while a Write does
-	armed       chan func() bool // holds one: what stops that which the timer has started
-	interrupted chan struct{}    // holds one: that has been done
+	armed       chan func() bool // holds one: what stops the watch that the timer began
+	interrupted chan struct{}    // holds one: the interrupt is complete
 }
 
 func newSending[R any](client context.Context, t *table[R]) *sending[R] {
@@ -40,8 +43,12 @@ func newSending[R any](client context.Context, t *table[R]) *sending[R] {
 	}
 }
 
-// send encodes the request and writes it over a free connection. n is how much of it was written; if err is nil, all of
-// it. Others may have ended the call in any case, and then know better.
+// appendError marks an error of the protocol's Append.
+type appendError struct{ error }
+
+// send encodes the request and writes it over a free connection. n is how much of it was written:
+// all of it if err is nil. In any case somebody else may have ended the call; their reason counts
+// then.
 func (c *Client[Q, R]) send(ctx context.Context, call *call[R], request Q) (n int, err error) {
 	s := c.sendings.Get().(*sending[R])
 	s.user, s.call = ctx, call
@@ -51,11 +58,12 @@ func (c *Client[Q, R]) send(ctx context.Context, call *call[R], request Q) (n in
 			c.abort(call, s)
 		}
 	}()
-	s.frame, err = c.protocol.Append(s.frame[:0], call.id, request)
+	s.frame, err = c.protocol.Append(s.buffer[:0], call.id, request)
 	switch {
 	case err != nil:
+		err = &appendError{err}
 	case len(s.frame) == 0:
-		err = errEmpty
+		err = &appendError{errEmpty}
 	default:
 		n, err = c.sendFrame(call, s)
 	}
@@ -65,11 +73,11 @@ func (c *Client[Q, R]) send(ctx context.Context, call *call[R], request Q) (n in
 	return n, err
 }
 
-// abort is called instead of the rest of Do when Append or a transport has panicked, or has ended the goroutine.
-// Nothing of the call stays behind. Of what was written nothing is known.
+// abort is called instead of the rest of Do when Append or a transport has panicked or ended the
+// goroutine. It removes every trace of the call. How much was written is unknown.
 func (c *Client[Q, R]) abort(call *call[R], s *sending[R]) {
-	_ = s.writer.Kill() // it does nothing if there is no lease
-	if _, ok := c.table.giveUp(call, s.registered, false, false); !ok {
+	_ = s.writer.Kill() // does nothing if there is no lease
+	if _, ok := c.table.giveUp(call, s.registered, sendFailed); !ok {
 		<-call.done
 	}
 	s.release()
@@ -83,14 +91,19 @@ func (c *Client[Q, R]) sendFrame(call *call[R], s *sending[R]) (n int, err error
 	if s.registered = c.table.register(call, s.writer); s.registered {
 		n, err = s.write()
 	} else {
-		err = ErrClosed // which is how a call ends before it is sent
+		err = ErrClosed // the only way that a call ends before it is sent
 	}
-	_ = s.writer.Close() // it has no more to say than Write
+	conn := s.writer.Conn()
+	_ = s.writer.Close() // has nothing to add to what Write returned
+	if err != nil && n == 0 && conn.Datagram() && refused(err) {
+		// The kernel says this only once. It is about an earlier datagram, and nothing was sent.
+		c.refuse(conn, err)
+	}
 	return n, err
 }
 
-// write is one Write, which the end of the user's context interrupts. plex sees to it that a connection on which it was
-// cut short is not used again.
+// write is one Write, which is interrupted when the user's context ends. plex does not use a
+// connection again on which a Write was cut short.
 func (s *sending[R]) write() (n int, err error) {
 	if s.user.Done() == nil {
 		return s.writer.Write(s.frame)
@@ -101,9 +114,10 @@ func (s *sending[R]) write() (n int, err error) {
 		s.timer.Reset(writePatience)
 	}
 	n, err = s.writeAndDisarm()
-	// Asked when nothing interrupts any more, so that this and what the table has been told are the same.
+	// The context is asked when nothing can interrupt any more, so that the answer agrees with what
+	// the table knows.
 	if err != nil && s.user.Err() != nil {
-		err = caller.ContextError(s.user) // rather than that the lease has ended, which is how it comes about
+		err = caller.ContextError(s.user) // the lease was closed because of it
 	}
 	return n, err
 }
@@ -113,7 +127,7 @@ func (s *sending[R]) writeAndDisarm() (int, error) {
 	return s.writer.Write(s.frame)
 }
 
-// disarm undoes what write has set up, so that it does not come upon the next request.
+// disarm undoes what write has set up, so that it does not hit the next request.
 func (s *sending[R]) disarm() {
 	if s.timer.Stop() {
 		return
@@ -126,63 +140,21 @@ func (s *sending[R]) disarm() {
 // watch is called by the timer. From now on the end of the user's context interrupts the Write.
 func (s *sending[R]) watch() { s.armed <- context.AfterFunc(s.user, s.interrupt) }
 
-// interrupt ends the lease, and the Write with it if that still runs. If that cuts the Write short, it ends the
-// connection as well; to this call, that is no loss but its own doing.
+// interrupt closes the lease, which interrupts the Write if it still runs. If that cuts the Write
+// short, the connection is lost. To this call, that is no loss but its own context's doing.
 func (s *sending[R]) interrupt() {
 	s.table.quit(s.call)
-	_ = s.writer.Close() // sendFrame's comes too late then
+	_ = s.writer.Close() // sendFrame closes it again, which does nothing
 	s.interrupted <- struct{}{}
 }
 
-// finish makes s fit for the next.
+// finish prepares s for the next request.
 func (s *sending[R]) finish() {
 	s.release()
 	s.either = either{client: s.client}
 	s.writer, s.call, s.registered = plex.Writer{}, nil, false
-	if cap(s.frame) > keptBuffer {
-		s.frame = nil
+	if n := len(s.frame); n > cap(s.buffer) && n <= keptBuffer {
+		s.buffer = make([]byte, 0, min(2*n, keptBuffer))
 	}
-}
-
-// either is a context that ends with the user's or with the client's. It costs nothing until somebody asks for Done,
-// which plex does when it has to wait. It is used by one goroutine.
-type either struct {
-	user   context.Context
-	client context.Context
-	merged context.Context // nil until asked for
-	cancel context.CancelFunc
-	stop   func() bool
-}
-
-// Deadline is the user's.
-func (e *either) Deadline() (time.Time, bool) { return e.user.Deadline() }
-
-// Value is the user's.
-func (e *either) Value(key any) any { return e.user.Value(key) }
-
-// Err is the user's, or the client's if only that has ended.
-func (e *either) Err() error {
-	if err := e.user.Err(); err != nil {
-		return err
-	}
-	return e.client.Err()
-}
-
-// Done is closed when one of the two ends.
-func (e *either) Done() <-chan struct{} {
-	if e.user.Done() == nil {
-		return e.client.Done()
-	}
-	if e.merged == nil {
-		e.merged, e.cancel = context.WithCancel(e.user)
-		e.stop = context.AfterFunc(e.client, e.cancel)
-	}
-	return e.merged.Done()
-}
-
-func (e *either) release() {
-	if e.merged != nil {
-		e.stop()
-		e.cancel()
-	}
+	s.frame = nil
 }

@@ -1,29 +1,74 @@
 package request
 
-// Stats is a snapshot of a client. Gauges say what is, counters what has been since New and only ever grow.
+// Stats is a snapshot of a client. Gauges say what is; counters say what has happened since New,
+// and only grow.
 //
-// Each call of Do is counted in Requests, and in exactly one of Waiting, InFlight, Replies, Canceled and Failed.
+// Each call of Do is counted in Requests, and in exactly one of Waiting, InFlight, Replies,
+// Canceled and Failed.
 type Stats struct {
 	// Gauges.
-	Waiting   int // requests that wait for their turn: for an identifier, or because of WithInFlight
-	InFlight  int // requests that have an identifier, and neither a reply nor an end
-	Abandoned int // identifiers of requests given up, which are reserved because a reply can still come
+	Waiting   int // requests that wait for an identifier, or because of WithInFlight
+	InFlight  int // requests that have an identifier, and have not ended
+	Abandoned int // identifiers of requests given up, reserved because a reply may still come
 
 	// Counters of requests.
 	Requests uint64 // all
-	Sent     uint64 // given to a connection to be written, whatever came of it
+	Sent     uint64 // given to a connection to be written, whatever happened then
 	Replies  uint64 // ended by a reply
 	Canceled uint64 // ended by their context
-	Failed   uint64 // ended by an error: no connection, not to be encoded, connection lost, client closed
+	Failed   uint64 // ended by any other error
 
 	// Counters of messages, beside the replies.
-	Late        uint64 // replies to requests that have ended; among few identifiers (see WithIDs), to ones given up
-	Unknown     uint64 // replies to requests that nobody has made
+	Late        uint64 // replies to requests that have ended; with few identifiers, given up
+	Unknown     uint64 // replies to requests that nobody made
 	Unsolicited uint64 // messages that are no replies
-	Malformed   uint64 // messages that made no sense; each has cost its connection, unless it was a datagram
+	Malformed   uint64 // messages that made no sense; each but a datagram has cost its connection
 
 	Panicked uint64 // panics of the function of WithUnsolicited
 
 	LastMalformed error // what was wrong with the latest malformed message; nil if there was none
 	LastPanic     error // the latest panic, a *PanicError with its stack; nil if there was none
+}
+
+func (t *table[R]) snapshot() Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stats
+	s.InFlight = t.inFlightLocked()
+	return s
+}
+
+// canceled counts a request whose context had ended before it was made.
+func (t *table[R]) canceled() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stats.Requests++
+	t.stats.Canceled++
+}
+
+// unsolicited counts a message that is no reply.
+func (t *table[R]) unsolicited() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stats.Unsolicited++
+}
+
+// malformed counts a message that made no sense.
+func (t *table[R]) malformed(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.malformedLocked(err)
+}
+
+func (t *table[R]) malformedLocked(err error) {
+	t.stats.Malformed++
+	t.stats.LastMalformed = err
+}
+
+// panicked counts a panic of the function of WithUnsolicited.
+func (t *table[R]) panicked(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stats.Panicked++
+	t.stats.LastPanic = err
 }

@@ -1,6 +1,7 @@
 package request_test
 
-// Connections that are out of step, messages that are no replies, and what keeps a connection from being retired.
+// Connections that are out of step, messages that are no replies, and what keeps a connection from
+// being retired.
 
 import (
 	"context"
@@ -41,6 +42,17 @@ func TestNonsenseKillsItsConnectionAndFailsItsRequests(t *testing.T) {
 	}{
 		{"a Parse error", wireProtocol{parsing: broken}, "error", nil},
 		{"a Parse panic", wireProtocol{parsing: broken}, "panic", nil},
+		{
+			"a Parse error that panics when it is looked into",
+			wireProtocol{parsing: func(data []byte) error {
+				if strings.Contains(string(data), "error") {
+					return badError{}
+				}
+				return nil
+			}},
+			"error",
+			func(t *testing.T, err error) { require.ErrorContains(t, err, "Parse panicked: Is") },
+		},
 		{"a Split error", wireProtocol{splitting: broken}, "error", nil},
 		{"a Split panic", wireProtocol{splitting: broken}, "panic", func(t *testing.T, err error) {
 			require.ErrorContains(t, err, "panicked: parse")
@@ -88,7 +100,8 @@ func TestNonsenseKillsItsConnectionAndFailsItsRequests(t *testing.T) {
 	}
 }
 
-// The kill and the report of its reason race. It takes the race detector to have the kill win now and then.
+// The kill and the report of its reason race. With the race detector the kill is first now and
+// then.
 func TestRequestsFailWithTheReasonOfAKillNotTheKill(t *testing.T) {
 	errSplit := errors.New("split")
 
@@ -124,7 +137,7 @@ func TestARequestThatIsBeingWrittenFailsWithTheReasonOfTheKill(t *testing.T) {
 	}
 }
 
-// As long as somebody reads, the connection has not come to its end.
+// While somebody reads, the connection has not ended.
 func TestTheContextEndsTheWaitForTheReasonOfAKill(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		conns[0].allow(5)
@@ -146,7 +159,7 @@ func TestTheContextEndsTheWaitForTheReasonOfAKill(t *testing.T) {
 	})
 }
 
-func TestAKillByOthersIsToldAsThat(t *testing.T) {
+func TestAKillByOthersIsReportedAsSuch(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		asked := asking(t.Context(), c, "asked")
@@ -179,10 +192,10 @@ func TestNothingBehindNonsenseIsHeard(t *testing.T) {
 	})
 }
 
-// What is on a connection ends with it and not before, or the next request would be given the identifier that the peer
-// has yet to answer, and be written to the very same connection.
+// Requests fail when their connection has ended, and not before. Otherwise the next request would
+// get an identifier that the peer may still answer, and would be written to the same connection.
 func TestNothingIsWrittenBehindNonsense(t *testing.T) {
-	for range 1000 { // the two are at it at the same moment
+	for range 1000 { // the kill and the next request race
 		bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 			c := w.client(request.WithIDs(0))
 			lost := asking(t.Context(), c, "lost")
@@ -250,7 +263,7 @@ func TestMessagesThatAreNoRepliesGoToTheHook(t *testing.T) {
 	})
 }
 
-func TestWithoutAHookSuchMessagesAreCounted(t *testing.T) {
+func TestWithoutAHookUnsolicitedMessagesAreCounted(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()
 		asked := asking(t.Context(), c, "request")
@@ -286,7 +299,7 @@ func TestAHookThatEndsItsGoroutineCostsItsMessageOnly(t *testing.T) {
 	})
 }
 
-// What is behind the hook's message is left over, and seen to without a lease.
+// What follows the hook's message is left over, and handled without a lease.
 func TestNonsenseBehindAHookThatEndsItsGoroutineKillsItsConnection(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client(request.WithReceivers(1), request.WithUnsolicited(func(message.Message) { runtime.Goexit() }))
@@ -347,23 +360,23 @@ func TestAConnectionWithRequestsInFlightIsNotRetired(t *testing.T) {
 		slow := asking(t.Context(), c, "slow")
 		first := w.all()[0]
 		id := first.take("slow")
-		time.Sleep(time.Hour) // far beyond the connection's time
+		time.Sleep(time.Hour) // far beyond the connection's lifetime
 		require.Zero(t, first.closeCount())
 		first.reply(id, "reply")
 		requireReply(t, slow, "reply")
 		time.Sleep(5 * time.Second)
-		require.Equal(t, 1, first.closeCount(), "when nobody expects anything, it goes")
+		require.Equal(t, 1, first.closeCount(), "it is retired when nobody expects anything from it")
 		require.EqualValues(t, 1, w.mux.Stats().Expired)
 
-		// The next request finds the one that has taken its place.
+		// The next request uses its replacement.
 		next := asking(t.Context(), c, "next")
 		second := w.all()[1]
 		second.reply(second.take("next"), "reply")
 		requireReply(t, next, "reply")
-	}, plex.WithMaxLifetime(time.Minute))
+	}, plex.WithMaxLifetime(time.Minute), plex.WithRetireGrace(24*time.Hour))
 }
 
-func TestTheRetirementOfAConnectionFreesWhatIsReservedOnIt(t *testing.T) {
+func TestRetiringAConnectionFreesItsIdentifiers(t *testing.T) {
 	healing(t, 1, func(*fakeConn) {}, func(t *testing.T, w *world) {
 		c := w.client(request.WithIDs(0))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -379,7 +392,7 @@ func TestTheRetirementOfAConnectionFreesWhatIsReservedOnIt(t *testing.T) {
 	}, plex.WithMaxLifetime(time.Minute))
 }
 
-func TestTheClientsEndLetsGoOfConnections(t *testing.T) {
+func TestClosingTheClientUnpinsConnections(t *testing.T) {
 	healing(t, 1, func(*fakeConn) {}, func(t *testing.T, w *world) {
 		c := w.client()
 		asked := asking(t.Context(), c, "asked")

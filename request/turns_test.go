@@ -1,6 +1,6 @@
 package request_test
 
-// Turns: identifiers, the bound on requests in flight, and those who wait for either.
+// Turns: identifiers, the bound on requests in flight, and the callers that wait for either.
 
 import (
 	"context"
@@ -14,7 +14,8 @@ import (
 	"go.atomizer.io/plex/request"
 )
 
-// echo answers every request with its own text, in order, in a goroutine, and returns the identifiers that it has seen.
+// echo answers every request with its own text, in order, in a goroutine. ids returns the
+// identifiers so far.
 func echo(c *fakeConn) (ids func() []uint64) {
 	seen := make(chan []uint64, 1)
 	seen <- nil
@@ -232,7 +233,7 @@ func TestManyIdentifiersAreNotReserved(t *testing.T) {
 	}
 }
 
-func TestWithoutAFreeIdentifierDoWaitsAndItsErrorSaysWhoHasThem(t *testing.T) {
+func TestDoWaitsForAFreeIdentifierAndSaysWhoHasThem(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client(request.WithIDs(2))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -264,7 +265,7 @@ func TestWithoutAFreeIdentifierDoWaitsAndItsErrorSaysWhoHasThem(t *testing.T) {
 			Waited: 90 * time.Second, InFlight: 1, Abandoned: 2, IDs: 2, Waiting: 1, Err: context.DeadlineExceeded,
 		}, wait)
 
-		// The end of the connection that one of those given up was on makes its identifier free.
+		// When the connection of a request given up ends, its identifier becomes free.
 		conns[1].fin()
 		conns[0].reply(conns[0].take("patient"), "at last")
 		requireReply(t, patient, "at last")
@@ -369,7 +370,7 @@ func TestEveryWayARequestEndsGivesItsTurnToTheNext(t *testing.T) {
 	}
 }
 
-// answer replies to whichever of the connections has got the request, and passes over those before it.
+// answer replies to a request on whichever connection got it, and drops the requests before it.
 func answer(conns []*fakeConn, text string) {
 	for _, c := range conns {
 		for c.unread() > 0 {

@@ -1,7 +1,8 @@
 package request_test
 
-// Scripted connections: an end for plex that behaves as a socket does, and one for the test, which says what arrives,
-// how much can be written, and how it ends. It works inside a testing/synctest bubble.
+// Scripted connections: one end behaves like a socket and is given to plex. The other belongs to
+// the test, which decides what arrives, how much can be written, and how the connection ends. It
+// works inside a testing/synctest bubble.
 
 import (
 	"encoding/binary"
@@ -23,7 +24,8 @@ func (a fakeAddr) String() string { return string(a) }
 
 var fakeNumber atomic.Int64
 
-// fakeConn is the end that plex gets. mu is held for moments only; cond is signalled on every change.
+// fakeConn is the end that plex gets. mu is held for moments only; cond is signalled on every
+// change.
 type fakeConn struct {
 	number int64
 
@@ -58,7 +60,7 @@ func (c *fakeConn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "fake", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
-// Read returns, in this order of precedence: closed, deadline, data, the error, EOF.
+// Read returns, in this order of precedence: closed, deadline exceeded, data, the error, EOF.
 func (c *fakeConn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +86,8 @@ func (c *fakeConn) Read(p []byte) (int, error) {
 	}
 }
 
-// Write blocks while the peer gives no credit; a deadline, a reset or a Close meanwhile makes it short.
+// Write blocks while the peer gives no credit. A deadline, a reset or a Close meanwhile cuts it
+// short.
 func (c *fakeConn) Write(p []byte) (int, error) {
 	n, err := c.write(p)
 	if err == nil && c.written != nil {
@@ -185,7 +188,7 @@ func (c *fakeConn) set(d *deadline, t time.Time) error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 
-			if d.timer == timer { // else a later deadline has taken its place
+			if d.timer == timer { // otherwise a later deadline has replaced it
 				d.passed = true
 				c.cond.Broadcast()
 			}
@@ -205,7 +208,7 @@ func (c *fakeConn) closeCount() int {
 	return c.closes
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // The test's end: the peer
 
 // asked is a request as it arrived.
@@ -214,7 +217,8 @@ type asked struct {
 	text string
 }
 
-// next waits for a whole request. ok is false when there will be none, because the connection has ended.
+// next waits for a whole request. ok is false if there will be none, because the connection has
+// ended.
 func (c *fakeConn) next() (a asked, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -237,7 +241,7 @@ func (c *fakeConn) next() (a asked, ok bool) {
 	}
 }
 
-// take is next for a request that must come, with that text.
+// take is next for a request that must have that text.
 func (c *fakeConn) take(text string) uint64 {
 	a, ok := c.next()
 	if !ok || a.text != text {
@@ -247,7 +251,7 @@ func (c *fakeConn) take(text string) uint64 {
 	return a.id
 }
 
-// unread is how many bytes were written and not taken.
+// unread returns how many bytes were written and not taken.
 func (c *fakeConn) unread() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -255,7 +259,7 @@ func (c *fakeConn) unread() int {
 	return len(c.out)
 }
 
-// send has bytes arrive.
+// send delivers bytes.
 func (c *fakeConn) send(frames ...[]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -270,7 +274,7 @@ func (c *fakeConn) send(frames ...[]byte) {
 // reply answers a request.
 func (c *fakeConn) reply(id uint64, text string) { c.send(frame(kindReply, id, text)) }
 
-// fin ends what the peer sends; what was sent is still read.
+// fin ends what the peer sends; what was sent before can still be read.
 func (c *fakeConn) fin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -279,7 +283,7 @@ func (c *fakeConn) fin() {
 	c.cond.Broadcast()
 }
 
-// reset kills the connection; what was sent and not read is still read.
+// reset kills the connection; what was sent before can still be read.
 func (c *fakeConn) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -288,7 +292,7 @@ func (c *fakeConn) reset() {
 	c.cond.Broadcast()
 }
 
-// allow lets n bytes more be written, and then stalls; below zero lifts the bound.
+// allow lets n more bytes be written before Write blocks; below zero removes the bound.
 func (c *fakeConn) allow(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
