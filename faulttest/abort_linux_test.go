@@ -7,9 +7,9 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex/faulttest/check"
 	"go.atomizer.io/plex/faulttest/proxy"
 )
 
@@ -29,7 +29,7 @@ func TestFaultConnectionAbortedByTheHost(t *testing.T) {
 		require.NoError(t, wr.Close())
 		wr = other
 	}
-	_, port, err := net.SplitHostPort(w.Addr())
+	host, port, err := net.SplitHostPort(w.Addr())
 	require.NoError(t, err)
 	w.everyone(3)
 	read := make(chan error, 1)
@@ -38,17 +38,16 @@ func TestFaultConnectionAbortedByTheHost(t *testing.T) {
 		read <- err
 	}()
 	// Of this test's connections only, and only the clients' ends.
-	out, err := exec.Command(ss, "-K", "-t", "-n", "dst", "127.0.0.1", "dport", "=", ":"+port).CombinedOutput()
+	out, err := exec.Command(ss, "-K", "-t", "-n", "dst", host, "dport", "=", ":"+port).CombinedOutput()
 	if err != nil {
 		t.Errorf("ss -K: %v: %s", err, out)
 	}
-	select {
-	case err = <-read:
-	case <-time.After(2 * time.Second):
+	if proxy.Established(check.Of(rd).TCPConn) { // it would be over when ss returns
 		require.NoError(t, rd.Close())
 		require.NoError(t, wr.Close())
 		t.Skipf("this system does not destroy sockets (CONFIG_INET_DIAG_DESTROY), or not for this user: ss -K says %q", out)
 	}
+	within(t, "the reader", func() { err = <-read })
 	require.ErrorIs(t, err, syscall.ECONNABORTED)
 	eventually(t, func() bool { _, err = wr.Write([]byte("x")); return err != nil }, "the writer is told")
 	require.NoError(t, rd.Close())

@@ -100,7 +100,7 @@ func TestFaultBlackHole(t *testing.T) {
 	// Meanwhile the healthy connection goes on as if nothing had happened.
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
-	var turns atomic.Int32
+	var turns, before atomic.Int32 // all, and those before the first verdict
 	wg.Go(func() {
 		for {
 			select {
@@ -108,13 +108,12 @@ func TestFaultBlackHole(t *testing.T) {
 				return
 			default:
 			}
-			began := time.Now()
-			rd, err := m.Reader(t.Context(), time.Second)
+			rd, err := m.Reader(t.Context(), patience)
 			if err != nil {
 				t.Errorf("a reader beside the black hole: %v", err)
 				return
 			}
-			wr, err := m.Writer(t.Context(), time.Second)
+			wr, err := m.Writer(t.Context(), patience)
 			if err != nil {
 				t.Errorf("a writer beside the black hole: %v", err)
 			} else {
@@ -131,22 +130,20 @@ func TestFaultBlackHole(t *testing.T) {
 				_ = wr.Close()
 			}
 			_ = rd.Close()
-			if took := time.Since(began); took > time.Second {
-				t.Errorf("beside the black hole, an acquire and an echo took %v", took)
-			}
 			time.Sleep(time.Millisecond)
 		}
 	})
 
 	for range 2 {
 		err := <-verdicts
+		before.CompareAndSwap(0, turns.Load())
 		require.True(t, errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH), "the kernel's verdict, not %v", err)
 	}
 	require.Greater(t, time.Since(pulled), time.Second)
 	eventually(t, func() bool { s := m.Stats(); return s.Lost == 3 && s.Healed == 3 && s.Open == 4 }, "the idle one, too, is replaced")
 	close(stop)
 	wg.Wait()
-	require.Positive(t, turns.Load())
+	require.Positive(t, before.Load(), "the pool stood still until the kernel had made up its mind")
 	require.NoError(t, waiting.Close())
 	require.NoError(t, writing.Close())
 	require.NoError(t, check.Live(t.Context(), m, 4, patience))

@@ -4,23 +4,35 @@ package faulttest_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/request"
 )
 
-// udpServer is a UDP socket on addr, or a free port of 127.0.0.1.
-func udpServer(t *testing.T, addr string) *net.UDPConn {
+// udpServer is a UDP socket on addr or, if that is empty, on a free port of 127.0.0.1 that the system gives to no client,
+// so that it is still free when the server comes back.
+func udpServer(t *testing.T, addr string) (s *net.UDPConn) {
 	t.Helper()
-	a, err := net.ResolveUDPAddr("udp", addr)
-	require.NoError(t, err)
-	s, err := net.ListenUDP("udp", a)
-	require.NoError(t, err)
+	if addr != "" {
+		a, err := net.ResolveUDPAddr("udp", addr)
+		require.NoError(t, err)
+		s, err = net.ListenUDP("udp", a)
+		require.NoError(t, err)
+	}
+	for s == nil {
+		s, _ = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 10000 + rand.IntN(20000)})
+	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
@@ -29,7 +41,7 @@ func udpServer(t *testing.T, addr string) *net.UDPConn {
 // Catches: a connection thrown away, or redialled in a storm, because the service was away for a moment.
 func TestFaultUDPRefused(t *testing.T) {
 	balance(t)
-	server := udpServer(t, "127.0.0.1:0")
+	server := udpServer(t, "")
 	addr := server.LocalAddr().String()
 	m := newMux(t, plex.WithMinConnections(1), plex.WithConnector(plex.Dial("udp", addr)))
 	rd, wr := reader(t, m), writer(t, m)
@@ -83,7 +95,7 @@ func TestFaultUDPRefused(t *testing.T) {
 // is too large to be sent taken for a broken connection.
 func TestFaultDatagramEmptyOrLargerThanTheBuffer(t *testing.T) {
 	balance(t)
-	server := udpServer(t, "127.0.0.1:0")
+	server := udpServer(t, "")
 	m := newMux(t, plex.WithMinConnections(1), plex.WithConnector(plex.Dial("udp", server.LocalAddr().String())))
 	rd, wr := reader(t, m), writer(t, m)
 	buf := make([]byte, 1<<16)
@@ -150,5 +162,117 @@ func TestFaultDatagramEmptyOrLargerThanTheBuffer(t *testing.T) {
 	}
 	require.NoError(t, rd.Close())
 	require.NoError(t, wr.Close())
+	require.Zero(t, m.Stats().Lost)
+}
+
+// Row "a datagram is refused or too long, on any kind of datagram socket": passing; requests on it fail at once with the
+// refusal.
+// Catches: a socket thrown away for one consumer's datagram; a Unix socket that stays dead when its peer is back; a request
+// that waits for its whole timeout though the kernel has told.
+func TestFaultADatagramIsTooLong(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("how Unix datagram sockets refuse is each system's own")
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	agent, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	defer agent.Close()
+	server := udpServer(t, "")
+	for network, tc := range map[string]struct {
+		addr string
+		peer net.Conn
+	}{"unixgram": {path, agent}, "udp": {server.LocalAddr().String(), server}} {
+		t.Run(network, func(t *testing.T) {
+			balance(t)
+			m := newMux(t, plex.WithMinConnections(2), plex.WithConnector(plex.Dial(network, tc.addr)))
+			buf := make([]byte, 100)
+			for range 20 {
+				wr := writer(t, m)
+				n, err := wr.Write(make([]byte, 1<<20))
+				require.ErrorIs(t, err, syscall.EMSGSIZE)
+				require.Zero(t, n)
+				require.NoError(t, wr.Close())
+				wr = writer(t, m)
+				write(t, wr, "short")
+				require.NoError(t, wr.Close())
+				require.NoError(t, tc.peer.SetReadDeadline(time.Now().Add(patience)))
+				n, err = tc.peer.Read(buf)
+				require.NoError(t, err)
+				require.Equal(t, "short", string(buf[:n]))
+			}
+			s := m.Stats()
+			require.Zero(t, s.Lost)
+			require.EqualValues(t, 2, s.Connected)
+		})
+	}
+}
+
+// A Unix datagram socket whose peer has gone is of no more use, and its place is filled when the peer is back.
+func TestFaultADatagramIsRefusedByAUnixSocketsPeer(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("how Unix datagram sockets refuse is each system's own")
+	}
+	balance(t)
+	path := filepath.Join(t.TempDir(), "s")
+	listen := func() *net.UnixConn {
+		agent, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		require.NoError(t, err)
+		return agent
+	}
+	agent := listen()
+	m := newMux(t, plex.WithMinConnections(2), plex.WithBackoff(quick), plex.WithConnector(plex.Dial("unixgram", path)))
+	for range 3 {
+		require.NoError(t, agent.Close())
+		_ = os.Remove(path)
+		agent = listen()
+		failed := 0
+		eventually(t, func() bool {
+			wr := writer(t, m)
+			_, err := wr.Write([]byte("hits"))
+			require.NoError(t, wr.Close())
+			if err != nil {
+				failed++
+			}
+			return err == nil
+		}, "a datagram that is not refused")
+		require.LessOrEqual(t, failed, 2, "each socket is refused once")
+		require.NoError(t, agent.SetReadDeadline(time.Now().Add(patience)))
+		require.Equal(t, "hits", read(t, agent, 4))
+	}
+	require.NoError(t, agent.Close())
+}
+
+// short is a protocol of datagrams that begin with an identifier of two bytes.
+type short struct{}
+
+func (short) Append(dst []byte, id uint64, q string) ([]byte, error) {
+	return append(binary.BigEndian.AppendUint16(dst, uint16(id)), q...), nil
+}
+
+func (short) Split(data []byte, _ bool) (int, []byte, error) { return len(data), data, nil }
+
+func (short) Parse(m []byte) (uint64, string, error) {
+	if len(m) < 2 {
+		return 0, "", request.ErrNotReply
+	}
+	return uint64(binary.BigEndian.Uint16(m)), string(m[2:]), nil
+}
+
+func TestFaultARequestInADatagramIsRefused(t *testing.T) {
+	balance(t)
+	server := udpServer(t, "")
+	addr := server.LocalAddr().String()
+	require.NoError(t, server.Close())
+	m := newMux(t, plex.WithMinConnections(1), plex.WithConnector(plex.Dial("udp", addr)))
+	c, err := request.New[string, string](m, short{}, request.WithIDs(1<<16-1))
+	require.NoError(t, err)
+	defer c.Close()
+	for range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err = c.Do(ctx, "anyone?")
+		cancel()
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	}
 	require.Zero(t, m.Stats().Lost)
 }

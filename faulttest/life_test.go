@@ -159,7 +159,8 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 			mu.Lock()
 			down = true
 			mu.Unlock()
-			go func() { _ = w.Restart(400*time.Millisecond, reset) }()
+			began, outage := time.Now(), make(chan time.Duration, 1)
+			go func() { _ = w.Restart(400*time.Millisecond, reset); outage <- time.Since(began) }()
 			eventually(t, func() bool { return m.Stats().Lost == capacity }, "all are lost")
 			wr, err := m.Writer(t.Context(), patience) // somebody waits through it
 			require.NoError(t, err)
@@ -167,7 +168,8 @@ func TestFaultServerRestartWithEveryoneConnected(t *testing.T) {
 			w.healed(m, capacity)
 			mu.Lock()
 			require.Positive(t, failed, "it has probed")
-			require.LessOrEqual(t, failed, 4+4, "failed connects in 0.4 s")
+			// Four at once, and four more in 0.4 s; the pauses grow, but a busy machine may be down for longer.
+			require.LessOrEqual(t, float64(failed), 4+10*(<-outage).Seconds())
 			mu.Unlock()
 			w.everyone(capacity)
 			require.Equal(t, 2*capacity, w.Accepted(), "each is replaced once")
@@ -183,11 +185,12 @@ func TestFaultGarbageCollectionAllTheTime(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
 	w := oracled(t, 4, proxy.Config{Script: proxy.Random(seed, proxy.Rates{Reset: 0.3, FIN: 0.3, HalfClose: 0.2, Bytes: 200 << 10})}, nil)
 	m := w.lazy(plex.WithAutoScaling(time.Millisecond))
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for ctx.Err() == nil {
+		defer cancel()
+		for began := time.Now(); !enough(began, 500*time.Millisecond, func() bool { return w.peer.Total() > 0 }); {
 			runtime.GC()
 		}
 	})

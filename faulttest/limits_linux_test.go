@@ -30,7 +30,7 @@ func TestFaultNoDescriptorsLeft(t *testing.T) {
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), child+"="+t.Name())
@@ -63,6 +63,7 @@ func noDescriptorsLeft(t *testing.T) {
 	}
 	defer restore()
 
+	began := time.Now()
 	w.server(0).Reset()
 	eventually(t, func() bool { s := m.Stats(); return s.Lost == 1 && s.ConnectFailed > 0 }, "the connect fails")
 	for range 50 {
@@ -78,7 +79,8 @@ func noDescriptorsLeft(t *testing.T) {
 	require.Equal(t, 3, s.Open)
 	require.EqualValues(t, 1, s.Lost)
 	require.ErrorIs(t, s.LastConnectError, syscall.EMFILE)
-	require.LessOrEqual(t, dials.Load(), int32(6), "connects in half a second")
+	// Six in half a second; the pauses grow, but a busy machine may take longer.
+	require.LessOrEqual(t, float64(dials.Load()), 2+8*time.Since(began).Seconds())
 	restore()
 	w.healed(m, 1)
 	require.NoError(t, check.Whole(m, 4, patience))

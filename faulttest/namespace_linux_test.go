@@ -106,7 +106,7 @@ func (n *namespace) listen(t *testing.T, address string, serve func(net.Conn)) s
 	return l.Addr().String()
 }
 
-// dial connects from the namespace, with the kernel's patience lowered to about two seconds, idle or not.
+// dial connects from the namespace, with the kernel's patience lowered to two or three seconds, idle or not.
 func (n *namespace) dial(ctx context.Context, address string) (c net.Conn, err error) {
 	const tcpUserTimeout = 18
 	d := net.Dialer{
@@ -114,7 +114,7 @@ func (n *namespace) dial(ctx context.Context, address string) (c net.Conn, err e
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var optErr error
 			err := raw.Control(func(fd uintptr) {
-				optErr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, 1500)
+				optErr = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, 2500)
 			})
 			if err != nil {
 				return err

@@ -4,7 +4,6 @@ package faulttest_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 	"testing"
@@ -161,15 +160,12 @@ func TestFaultPartialWrite(t *testing.T) {
 		rd, wr := reader(t, m), w.book.Writer(writer(t, m))
 		buf := make([]byte, 16<<20) // more than the buffers of both sides take
 		wr.Conn.Out.Fill(buf)
-		require.NoError(t, wr.SetWriteDeadline(time.Now().Add(30*time.Millisecond)))
-		n, err := wr.WriteFilled(buf)
-		require.True(t, isTimeout(err), "%v", err)
-		require.Positive(t, n)
+		n := cutShort(t, wr.SetWriteDeadline, func() (int, error) { return wr.WriteFilled(buf) })
 		require.Less(t, n, 16<<20)
 		require.Zero(t, m.Stats().Lost, "the lease may still mend it")
 		require.NoError(t, wr.Close())
 		_ = rd.SetReadDeadline(time.Now().Add(patience)) // it fails if the connection is gone, as it should be
-		_, err = rd.Read(make([]byte, 1))
+		_, err := rd.Read(make([]byte, 1))
 		require.ErrorIs(t, err, plex.ErrPartialWrite, "the other half is told why")
 		require.NoError(t, rd.Close())
 		w.healed(m, 1)
@@ -197,12 +193,10 @@ func TestFaultPartialWrite(t *testing.T) {
 		wr := w.book.Writer(writer(t, m))
 		buf := make([]byte, 16<<20) // more than the buffers of both sides take
 		wr.Conn.Out.Fill(buf)
-		require.NoError(t, wr.SetWriteDeadline(time.Now().Add(30*time.Millisecond)))
-		n, err := wr.WriteFilled(buf)
-		require.True(t, isTimeout(err), "%v", err)
+		n := cutShort(t, wr.SetWriteDeadline, func() (int, error) { return wr.WriteFilled(buf) })
 		close(start)
 		require.NoError(t, wr.SetWriteDeadline(time.Time{}))
-		_, err = wr.WriteNext(buf[n:])
+		_, err := wr.WriteNext(buf[n:])
 		require.NoError(t, err)
 		require.NoError(t, wr.Close())
 		eventually(t, func() bool { got, _ := rec.of(0); return len(got) == 16<<20 }, "all of it")
@@ -222,6 +216,19 @@ func TestFaultPartialWrite(t *testing.T) {
 	})
 }
 
+// cutShort has a deadline cut a write short, and returns how many bytes of it were written: one at least.
+func cutShort(t *testing.T, deadline func(time.Time) error, write func() (int, error)) (n int) {
+	t.Helper()
+	eventually(t, func() bool { // the deadline may have passed before the write begins
+		require.NoError(t, deadline(time.Now().Add(20*time.Millisecond)))
+		var err error
+		n, err = write()
+		require.True(t, isTimeout(err), "%v", err)
+		return n > 0
+	}, "something is written")
+	return n
+}
+
 // Row "partial write" against a peer that never reads again: what plex has given up must be gone at the peer, too.
 // Catches: a connection closed by FIN behind bytes that the peer does not take, so that the kernel holds it open for
 // minutes and the peer collects more of them than the capacity.
@@ -231,20 +238,20 @@ func TestFaultPartialWritesDoNotPileUpAtAStalledPeer(t *testing.T) {
 	buf := make([]byte, 16<<20)
 	for i := range 3 {
 		wr := writer(t, m)
-		require.NoError(t, wr.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
-		n, err := wr.Write(buf)
-		require.True(t, isTimeout(err), "%v", err)
-		require.Positive(t, n)
+		cutShort(t, wr.SetWriteDeadline, func() (int, error) { return wr.Write(buf) })
 		require.NoError(t, wr.Close())
 		w.healed(m, i+1)
 	}
-	all := 0
-	for _, c := range w.Conns() {
-		if proxy.Established(c.TCPConn) {
-			all++
+	w.server(3) // the last one has come
+	eventually(t, func() bool {
+		all := 0
+		for _, c := range w.Conns() {
+			if proxy.Established(c.TCPConn) {
+				all++
+			}
 		}
-	}
-	require.Equal(t, 1, all, "connections that the peer holds for open, with a capacity of 1")
+		return all == 1
+	}, "the peer holds one connection for open, with a capacity of 1")
 }
 
 // Row "data arrives while nobody reads": left for the next reader.
@@ -293,27 +300,16 @@ func TestFaultStallsDelayOnlyTheirOwnConnection(t *testing.T) {
 		return s
 	}}, nil)
 	m := w.mux()
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	slowest := time.Duration(0)
 	for range 3 { // fewer than connections: one may be stuck
 		wg.Go(func() {
 			buf := make([]byte, 10000)
-			for {
-				began := time.Now()
-				rd, err := m.Reader(ctx, 0)
-				if errors.Is(err, context.DeadlineExceeded) {
-					return
-				}
+			for range 100 {
+				rd, err := m.Reader(t.Context(), patience)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				mu.Lock()
-				slowest = max(slowest, time.Since(began))
-				mu.Unlock()
 				r := w.book.Reader(rd)
 				_ = r.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 				if _, err := r.Read(buf); err != nil && !isTimeout(err) {
@@ -323,7 +319,6 @@ func TestFaultStallsDelayOnlyTheirOwnConnection(t *testing.T) {
 			}
 		})
 	}
-	within(t, "readers", wg.Wait)
-	require.Less(t, slowest, time.Second)
+	within(t, "readers beside a stalled connection", wg.Wait)
 	require.Zero(t, m.Stats().Lost)
 }

@@ -175,8 +175,9 @@ func TestFaultRSTInTheMiddleOfARead(t *testing.T) {
 	t.Run("both blocked", func(t *testing.T) {
 		w := newWorld(t, 1, proxy.Config{})
 		m := w.mux()
-		began := time.Now()
+		fastest := patience
 		for i := range 20 {
+			began := time.Now()
 			rd, wr := reader(t, m), writer(t, m)
 			s := w.server(i)
 			errs := make(chan error, 2)
@@ -198,8 +199,10 @@ func TestFaultRSTInTheMiddleOfARead(t *testing.T) {
 			require.NoError(t, rd.Close())
 			require.NoError(t, wr.Close())
 			w.healed(m, i+1)
+			fastest = min(fastest, time.Since(began))
 		}
-		require.Less(t, time.Since(began), 5*time.Second, "a dead connection's slot is free at once, whatever it had to send")
+		// Of twenty, a busy machine does not delay each.
+		require.Less(t, fastest, time.Second, "a dead connection's slot is free at once, whatever it had to send")
 	})
 	t.Run("told to somebody else", func(t *testing.T) {
 		// The kernel tells of a reset once. Whoever asks next is told of a clean end, which it was not.

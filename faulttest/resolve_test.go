@@ -20,7 +20,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 	old, err := proxy.New(proxy.Config{Handler: hold})
 	require.NoError(t, err)
 	t.Cleanup(old.Close)
-	_, port, err := net.SplitHostPort(old.Addr())
+	host, port, err := net.SplitHostPort(old.Addr())
 	require.NoError(t, err)
 	moved, err := proxy.New(proxy.Config{Handler: hold, Listen: net.JoinHostPort("127.0.0.2", port)})
 	if err != nil {
@@ -29,7 +29,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 	t.Cleanup(moved.Close)
 
 	var answer atomic.Pointer[net.IP]
-	ip := net.IPv4(127, 0, 0, 1)
+	ip := net.ParseIP(host)
 	answer.Store(&ip)
 	d := &net.Dialer{Resolver: nameServer(t, &answer)}
 	m := newMux(t, plex.WithMaxCapacity(2), plex.WithMinConnections(2), plex.WithBackoff(quick),
@@ -55,7 +55,7 @@ func TestFaultTheNameResolvesElsewhereNow(t *testing.T) {
 // nameServer is a resolver that answers every question for an IPv4 address with *answer, by a DNS server of its own on
 // loopback, and every other with nothing.
 func nameServer(t *testing.T, answer *atomic.Pointer[net.IP]) *net.Resolver {
-	s := udpServer(t, "127.0.0.1:0")
+	s := udpServer(t, "")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -4,5 +4,6 @@ package faulttest_test
 var (
 	blackHoleTests  = tests(TestFaultBlackHole)
 	descriptorTests = tests(TestFaultNoDescriptorsLeft)
+	backlogTests    = tests(TestFaultASmallAcceptBacklogAtStart)
 	abortTests      = tests(TestFaultConnectionAbortedByTheHost)
 )

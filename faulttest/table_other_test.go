@@ -8,9 +8,10 @@ import "testing"
 var (
 	blackHoleTests  = tests(TestFaultsOnLinuxOnly)
 	descriptorTests = tests(TestFaultsOnLinuxOnly)
+	backlogTests    = tests(TestFaultsOnLinuxOnly)
 	abortTests      = tests(TestFaultsOnLinuxOnly)
 )
 
 func TestFaultsOnLinuxOnly(t *testing.T) {
-	t.Skip("network namespaces, ss -K and a limit on descriptors below those that are open: Linux only")
+	t.Skip("network namespaces, ss -K, what a full backlog of a Unix socket says, and a limit on descriptors below those that are open: Linux only")
 }

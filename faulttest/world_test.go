@@ -19,8 +19,8 @@ import (
 	"go.atomizer.io/plex/faulttest/proxy"
 )
 
-// patience bounds whatever has to happen at some time.
-const patience = 10 * time.Second
+// patience bounds whatever has to happen at some time. It decides nothing on a machine that is merely busy.
+const patience = time.Minute
 
 // world is what a test runs in. At the test's end no lease is live and nobody waits, every connection has been closed
 // once, no stream has lost, doubled or misdelivered a byte, the server has never had more connections than the
@@ -160,6 +160,29 @@ func eventually(t testing.TB, ok func() bool, what string, args ...any) {
 			require.FailNow(t, "did not happen in time", append([]any{what}, args...)...)
 		}
 	}
+}
+
+// refusedWith asks for a writer until it is told of a connect's failure, and returns that error. Each wait is short.
+func refusedWith(t testing.TB, m *plex.Multiplexer, cause func(error) bool) (err error) {
+	t.Helper()
+	eventually(t, func() bool {
+		_, err = m.Writer(context.Background(), 5*time.Millisecond)
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		return cause(err)
+	}, "the acquire tells why the connect has failed")
+	return err
+}
+
+// is is a cause for refusedWith.
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+// enough reports whether a test that has random things happen since a moment may stop: not before so long, and then as
+// soon as what it needs has happened, if that happens at all.
+func enough(began time.Time, least time.Duration, has func() bool) bool {
+	took := time.Since(began)
+	return took >= least && (has() || took > patience/2)
 }
 
 // healed waits until n connections have been lost and replaced, and the pool is whole and idle.

@@ -29,10 +29,10 @@ func pool(t *testing.T, n int) (*plex.Multiplexer, []plex.Conn) {
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	names := make([]plex.Conn, n)
 	for i := range names {
-		r, err := m.Reader(t.Context(), -1)
+		w, err := m.Writer(t.Context(), -1)
 		require.NoError(t, err)
-		names[i] = r.Conn()
-		defer r.Close()
+		names[i] = w.Conn()
+		defer w.Close()
 	}
 	return m, names
 }

@@ -21,7 +21,7 @@ import (
 
 // reuseGrace is how long a connection that a client has given up may take to be closed, after its identifiers are used
 // on another.
-const reuseGrace = 5 * time.Second
+const reuseGrace = 30 * time.Second
 
 // Executor answers requests. The fields are set before the first connection.
 type Executor struct {

@@ -24,6 +24,7 @@ func TestWaitersAreToldThatTheConnectionBeingAddedHasFailed(t *testing.T) {
 		r, err := m.Reader(t.Context(), 0)
 		require.NoError(t, err)
 		require.NoError(t, r.Kill())
+		synctest.Wait() // until its slot is free
 
 		// Its peer never answers the handshake.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

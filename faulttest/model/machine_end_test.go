@@ -117,10 +117,7 @@ func (m *machine) shutdown() {
 		func() bool { return !hurry }, // a stream may have to help its sender to the end
 		func() { done = true; require.NoError(m.t, err) })
 	m.settle(t)
-	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
-		if s == &m.ready && !m.attending {
-			continue
-		}
+	for _, s := range m.asked() {
 		m.begin(s, 0, false) // refused
 	}
 	m.settle(t)

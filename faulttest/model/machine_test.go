@@ -23,7 +23,8 @@ import (
 
 func TestPoolIsWhatTheModelSays(t *testing.T) { checkMachine(t, false) }
 
-// With ready readers plex reads by itself from connections that nobody has leased, to see whether there is anything.
+// With ready readers, of which all readers of a pool are or none, plex reads by itself from connections that nobody has
+// leased, to see whether there is anything.
 func TestPoolWithReadyReadersIsWhatTheModelSays(t *testing.T) { checkMachine(t, true) }
 
 func checkMachine(t *testing.T, attending bool) {
@@ -31,7 +32,7 @@ func checkMachine(t *testing.T, attending bool) {
 		rapid.SyncTest(t, func(t *rapid.T) {
 			m := newMachine(t, attending)
 			defer m.abandon()
-			actions := map[string]func(*rapid.T){
+			t.Repeat(map[string]func(*rapid.T){
 				"": m.settle,
 
 				"acquire":   m.acquire,
@@ -55,6 +56,7 @@ func checkMachine(t *testing.T, attending bool) {
 				"closeW":    m.closeWriter,
 				"killW":     m.killWriter,
 				"sends":     m.peerSends,
+				"sends2":    m.peerSends, // ready readers are served by nothing else
 				"ends":      m.peerEnds,
 				"resets":    m.peerResets,
 				"stalls":    m.peerStalls,
@@ -62,11 +64,7 @@ func checkMachine(t *testing.T, attending bool) {
 				"connects":  m.connectEnds,
 				"connects2": m.connectEnds,
 				"add":       m.add,
-			}
-			if attending {
-				actions["ready"], actions["ready2"] = m.acquireReady, m.acquireReady
-			}
-			t.Repeat(actions)
+			})
 			m.end()
 		})
 	})
@@ -102,7 +100,7 @@ type machine struct {
 	closed  bool    // Close or Shutdown has begun
 	forced  bool    // connections are closed under their leases
 
-	attending bool // ready readers have been asked for
+	attending bool // readers are asked for with ReadyReader
 
 	mu            sync.Mutex
 	begun         []*dial // calls of the connector that learn has not seen
@@ -144,7 +142,7 @@ func (c *conn) left() uint64 { return c.peek().sent - c.delivered }
 // readGone reports whether the read half is never leased again. What was read up to the peer's end is in plex's hands,
 // where no failure of the connection takes it away.
 func (c *conn) readGone() bool {
-	return c.dead && (!c.ended || c.givenUp) || c.retired || c.dropped || c.draining ||
+	return c.dead && (!c.ended || c.givenUp) || c.dropped || c.draining ||
 		c.ended && c.left() == 0 && !c.offered && !c.vague
 }
 
@@ -355,7 +353,12 @@ func (m *machine) learn() {
 			default:
 				m.t.Fatalf("connection %d was closed for no reason", c.id)
 			}
-			c.retired = true
+			c.retired, c.ended = true, true
+			c.loseUnread()
+			c.untold = m.attending && c.left() > 0
+			if c.left() > 0 {
+				m.keepRemains(c)
+			}
 		}
 	}
 }
@@ -457,6 +460,7 @@ func (m *machine) clarify(idle int) {
 	for _, c := range m.order {
 		if c.vague {
 			c.vague, c.offered = false, len(m.idle(&m.readers)) <= idle
+			c.untold = c.offered
 			require.LessOrEqual(m.t, len(m.idle(&m.readers)), idle)
 		}
 	}

@@ -125,6 +125,15 @@ func (c *memConn) reset(err error, keep bool) {
 	})
 }
 
+// loseUnread is told of a connection that was closed while it was well: what it has inside itself is lost with it, and
+// what the client had read before is not.
+func (c *memConn) loseUnread() {
+	c.change(func() {
+		c.sent -= uint64(len(c.in))
+		c.in = nil
+	})
+}
+
 func (c *memConn) allow(n int) { c.change(func() { c.credit = n }) }
 
 // What plex does.

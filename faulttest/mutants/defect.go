@@ -3,8 +3,10 @@ package main
 // What a defect is, and how it gets into a copy of the library.
 
 import (
-	"bytes"
 	"fmt"
+	"go/parser"
+	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,51 +16,82 @@ import (
 type defect struct {
 	name  string
 	what  string // in one line: what is wrong with a pool that has it
-	file  string // of the library
+	pkg   string // the folder of the package, empty for the library's own
 	edits []edit
 	tests []suite // those that are known to catch it, in the order in which they are tried
 }
 
-// edit replaces a text that occurs exactly once in the file.
+// edit is changes to one declaration of the package: a function ("judge"), a method ("half.close", whether or not the
+// receiver is a pointer), a constant, a variable or a type. It may be in any file.
 type edit struct {
-	old, new string
-	file     string // another than the defect's, if not empty
+	name    string
+	changes []change
 }
+
+// in names the declaration that is changed. The changes are made one after another.
+func in(name string, changes ...change) edit { return edit{name, changes} }
 
 // suite is tests of one package.
 type suite struct {
-	pkg   string   // "." is the library's, "faulttest" the table's, others are below it, such as "./model"
+	pkg   string   // "." is the library's, "faulttest" the table's; "./model" is below that, "internal/pace" in the library
 	names []string // none means all
 }
 
-// root names tests of the library itself, fault tests of a package in faulttest.
+// root names tests of the library itself, own tests of a package inside it, fault tests of a package in faulttest.
 func root(names ...string) suite              { return suite{".", names} }
+func own(pkg string, names ...string) suite   { return suite{pkg, names} }
 func fault(pkg string, names ...string) suite { return suite{pkg, names} }
 
 // defects returns all of them.
 func defects() []defect {
-	return slices.Concat(leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, reviewedDefects, layerDefects())
+	return slices.Concat(
+		leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, reviewedDefects,
+		wordDefects, lifeDefects, deadlineDefects, wayDefects, guardDefects, paceDefects, layerDefects(),
+	)
 }
 
 // apply plants d into the copy of the library at dir.
 func (d defect) apply(dir string) error {
-	for i, e := range d.edits {
-		file := d.file
-		if e.file != "" {
-			file = e.file
+	dir = filepath.Join(dir, d.pkg)
+	was, err := readFolder(dir)
+	if err != nil {
+		return err
+	}
+	is := maps.Clone(was)
+	if err := d.plant(is); err != nil {
+		return err
+	}
+	for file, text := range is {
+		if text == was[file] {
+			continue
 		}
-		path := filepath.Join(dir, file)
-		text, err := os.ReadFile(path)
-		if err != nil {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
 			return err
 		}
-		if n := bytes.Count(text, []byte(e.old)); n != 1 {
-			return fmt.Errorf("defect %s: the old text of edit %d is %d times in %s, it has to be there exactly once:\n%s",
-				d.name, i+1, n, file, e.old)
+	}
+	return nil
+}
+
+// plant plants d into the files of its package.
+func (d defect) plant(f folder) error {
+	was := maps.Clone(f)
+	for _, e := range d.edits {
+		for _, c := range e.changes {
+			if err := f.plant(e.name, c); err != nil {
+				return fmt.Errorf("defect %s: %s: %w", d.name, e.name, err)
+			}
 		}
-		if err := os.WriteFile(path, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o644); err != nil {
-			return err
+	}
+	for file, text := range f {
+		if text == was[file] {
+			continue
 		}
+		if _, err := parser.ParseFile(token.NewFileSet(), file, text, parser.SkipObjectResolution); err != nil {
+			return fmt.Errorf("defect %s: what comes of it is no Go: %w", d.name, err)
+		}
+	}
+	if maps.Equal(f, was) {
+		return fmt.Errorf("defect %s changes nothing", d.name)
 	}
 	return nil
 }

@@ -1,36 +1,37 @@
 package main
 
-// Defects of the watcher: watch.go, watch_linux.go.
+// Defects of the watcher, and of what it does at the end of an idle connection.
 
 var watchDefects = []defect{
 	{
-		name: "watcher-event-ignored", file: "watch_linux.go",
-		what:  "the end of an idle connection is not noticed",
-		edits: []edit{{old: "\t\t\tw.m.spawn(func() { c.noticed(reset) })\n", new: "\t\t\t_ = reset\n"}},
+		name:  "watcher-event-ignored",
+		what:  "the watcher does nothing about the end of an idle connection",
+		edits: []edit{in("watcher.ended", onlyIf("c.noticed(reset)", "false"))},
 		tests: []suite{root("TestHalfClosedConnectionCostsNoProcessorTime")},
 	},
 	{
-		name: "watched-half-not-let-go", file: "watch.go",
-		what:  "a read half that the watcher has looked at is never leased again",
-		edits: []edit{{old: "\th.endHold(h.over() || !failed && c.keepRemains())\n", new: "\t_ = h.over() || !failed && c.keepRemains()\n"}},
+		name:  "watched-half-not-let-go",
+		what:  "after plex has read what is left of a connection at its end, the half stays held and is never leased",
+		edits: []edit{in("conn.whileHeld", onlyIf("c.r.arrive(how)", "how != fromRead"))},
 		tests: []suite{root("TestTransportEndOfStreamEndsStreamsCleanly")},
 	},
 	{
-		name: "remains-dropped", file: "watch.go",
-		what:  "what a peer sent before its end is dropped when nobody was reading",
-		edits: []edit{{old: "\t\t\th.back = append(h.back, buf[:n])\n\t\t\tsize += n\n", new: "\t\t\tsize += n\n"}},
+		name:  "remains-dropped",
+		what:  "what plex itself reads of a connection is dropped",
+		edits: []edit{in("half.fetch", drop("h.back = append(h.back"))},
 		tests: []suite{root("TestNoMoreThanAFewRemainsAreKeptInMemory")},
 	},
 	{
-		name: "reset-under-a-lease-unnoticed", file: "watch.go",
-		what:  "a connection that was reset under a consumer who does not read keeps its slot",
-		edits: []edit{{old: "\t\ttime.AfterFunc(resetGrace, func() { c.fail(errReset) })\n", new: "\t\t_ = resetGrace\n"}},
+		name:  "reset-under-a-lease-unnoticed",
+		what:  "a connection that was reset is not failed while a consumer that does not read holds its lease",
+		edits: []edit{in("conn.noticed", onlyIf("c.fail(sock.ErrReset)", "false"))},
 		tests: []suite{root("TestLeasesThatDoNothingDoNotHoldUpTheReplacementOfWhatWasReset")},
 	},
 	{
-		name: "epoll-left-open", file: "epoll_linux.go",
-		what:  "the watcher's descriptor and goroutine outlive the multiplexer",
-		edits: []edit{{old: "func (e *epoll) stop() { _ = e.file.Close() }", new: "func (e *epoll) stop() {}"}},
-		tests: []suite{root("TestWatcherCostsOneDescriptorForThePool", "TestTheProcessIsAsItWasAfterManyMultiplexersOfRealConnections")},
+		name:  "epoll-left-open",
+		what:  "the watcher's epoll descriptor and goroutine outlive the multiplexer",
+		pkg:   "internal/poll",
+		edits: []edit{in("Poller.Stop", drop("p.ends.stop()"))},
+		tests: []suite{own("internal/poll", "TestStop"), root("TestWatcherCostsOneDescriptorForThePool", "TestTheProcessIsAsItWasAfterManyMultiplexersOfRealConnections")},
 	},
 }

@@ -5,9 +5,11 @@
 //	go run ./mutants -only NAME   those whose names match the regular expression
 //	go run ./mutants -list        their names and what they do
 //
-// The defects are data, in the files defects_*.go. For each of them the tests that are known to catch it are run first,
-// and all others only if these pass, so that the whole gate takes minutes. First of all the same tests run on a copy
-// without a defect, or else what "catches" everything might be a test that is broken.
+// The defects are data, in the files defects_*.go. Each is anchored to a function and to a short piece of Go in it, so
+// that it need not be touched when comments, the layout, other parts of the function or its file change. For each defect
+// the tests that are known to catch it are run first, and all others only if these pass, so that the whole gate takes
+// minutes. First of all the same tests run on a copy without a defect, or else what "catches" everything might be a test
+// that is broken.
 package main
 
 import (

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,47 +11,50 @@ import (
 
 // The library changes, and a defect must go on saying what it says.
 func TestEveryDefectFindsItsPlaceInTheLibrary(t *testing.T) {
-	root, err := findRoot()
-	require.NoError(t, err)
-
+	packages := libraryFolders(t)
 	names := make(map[string]bool)
 	for _, d := range defects() {
 		t.Run(d.name, func(t *testing.T) {
 			require.False(t, names[d.name], "there are two defects of this name")
 			names[d.name] = true
 			require.NotEmpty(t, d.what)
-
-			dir := t.TempDir()
-			files := map[string]string{d.file: ""}
-			for _, e := range d.edits {
-				if e.file != "" {
-					files[e.file] = ""
-				}
-			}
-			for file := range files {
-				text, err := os.ReadFile(filepath.Join(root, file))
-				require.NoError(t, err)
-				files[file] = string(text)
-				require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
-				require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
-			}
-			require.NoError(t, d.apply(dir))
-			for file, before := range files {
-				changed, err := os.ReadFile(filepath.Join(dir, file))
-				require.NoError(t, err)
-				require.NotEqual(t, before, string(changed))
-			}
+			require.NotEmpty(t, d.tests)
+			require.NoError(t, d.plant(maps.Clone(packages[d.pkg])))
 		})
 	}
 }
 
-func TestADefectThatDoesNotFindItsPlaceSaysSo(t *testing.T) {
+// What plant makes of the files of a package is written to where they are, and nothing else is touched.
+func TestADefectIsPlantedIntoACopy(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.go"), []byte("one two two"), 0o644))
-	for _, old := range []string{"two", "three"} {
-		d := defect{name: "some", file: "a.go", edits: []edit{{old: old, new: "x"}}}
-		require.ErrorContains(t, d.apply(dir), "exactly once")
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "message"), 0o755))
+	write := func(name, text string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "message", name), []byte(text), 0o644))
 	}
+	write("a.go", "package message\n\nfunc a() { println(1) }\n")
+	write("b.go", "package message\n\nfunc b() {}\n")
+	write("b_test.go", "package message\n\nfunc a() {}\n") // in another package, as far as the library goes
+	d := defect{name: "some", pkg: "message", edits: []edit{in("a", replace("1", "2"))}}
+	require.NoError(t, d.apply(dir))
+	f, err := readFolder(filepath.Join(dir, "message"))
+	require.NoError(t, err)
+	require.Equal(t, folder{
+		"a.go": "package message\n\nfunc a() { println(2) }\n",
+		"b.go": "package message\n\nfunc b() {}\n",
+	}, f)
+
+	require.ErrorContains(t, d.apply(dir), `defect some: a: the marker "1" is not there`)
+	require.Error(t, defect{name: "some", pkg: "elsewhere"}.apply(dir))
+}
+
+func TestADefectThatChangesNothingSaysSo(t *testing.T) {
+	d := defect{name: "some", edits: []edit{in("a", replace("1", "1"))}}
+	require.ErrorContains(t, d.plant(folder{"a.go": "package p; func a() { b(1) }"}), "defect some changes nothing")
+}
+
+func TestADefectThatMakesNoGoSaysSo(t *testing.T) {
+	d := defect{name: "some", edits: []edit{in("a", replace("1", "(1"))}}
+	require.ErrorContains(t, d.plant(folder{"a.go": "package p; func a() { b(1) }"}), "defect some: what comes of it is no Go: a.go:1:")
 }
 
 func TestTheCulpritIsFoundInTheOutputOfTests(t *testing.T) {

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 )
@@ -12,7 +13,7 @@ import (
 func printList(w io.Writer, chosen []defect) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, d := range chosen {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", d.name, d.file, d.what)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", d.name, filepath.Join(d.pkg, d.edits[0].name), d.what)
 	}
 	_ = t.Flush() // what cannot be printed cannot be complained about either
 }

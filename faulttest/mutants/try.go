@@ -54,7 +54,7 @@ func (g *gate) try(ctx context.Context, d defect) verdict {
 			return err
 		}
 		known := len(d.tests)
-		for i, suite := range slices.Concat(d.tests, everything) {
+		for i, suite := range slices.Concat(d.tests, d.home(), everything) {
 			limit := targetTime
 			if i >= known {
 				limit = suiteTime
@@ -78,6 +78,14 @@ func (g *gate) try(ctx context.Context, d defect) verdict {
 	}
 	v.took = time.Since(start)
 	return v
+}
+
+// home is all tests of an internal package, for a defect in it.
+func (d defect) home() []suite {
+	if strings.HasPrefix(d.pkg, "internal/") {
+		return []suite{own(d.pkg)}
+	}
+	return nil
 }
 
 // everything is what a defect that its known tests do not catch has to get
@@ -147,7 +155,10 @@ func (s *site) folder(pkg string) string {
 	case "faulttest":
 		return filepath.Join(s.dir, pkg)
 	}
-	return filepath.Join(s.dir, "faulttest", pkg)
+	if below, ok := strings.CutPrefix(pkg, "./"); ok {
+		return filepath.Join(s.dir, "faulttest", below)
+	}
+	return filepath.Join(s.dir, pkg)
 }
 
 // build makes the test program of a package, once.

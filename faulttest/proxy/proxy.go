@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ type Config struct {
 	Handler func(c *Conn)
 	// Backend is the address of a TCP server that connections are forwarded to.
 	Backend string
-	// Listen is the address to listen on; empty: a free port of 127.0.0.1.
+	// Listen is the address to listen on; empty: a free port of loopback.
 	Listen string
 	// Script says what happens to connection k; nil: nothing.
 	Script func(k int) Script
@@ -86,7 +87,11 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Keep == 0 {
 		cfg.Keep = 4096
 	}
-	l, err := listen(cfg.Listen)
+	ip := net.IPv4(127, 0, 0, 1) // a backend's certificate may be for this one
+	if cfg.Backend == "" {
+		ip = ownIP()
+	}
+	l, err := listen(cfg.Listen, ip)
 	if err != nil {
 		return nil, err
 	}
@@ -99,9 +104,10 @@ func New(cfg Config) (*Proxy, error) {
 	return p, nil
 }
 
-// listen opens the listener at address, or finds a port that no outgoing connection is given by the system, so that it is still free after the listener
-// has been closed for a while, and nobody connects to himself meanwhile.
-func listen(address string) (*net.TCPListener, error) {
+// listen opens the listener at address. If that is empty, it finds a port of ip that the system gives to no outgoing
+// connection, so that the port is still free after the listener has been closed for a while, and nobody connects to
+// himself meanwhile.
+func listen(address string, ip net.IP) (*net.TCPListener, error) {
 	if address != "" {
 		addr, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
@@ -111,11 +117,21 @@ func listen(address string) (*net.TCPListener, error) {
 	}
 	for range 50 {
 		port := 10000 + rand.IntN(20000)
-		if l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}); err == nil {
+		if l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip, Port: port}); err == nil {
 			return l, nil
 		}
 	}
-	return net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	return net.ListenTCP("tcp", &net.TCPAddr{IP: ip})
+}
+
+// ownIP is an address of loopback that proxies of other processes are not likely to use, so that none of them takes the
+// port of a listener that is closed for a while. Where loopback has one address only, it is that.
+func ownIP() net.IP {
+	if runtime.GOOS != "linux" {
+		return net.IPv4(127, 0, 0, 1)
+	}
+	pid := os.Getpid()
+	return net.IPv4(127, byte(64+pid>>16&63), byte(pid>>8), byte(pid))
 }
 
 // Addr is where clients connect.

@@ -11,11 +11,8 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
-
-// starving is how long the pool may leave a patient caller without a lease. Faults are short, so nobody waits for long
-// but for want of CPU.
-const starving = 20 * time.Second
 
 // consumer is one goroutine that uses the pool.
 type consumer struct {
@@ -29,7 +26,7 @@ type consumer struct {
 
 func (s *soak) newConsumer(m *plex.Multiplexer, p setup, number int) *consumer {
 	return &consumer{
-		s: s, pool: m, rng: rand.New(rand.NewPCG(s.o.seed^0x55, uint64(p.number)<<32|uint64(number))),
+		s: s, pool: m, rng: s.Rand(0x55, uint64(p.number)<<32|uint64(number)),
 		buf: make([]byte, 256<<10), ready: p.ready,
 	}
 }
@@ -45,7 +42,7 @@ func (c *consumer) moment(d time.Duration) time.Duration {
 // acquire gets a lease by one way or another, nil if the pool is closed.
 func acquire[L any](c *consumer, half string, take func(context.Context, time.Duration) (L, error)) (lease L, ok bool) {
 	for c.s.consuming() {
-		ctx, timeout := context.Background(), starving
+		ctx, timeout := context.Background(), scaffold.Starving
 		cancel := func() {}
 		var mode string
 		switch c.rng.IntN(8) {
@@ -88,7 +85,7 @@ func acquire[L any](c *consumer, half string, take func(context.Context, time.Du
 		case mode == "cancel" && errors.Is(e.Err, context.Canceled):
 			c.s.sums.consumer[cancelWait].Add(1)
 		case errors.Is(e.Err, plex.ErrTimeout):
-			c.s.fail(nil, fmt.Errorf("nobody was served for %v: %w", starving, err))
+			c.s.fail(nil, fmt.Errorf("nobody was served for %v: %w", scaffold.Starving, err))
 		default:
 			c.s.fail(nil, fmt.Errorf("an acquire (%s) failed with %w", mode, err))
 		}

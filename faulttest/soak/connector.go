@@ -31,7 +31,7 @@ func (s *soak) connect(p setup) plex.Connect {
 		if fault != connectorWell {
 			s.sums.connector[fault].Add(1)
 		}
-		s.book.beginDial(p.capacity)
+		s.book.beginDial(p.Capacity)
 		switch fault {
 		case connectorFails:
 			s.book.dialFailed()
@@ -58,7 +58,7 @@ func (s *soak) connect(p setup) plex.Connect {
 		}
 		l := s.book.enter(tcp, 1, fault == connectorAttachesLate)
 		if fault == connectorAttachesLate {
-			s.background(func() {
+			s.beside.Go(func() {
 				time.Sleep(50 * time.Millisecond) // plex has noticed the return by then, on a busy machine too
 				if err := plex.Attach(conn, l); err == nil {
 					s.fail(l, errors.New("attached after Connect had returned"))
@@ -66,10 +66,10 @@ func (s *soak) connect(p setup) plex.Connect {
 			})
 			return nil
 		}
-		if err := plex.Attach(conn, transport(l, p)); err != nil {
+		if err := plex.Attach(conn, s.transport(l, p)); err != nil {
 			return err
 		}
-		if p.tls != nil {
+		if p.tls {
 			// The handshake is plex's to do, at the latest. It is bounded by the connect timeout.
 			l.log.add("attached")
 		}
@@ -89,9 +89,9 @@ func (s *soak) connect(p setup) plex.Connect {
 }
 
 // transport is what the pool is given for a link.
-func transport(l *link, p setup) net.Conn {
-	if p.tls != nil {
-		return tls.Client(l, p.tls)
+func (s *soak) transport(l *link, p setup) net.Conn {
+	if p.tls {
+		return tls.Client(l, s.ClientTLS)
 	}
 	return l
 }

@@ -4,16 +4,16 @@ package main
 // call of the connector, never a clock.
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"go.atomizer.io/plex/faulttest/proxy"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
 // script is what the proxy does to connection k.
 func (s *soak) script() func(k int) proxy.Script {
-	perMB := 1 << 20 / s.o.faults
-	random := proxy.Random(s.o.seed, proxy.Rates{
+	perMB := 1 << 20 / s.Options.Faults
+	random := proxy.Random(s.Seed, proxy.Rates{
 		AcceptClose: 0.02, AcceptReset: 0.02, Reset: 0.5, FIN: 0.3, HalfClose: 0.15,
 		Stall: 0.1, Delay: 0.02, Slice: 0.03,
 		Bytes: uint64(max(1, perMB)), Longer: 5 * time.Millisecond,
@@ -23,37 +23,21 @@ func (s *soak) script() func(k int) proxy.Script {
 			return proxy.Script{}
 		}
 		s.listenerFault(k)
-		script := random(k)
-		for i := range script.Steps {
-			if step := &script.Steps[i]; step.Do == proxy.Slice {
-				step.Size = 64 + 64*step.Size // a byte at a time is for the tests; here it would only be slow
-			} else if step.Do == proxy.Delay {
-				step.For /= 10
-			}
-		}
-		return script
+		return scaffold.Coarse(random(k))
 	}
 }
 
 // listenerFault has something happen to the listener at every so many connections.
 func (s *soak) listenerFault(k int) {
-	rng := rand.New(rand.NewPCG(s.o.seed^0x11, uint64(k)))
+	rng := s.Rand(0x11, uint64(k))
 	down := time.Duration(rng.IntN(20)) * time.Millisecond
 	switch rng.IntN(3000) {
 	case 0, 1:
-		s.background(func() {
-			s.proxy.Refuse()
-			time.Sleep(down)
-			s.check(s.proxy.Listen())
-		})
+		s.beside.Refuse(s.proxy, down)
 	case 2, 3:
-		s.background(func() {
-			s.check(s.proxy.PauseAccept(rng.IntN(2) - 1)) // with the shortest backlog, or the one that there is
-			time.Sleep(down)
-			s.check(s.proxy.ResumeAccept())
-		})
+		s.beside.Pause(s.proxy, rng.IntN(2)-1, down) // with the shortest backlog, or the one that there is
 	case 4:
-		s.background(func() { s.check(s.proxy.Restart(down, rng.IntN(2) == 0)) })
+		s.beside.Restart(s.proxy, down, rng.IntN(2) == 0)
 	}
 }
 
@@ -82,7 +66,7 @@ func (f connectorFault) String() string {
 
 // drawConnectorFault draws what call n of the connector does.
 func (s *soak) drawConnectorFault(n uint64) connectorFault {
-	rng := rand.New(rand.NewPCG(s.o.seed^0x22, n))
+	rng := s.Rand(0x22, n)
 	if s.mercy.Load() || rng.IntN(100) > 1 {
 		return connectorWell
 	}

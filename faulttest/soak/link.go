@@ -138,7 +138,7 @@ func (b *book) enter(tcp *net.TCPConn, dialing int, extra bool) *link {
 		in: oracle.NewAdopter(), out: oracle.NewSource(oracle.ID(b.next, false)),
 	}
 	l.addr = linkAddr{tcp.LocalAddr(), l}
-	l.log.start = b.s.start
+	l.log.start = b.s.Start
 	l.extra.Store(extra)
 	b.open[l] = struct{}{}
 	if extra {

@@ -7,82 +7,96 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"runtime"
 	"sync"
 	"time"
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/faulttest/check"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
-func (s *soak) onePool(ctx context.Context, p setup) {
-	if s.o.verbose {
-		fmt.Fprintln(s.out, p)
+func (s *soak) onePool(ctx context.Context, n int) error {
+	p := s.drawSetup(n)
+	if s.Verbose {
+		s.Println(p)
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles()
+	s.serverTLS.Store(nil)
+	if p.tls {
+		s.serverTLS.Store(s.ServerTLS)
+	}
+	before := scaffold.Present()
 	s.mercy.Store(false)
 	s.stopping.Store(false)
-	poolCtx, endPool := context.WithCancel(context.Background())
-	defer endPool()
-	m := s.open(ctx, poolCtx, p)
-	if m == nil {
-		s.clean(p, goroutines, files)
-		return
+	if m := s.open(ctx, p); m != nil {
+		s.sums.pools.Add(1)
+		s.use(ctx, m, p)
 	}
-	s.pool.Store(m)
-	s.sums.pools.Add(1)
+	s.clean(p, before)
+	return nil
+}
 
+// use has a pool be used, and ends it.
+func (s *soak) use(ctx context.Context, m *pool, p setup) {
 	var consumers sync.WaitGroup
 	for i := range p.readers {
-		consumers.Go(s.newConsumer(m, p, i).readers)
+		consumers.Go(s.newConsumer(m.Multiplexer, p, i).readers)
 	}
 	for i := range p.writers {
-		consumers.Go(s.newConsumer(m, p, 1<<20+i).writers)
+		consumers.Go(s.newConsumer(m.Multiplexer, p, 1<<20+i).writers)
 	}
 	beside, endBeside := context.WithCancel(context.Background())
 	defer endBeside()
 	var besides sync.WaitGroup
-	besides.Go(func() { s.watchStats(beside, m) })
-	if p.scaling > 0 {
-		besides.Go(func() { s.adds(beside, m, p) })
+	besides.Go(func() { s.Watch(beside, m.Multiplexer, &s.stats) })
+	if p.Scaling > 0 {
+		besides.Go(func() { s.adds(beside, m.Multiplexer, p) })
 	}
 
 	s.load(ctx, p.length)
 	switch p.end {
 	case endClose:
 		s.sums.consumer[closeUnderLoad].Add(1)
-		s.patient("Close under load", func() { s.none(m.Close()) })
+		s.Patient("Close under load", func() { s.none(m.Close()) })
 	case endShutdown:
 		s.sums.consumer[shutdownUnderLoad].Add(1)
-		s.patient("Shutdown under load", func() { s.none(m.Shutdown(context.Background())) })
+		s.Patient("Shutdown under load", func() { s.none(m.Shutdown(context.Background())) })
 	case endContext:
 		s.sums.consumer[contextUnderLoad].Add(1)
-		endPool()
+		m.end()
 	case endCalm:
 		s.calm(m, p, &consumers)
 	}
 	s.stopping.Store(true)
-	s.patient("consumers of a closed pool", consumers.Wait)
+	s.Patient("consumers of a closed pool", consumers.Wait)
 	endBeside()
 	besides.Wait()
-	s.pool.Store(nil)
-	s.patient("Close", func() { s.none(m.Close()) })
-	if st := m.Stats(); st.Open+st.Connecting+st.IdleReaders+st.IdleWriters+st.LeasedReaders+st.LeasedWriters+st.Waiting > 0 {
-		s.fail(nil, fmt.Errorf("%v: something is left in the closed pool: %+v", p, st))
-	}
-	s.clean(p, goroutines, files)
+	s.Patient("Close", func() {
+		if err := scaffold.Closed(m.Multiplexer, m.Close()); err != nil {
+			s.fail(nil, fmt.Errorf("%v: %w", p, err))
+		}
+	})
+	m.end()
 }
 
-// open makes the pool. While there are faults New may fail, and then has nothing left.
-func (s *soak) open(ctx, poolCtx context.Context, p setup) *plex.Multiplexer {
-	for ctx.Err() == nil {
-		m, err := plex.New(poolCtx, s.options(p)...)
-		if err == nil {
-			return m
-		}
+// pool is one with the end of the ctx that New has been given.
+type pool struct {
+	*plex.Multiplexer
+	end context.CancelFunc
+}
+
+// open makes the pool; nil if ctx ends first.
+func (s *soak) open(ctx context.Context, p setup) *pool {
+	poolCtx, end := context.WithCancel(context.Background())
+	var more []plex.Option
+	if p.leaks > 0 {
+		more = append(more, plex.WithLeakDetection(p.leaks))
 	}
-	return nil
+	m := p.Open(ctx, poolCtx, s.connect(p), more...)
+	if m == nil {
+		end()
+		return nil
+	}
+	return &pool{m, end}
 }
 
 // load lets the pool be used for a while, and looks whether it is.
@@ -101,23 +115,27 @@ func (s *soak) load(ctx context.Context, length time.Duration) {
 		case <-tick.C:
 			if now := s.sums.leases.Load(); now != leases {
 				leases, since = now, time.Now()
-			} else if time.Since(since) > 2*starving {
-				s.stuck("no lease was acquired by anyone")
+			} else if time.Since(since) > 2*scaffold.Starving {
+				s.Stuck("no lease was acquired by anyone")
 			}
 		}
 	}
 }
 
 // calm lets the faults stop: then the pool has to become whole, and serve as many as it has connections for.
-func (s *soak) calm(m *plex.Multiplexer, p setup, consumers *sync.WaitGroup) {
+func (s *soak) calm(m *pool, p setup, consumers *sync.WaitGroup) {
 	s.mercy.Store(true)
 	s.stopping.Store(true)
-	s.patient("consumers that are to stop", consumers.Wait)
-	s.bg.Wait() // the listener is back
-	if p.minimum == 0 {
+	s.Patient("consumers that are to stop", consumers.Wait)
+	s.beside.Wait() // the listener is back
+	if p.Minimum == 0 {
 		return // it may have been left with nothing, as nobody asks
 	}
-	if err := check.Live(context.Background(), m, p.minimum, starving); err != nil {
+	live := check.Live
+	if p.ready {
+		live = check.LiveReady
+	}
+	if err := live(context.Background(), m.Multiplexer, p.Minimum, scaffold.Starving); err != nil {
 		s.fail(nil, err)
 	}
 }
@@ -129,35 +147,20 @@ func (s *soak) none(err error) {
 }
 
 // clean checks that nothing is left of a pool that has been closed.
-func (s *soak) clean(p setup, goroutines, files int) {
-	s.bg.Wait()
-	s.patient("the server's ends of connections", func() {
+func (s *soak) clean(p setup, before scaffold.Footprint) {
+	s.beside.Wait()
+	s.Patient("the server's ends of connections", func() {
 		for s.proxy.Open() > 0 {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	s.patient("the accounts of connections", s.accounts.Wait)
+	s.Patient("the accounts of connections", s.accounts.Wait)
 	if err := s.book.settle(); err != nil {
 		s.fail(nil, fmt.Errorf("%v: %w", p, err))
 	}
-	end := time.Now().Add(starving)
-	for runtime.NumGoroutine() > goroutines || openFiles() > files {
-		if time.Now().After(end) {
-			s.fail(nil, fmt.Errorf("%v: %d goroutines and %d descriptors, and before it %d and %d",
-				p, runtime.NumGoroutine(), openFiles(), goroutines, files))
-			return
-		}
-		time.Sleep(time.Millisecond)
+	if err := before.Back(); err != nil {
+		s.fail(nil, fmt.Errorf("%v: %w", p, err))
 	}
-}
-
-// openFiles counts the process's descriptors, where the system tells.
-func openFiles() int {
-	dir, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(dir)
 }
 
 // adds offers connections to the pool from outside.
@@ -173,7 +176,7 @@ func (s *soak) adds(ctx context.Context, m *plex.Multiplexer, p setup) {
 			continue
 		}
 		l := s.book.enter(tcp, 0, true)
-		nc := transport(l, p)
+		nc := s.transport(l, p)
 		rest, err := m.Add(ctx, nc)
 		if len(rest) == 0 {
 			s.book.known(l)

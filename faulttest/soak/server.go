@@ -31,7 +31,7 @@ func (s *soak) serve(c *proxy.Conn) {
 		nc = tls.Server(c, config)
 	}
 	s.sums.connections.Add(1)
-	rng := rand.New(rand.NewPCG(s.o.seed^0x33, uint64(c.Number)))
+	rng := s.Rand(0x33, uint64(c.Number))
 	src := oracle.NewSource(oracle.ID(uint32(c.Number), true))
 	var finished atomic.Bool // all is sent, and the FIN
 	var wg sync.WaitGroup
@@ -70,7 +70,7 @@ func (s *soak) send(nc net.Conn, src *oracle.Source, rng *rand.Rand) error {
 	case 0: // little, then nothing for a while, and an end
 		limit, size, silence = uint64(rng.IntN(1000)), 100, time.Duration(rng.IntN(20))*time.Millisecond
 	case 1: // an end
-		limit, size = uint64(rng.IntN(int(3<<20/s.o.faults)+1)), 1+rng.IntN(64<<10)
+		limit, size = uint64(rng.IntN(int(3<<20/s.Faults)+1)), 1+rng.IntN(64<<10)
 	case 2: // a trickle
 		pause, size = time.Duration(rng.IntN(1000))*time.Microsecond, 1+rng.IntN(2000)
 	}

@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"math/rand/v2"
+	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.atomizer.io/plex/faulttest/check"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
 var (
@@ -22,21 +21,21 @@ var (
 
 // A short soak of many pools, so that each kind of pool and of end has its turn.
 func TestSoak(t *testing.T) {
-	o := options{length: *soakFor, seed: *soakSeed, capacity: 6, faults: 10, each: 200 * time.Millisecond, verbose: true}
-	if o.seed == 0 {
-		o.seed = rand.Uint64()
+	o := scaffold.Options{
+		Length: *soakFor, Seed: *soakSeed, Capacity: 6, Faults: 10, Each: 200 * time.Millisecond, Verbose: true,
+		Program: program,
 	}
 	var out bytes.Buffer
-	f, err := run(context.Background(), o, &out)
+	f, err := run(context.Background(), o.Drawn(), &out)
 	require.NoError(t, err)
-	f.table(&out)
-	require.False(t, f.failed(), out.String())
+	f.Print(&out)
+	require.False(t, f.Failed(), out.String())
 	t.Log(out.String())
 }
 
 func TestTheSameSeedDrivesTheSameFaults(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
-		a, b := &soak{o: options{seed: seed, faults: 10, capacity: 4}}, &soak{o: options{seed: seed, faults: 10, capacity: 4}}
+		a, b := still(t, seed), still(t, seed)
 		a.mercy.Store(true) // no faults of the listener, for there is none
 		b.mercy.Store(true)
 		for n := range 200 {
@@ -54,37 +53,31 @@ func TestTheSameSeedDrivesTheSameFaults(t *testing.T) {
 	}
 }
 
-func TestTheFiguresOfASoakGoIntoAFile(t *testing.T) {
-	f := &figures{}
-	f.row("seed", "%d", 7)
-	f.row("  reset", "%s", grouped(1234567))
-	file := filepath.Join(t.TempDir(), "reliability.md")
-	require.NoError(t, os.WriteFile(file, []byte("before\n<!-- soak -->\nold\n<!-- /soak -->\nafter\n"), 0o644))
-	require.NoError(t, f.writeMarkdown(file))
-	text, err := os.ReadFile(file)
+// still is a soak that does not run.
+func still(t *testing.T, seed uint64) *soak {
+	o := scaffold.Options{Length: time.Second, Seed: seed, Capacity: 4, Faults: 10, Program: program}
+	s, err := newSoak(o, io.Discard)
 	require.NoError(t, err)
-	require.Equal(t, "before\n<!-- soak -->\n\n| | |\n| --- | --- |\n| seed | 7 |\n| – reset | 1,234,567 |\n\n<!-- /soak -->\nafter\n", string(text))
-
-	require.NoError(t, os.WriteFile(file, []byte("nothing"), 0o644))
-	require.ErrorContains(t, f.writeMarkdown(file), "<!-- soak -->")
+	return s
 }
 
 func TestAFailureTellsItsHistory(t *testing.T) {
-	s := &soak{o: options{seed: 7, capacity: 3, faults: 1, length: time.Second}, start: time.Now()}
-	s.book = newBook(s)
-	_, s.cancel = context.WithCancel(context.Background())
+	s := still(t, 7)
+	s.Tell = func() string { return "the last fault" }
 	l := &link{number: 5}
 	l.addr = linkAddr{fakeAddr("here"), l}
 	for range 2 * trailLength {
 		l.log.note("read", 10, nil)
 	}
 	s.fail(l, os.ErrInvalid)
-	f := &figures{o: s.o, before: check.Process{}, faults: "the last fault\n"}
-	f.after(s)
-	require.True(t, f.failed())
+	f := s.Verdict(s.Figures(""))
+	require.True(t, f.Failed())
 	var out strings.Builder
-	f.table(&out)
-	for _, part := range []string{"-seed 7 -capacity 3", "connection 5 (here): invalid argument", "(40 steps before these)", "read 10 bytes", "the last fault"} {
+	f.Print(&out)
+	for _, part := range []string{
+		"go run ./soak -seed 7 -capacity 4", "connection 5 (here): invalid argument", "(40 steps before these)",
+		"read 10 bytes", "the last fault",
+	} {
 		require.Contains(t, out.String(), part)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.atomizer.io/plex/faulttest/check"
 	"go.atomizer.io/plex/faulttest/layers"
+	"go.atomizer.io/plex/faulttest/scaffold"
 	"go.atomizer.io/plex/message"
 	"go.atomizer.io/plex/request"
 )
@@ -38,14 +39,21 @@ func (a *asking) begin(end <-chan struct{}) {
 	a.r.mu.Lock()
 	a.book = book
 	a.r.mu.Unlock()
-	for i := range a.r.o.callers {
+	for i := range a.r.callers {
 		a.callers.Go(func() { a.caller(uint64(i), end) })
 	}
 }
 
+// asked is the book, nil before there is one.
+func (a *asking) asked() *layers.Asked {
+	a.r.mu.Lock()
+	defer a.r.mu.Unlock()
+	return a.book
+}
+
 // caller asks until the round ends.
 func (a *asking) caller(i uint64, end <-chan struct{}) {
-	rng := a.r.rng(a.r.number, 0x10000+i)
+	rng := a.r.Rand(0x10000+i, uint64(a.r.number))
 	for !a.r.stopping.Load() {
 		q, limit := a.draw(rng)
 		ctx, cancel := context.Background(), func() {}
@@ -59,11 +67,11 @@ func (a *asking) caller(i uint64, end <-chan struct{}) {
 			select {
 			case <-end:
 			default:
-				a.r.fail(a.r, fmt.Errorf("a request has ended by %w before the end", err))
+				a.r.fail(fmt.Errorf("a request has ended by %w before the end", err))
 			}
 			return
 		case layers.Otherwise:
-			a.r.fail(a.r, fmt.Errorf("a request has ended by an error that says neither what went wrong nor where: %w", err))
+			a.r.fail(fmt.Errorf("a request has ended by an error that says neither what went wrong nor where: %w", err))
 			return
 		}
 	}
@@ -114,26 +122,24 @@ func (a *asking) draw(rng *rand.Rand) (q layers.Ask, limit time.Duration) {
 // is in flight.
 func (a *asking) calm() {
 	if s := a.book.Client.Stats(); s.InFlight+s.Waiting != 0 {
-		a.r.fail(a.r, fmt.Errorf("nobody asks, and there are requests in flight: %+v", s))
+		a.r.fail(fmt.Errorf("nobody asks, and there are requests in flight: %+v", s))
 	}
 	// Connections from before the calm may still end by what their scripts say.
-	ctx, cancel := context.WithTimeout(context.Background(), starving)
+	ctx, cancel := context.WithTimeout(context.Background(), scaffold.Starving)
 	defer cancel()
 	var all sync.WaitGroup
-	for range a.r.o.capacity {
+	for range a.r.Capacity {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				if o, _ := a.book.Do(ctx, layers.Ask{ReplySize: 10}); o == layers.Replied {
 					return
 				}
 			}
-			a.r.fail(a.r, fmt.Errorf("in the calm nobody answers: %+v", a.book.Client.Stats()))
+			a.r.fail(fmt.Errorf("in the calm nobody answers: %+v", a.book.Client.Stats()))
 		})
 	}
-	a.r.patient(a.r, "a caller in the calm", all.Wait)
-	if a.r.minimum > 0 && a.r.lifetime == 0 { // one that is too old, and pinned, is not written to any more
-		if err := check.Live(context.Background(), a.mux, a.r.minimum, starving); err != nil {
-			a.r.fail(a.r, err)
-		}
+	a.r.Patient("a caller in the calm", all.Wait)
+	if a.r.Minimum > 0 && a.r.Lifetime == 0 { // one that is too old, and pinned, is not written to any more
+		a.r.check("in the calm", check.LiveWriters(context.Background(), a.mux, a.r.Minimum, scaffold.Starving))
 	}
 }

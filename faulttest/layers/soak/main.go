@@ -18,53 +18,31 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
-	"fmt"
-	"math/rand/v2"
-	"os"
-	"os/signal"
-	"time"
+	"io"
+
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
-// options are those of the command line.
-type options struct {
-	length   time.Duration
-	seed     uint64
-	capacity int
-	callers  int
-	faults   float64
-	verbose  bool
+const program = "./layers/soak"
 
-	each time.Duration // how long a round lasts, if it is not drawn
+// options are the flags.
+type options struct {
+	scaffold.Options
+	callers int
 }
 
 func main() {
-	var o options
-	flag.DurationVar(&o.length, "for", 30*time.Second, "how long")
-	flag.Uint64Var(&o.seed, "seed", 0, "the seed of all that is random; 0 draws one")
-	flag.IntVar(&o.capacity, "capacity", 16, "the pools' capacity")
-	flag.IntVar(&o.callers, "callers", 400, "how many goroutines make requests")
-	flag.Float64Var(&o.faults, "faults", 15, "how many faults there are per MB that a connection moves, about")
-	flag.BoolVar(&o.verbose, "v", false, "tell how each round is set up")
-	flag.Parse()
-	if o.length <= 0 || o.capacity < 1 || o.callers < 1 || o.faults <= 0 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr,
-			"soak: -for and -faults must be above 0, -capacity and -callers at least 1, and there are no arguments")
-		os.Exit(2)
+	callers := flag.Int("callers", 400, "how many goroutines make requests")
+	check := func() error {
+		if *callers < 1 {
+			return errors.New("-callers must be at least 1")
+		}
+		return nil
 	}
-	if o.seed == 0 {
-		o.seed = rand.Uint64()
-	}
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	figures, err := run(ctx, o, os.Stdout)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "soak:", err)
-		os.Exit(2)
-	}
-	figures.table(os.Stdout)
-	if figures.bad {
-		os.Exit(1)
-	}
+	scaffold.Main(scaffold.Options{Program: program}, check,
+		func(ctx context.Context, o scaffold.Options, out io.Writer) (*scaffold.Figures, error) {
+			return run(ctx, options{o, *callers}, out)
+		})
 }

@@ -7,16 +7,14 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/faulttest/layers"
 	"go.atomizer.io/plex/faulttest/proxy"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
 // ending is how a round ends.
@@ -36,11 +34,9 @@ func (e ending) String() string {
 
 // setup is a round's.
 type setup struct {
+	scaffold.Pool
 	number   int
 	length   time.Duration
-	minimum  int
-	scaling  bool
-	lifetime time.Duration
 	kills    time.Duration // between two; 0: none
 	tls      bool          // for requests
 	ids      uint64        // the largest; 0: 64 bits
@@ -54,23 +50,26 @@ type setup struct {
 func (p setup) String() string {
 	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, "+
 		"in flight %d, %d loops, left %v, a channel instead %v; %v",
-		p.number, p.length, p.minimum, p.scaling, p.lifetime, p.kills, p.tls, p.ids, p.inFlight, p.loops, p.leaves,
+		p.number, p.length, p.Minimum, p.Scaling > 0, p.Lifetime, p.kills, p.tls, p.ids, p.inFlight, p.loops, p.leaves,
 		p.channel, p.end)
 }
 
 // draw draws how round n is set up.
 func (s *soak) draw(n int) setup {
-	rng := s.rng(n, 0x44)
-	p := setup{number: n, end: ending(rng.IntN(int(endings))), loops: 1 + rng.IntN(8), minimum: s.o.capacity}
+	rng := s.Rand(0x44, uint64(n))
+	p := setup{number: n, end: ending(rng.IntN(int(endings))), loops: 1 + rng.IntN(8)}
+	p.Capacity, p.Minimum = s.Capacity, s.Capacity
+	p.ConnectTimeout, p.Pause, p.Pauses = time.Second, time.Millisecond, 5
 	p.length = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second}[rng.IntN(4)]
-	if s.o.each > 0 {
-		p.length = s.o.each
+	if s.Each > 0 {
+		p.length = s.Each
 	}
 	if n%3 == 1 {
-		p.scaling, p.minimum = true, rng.IntN(s.o.capacity)
+		p.Minimum = rng.IntN(s.Capacity)
+		p.Scaling, p.Idle = time.Millisecond, 100*time.Millisecond
 	}
 	if rng.IntN(3) == 0 {
-		p.lifetime = 100 * time.Millisecond
+		p.Lifetime = 100 * time.Millisecond
 	}
 	if rng.IntN(2) == 0 {
 		p.kills = time.Duration(1+rng.IntN(10)) * time.Millisecond
@@ -78,16 +77,11 @@ func (s *soak) draw(n int) setup {
 	p.tls = n%5 == 3
 	p.ids = []uint64{0, 0, 1<<16 - 1, 255, 15}[rng.IntN(5)]
 	if rng.IntN(3) == 0 {
-		p.inFlight = 1 + rng.IntN(2*s.o.callers)
+		p.inFlight = 1 + rng.IntN(2*s.callers)
 	}
 	p.leaves = rng.IntN(2) == 0
 	p.channel = rng.IntN(4) == 0
 	return p
-}
-
-// rng is a source of the round's own.
-func (s *soak) rng(n int, salt uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(s.o.seed^salt, uint64(n)))
 }
 
 // round is one that runs.
@@ -96,7 +90,7 @@ type round struct {
 	setup
 	mercy    atomic.Bool // no new faults
 	stopping atomic.Bool // no new requests and messages
-	bg       sync.WaitGroup
+	beside   scaffold.Outages
 	talking  talking
 	asking   asking
 }
@@ -106,38 +100,35 @@ type side struct {
 	r     *round
 	proxy *proxy.Proxy
 	mux   *plex.Multiplexer
+	stats atomic.Pointer[plex.Stats] // of mux, the latest
+}
+
+// newRound is round n before anything of it runs.
+func (s *soak) newRound(n int) *round {
+	r := &round{soak: s, setup: s.draw(n)}
+	r.beside.Wrong = r.fail
+	r.talking.r, r.asking.r = r, r
+	return r
 }
 
 // round is a whole one.
 func (s *soak) round(ctx context.Context, n int) error {
-	r := &round{soak: s, setup: s.draw(n)}
-	if s.o.verbose {
-		fmt.Fprintln(s.out, r.setup)
+	r := s.newRound(n)
+	if s.Verbose {
+		s.Println(r.setup)
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles()
-	s.mu.Lock()
-	s.present = r
-	s.mu.Unlock()
+	before := scaffold.Present()
+	s.setNow(r)
+	defer s.setNow(nil)
 	if err := r.open(ctx); err != nil {
 		return err
 	}
 	if r.talking.mux != nil && r.asking.mux != nil {
 		r.load(ctx)
 	}
-	r.patient(r, "Close", func() { r.close() })
+	r.Patient("Close", r.close)
 	r.account()
-	s.mu.Lock()
-	s.present = nil
-	s.mu.Unlock()
-	end := time.Now().Add(starving)
-	for runtime.NumGoroutine() > goroutines || openFiles() > files {
-		if time.Now().After(end) {
-			s.fail(r, fmt.Errorf("%d goroutines and %d descriptors, and before the round %d and %d",
-				runtime.NumGoroutine(), openFiles(), goroutines, files))
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	r.check("the round is over", before.Back())
 	return nil
 }
 
@@ -146,76 +137,49 @@ func (r *round) open(ctx context.Context) error {
 	var server *tls.Config
 	connect := func(p *proxy.Proxy) plex.Connect { return plex.Dial("tcp", p.Addr()) }
 	if r.tls {
-		server = r.serverTLS
+		server = r.ServerTLS
 	}
 	r.talking.ready = make(chan struct{})
 	r.talking.talker = &layers.Talker{Size: layers.Mixed, Batch: 8 << 10, Begin: r.talking.ready}
 	r.asking.executor = &layers.Executor{TLS: server}
-	var err error
-	r.talking.side = side{r: r}
-	if r.talking.proxy, err = proxy.New(proxy.Config{
-		Handler: func(c *proxy.Conn) { r.talking.talker.Serve(c) }, Script: r.script(&r.talking.side, 0x1), Keep: 100,
-	}); err != nil {
+	if err := r.talking.serve(r.talking.talker.Serve, 0x1); err != nil {
 		return err
 	}
-	r.asking.side = side{r: r}
-	if r.asking.proxy, err = proxy.New(proxy.Config{
-		Handler: func(c *proxy.Conn) { r.asking.executor.Serve(c) }, Script: r.script(&r.asking.side, 0x2), Keep: 100,
-	}); err != nil {
+	if err := r.asking.serve(r.asking.executor.Serve, 0x2); err != nil {
 		return err
 	}
-	r.talking.mux = r.pool(ctx, connect(r.talking.proxy))
+	r.talking.mux = r.Open(ctx, context.Background(), connect(r.talking.proxy))
 	if r.tls {
 		connect = func(p *proxy.Proxy) plex.Connect {
-			return plex.DialContext(&tls.Dialer{Config: r.clientTLS}, "tcp", p.Addr())
+			return plex.DialContext(&tls.Dialer{Config: r.ClientTLS}, "tcp", p.Addr())
 		}
 	}
-	r.asking.mux = r.pool(ctx, connect(r.asking.proxy))
+	r.asking.mux = r.Open(ctx, context.Background(), connect(r.asking.proxy))
 	return nil
 }
 
-// pool makes a pool. While there are faults New may fail, and then has nothing left.
-func (r *round) pool(ctx context.Context, connect plex.Connect) *plex.Multiplexer {
-	opts := []plex.Option{
-		plex.WithMaxCapacity(r.o.capacity), plex.WithConnector(connect), plex.WithConnectTimeout(time.Second),
-		// Many connections die before they have proved their worth, and what is wanted here is many connections.
-		plex.WithBackoff(func(failures int) time.Duration { return time.Millisecond * min(time.Duration(failures), 5) }),
-	}
-	if r.minimum > 0 {
-		opts = append(opts, plex.WithMinConnections(r.minimum))
-	}
-	if r.scaling {
-		opts = append(opts, plex.WithAutoScaling(time.Millisecond), plex.WithIdleTimeout(100*time.Millisecond))
-	}
-	if r.lifetime > 0 {
-		opts = append(opts, plex.WithMaxLifetime(r.lifetime))
-	}
-	for ctx.Err() == nil {
-		if m, err := plex.New(context.Background(), opts...); err == nil {
-			return m
-		}
-	}
-	return nil
+// serve starts the proxy with the server behind it.
+func (on *side) serve(handler func(*proxy.Conn), salt uint64) error {
+	cfg := proxy.Config{Handler: handler, Script: on.r.script(on, salt), Keep: 100}
+	return scaffold.Serve(cfg, func(p *proxy.Proxy) { on.proxy = p })
 }
 
 // script is what a proxy does to connection k.
 func (r *round) script(on *side, salt uint64) func(k int) proxy.Script {
-	seed := r.rng(r.number, salt).Uint64()
+	seed := r.Rand(salt, uint64(r.number)).Uint64()
 	random := proxy.Random(seed, proxy.Rates{
 		AcceptClose: 0.02, AcceptReset: 0.02, Reset: 0.45, FIN: 0.3, HalfClose: 0.15, Stall: 0.1, Slice: 0.03,
-		Bytes: uint64(max(1, 1<<20/r.o.faults)), Longer: 5 * time.Millisecond,
+		Bytes: uint64(max(1, 1<<20/r.Options.Faults)), Longer: 5 * time.Millisecond,
 	})
 	return func(k int) proxy.Script {
 		if r.mercy.Load() {
 			return proxy.Script{}
 		}
 		r.listenerFault(on, seed, k)
-		script := random(k)
+		script := scaffold.Coarse(random(k))
 		for i := range script.Steps {
-			switch step := &script.Steps[i]; {
-			case step.Do == proxy.Slice:
-				step.Size = 64 + 64*step.Size // a byte at a time is for the tests; here it would only be slow
-			case salt == 0x1 && step.Dir == proxy.Up && step.Do != proxy.Stall:
+			step := &script.Steps[i]
+			if salt == 0x1 && step.Dir == proxy.Up && step.Do != proxy.Stall && step.Do != proxy.Slice {
 				step.Dir = proxy.Down // nothing is sent to the one that talks
 			}
 		}
@@ -227,37 +191,29 @@ func (r *round) script(on *side, salt uint64) func(k int) proxy.Script {
 func (r *round) listenerFault(on *side, seed uint64, k int) {
 	rng := rand.New(rand.NewPCG(seed, uint64(k)^0x11))
 	down := time.Duration(rng.IntN(20)) * time.Millisecond
-	note := func(err error) {
-		if err != nil {
-			r.fail(r, fmt.Errorf("the proxy: %w", err))
-		}
-	}
 	switch n := rng.IntN(1500); {
-	case k < r.o.capacity: // the pool is not open yet
+	case k < r.Capacity: // the pool is not open yet
 	case n == 0:
-		r.bg.Go(func() {
-			on.proxy.Refuse()
-			time.Sleep(down)
-			note(on.proxy.Listen())
-		})
+		r.beside.Refuse(on.proxy, down)
 	case n == 1:
-		r.bg.Go(func() {
-			note(on.proxy.PauseAccept(-1))
-			time.Sleep(down)
-			note(on.proxy.ResumeAccept())
-		})
+		r.beside.Pause(on.proxy, -1, down)
 	case n <= 3:
-		r.bg.Go(func() { note(on.proxy.Restart(down, n == 2)) })
+		r.beside.Restart(on.proxy, down, n == 2)
 	}
 }
 
 // load uses the pools for a while, and ends the use as the setup says.
 func (r *round) load(ctx context.Context) {
 	end := make(chan struct{})
+	ctxBeside, endBeside := context.WithCancel(context.Background())
+	defer endBeside()
+	for _, on := range []*side{&r.talking.side, &r.asking.side} {
+		r.beside.Go(func() { r.Watch(ctxBeside, on.mux, &on.stats) })
+	}
 	r.talking.begin()
 	r.asking.begin(end)
 	if r.kills > 0 {
-		r.bg.Go(func() { r.killer(end) })
+		r.beside.Go(func() { r.killer(end) })
 	}
 	timer := time.NewTimer(r.length)
 	select {
@@ -268,27 +224,28 @@ func (r *round) load(ctx context.Context) {
 	close(end)
 	switch r.end {
 	case endCalm:
+		endBeside()
 		r.mercy.Store(true)
 		r.stopping.Store(true)
-		r.patient(r, "a caller that is to stop", r.asking.callers.Wait)
-		r.patient(r, "the proxy's restart", r.bg.Wait)
+		r.Patient("a caller that is to stop", r.asking.callers.Wait)
+		r.Patient("the proxy's restart", r.beside.Wait)
 		r.talking.calm()
 		r.asking.calm()
 	case endPools:
-		r.patient(r, "Close under load", func() { r.none(r.talking.mux.Close()); r.none(r.asking.mux.Close()) })
+		r.Patient("Close under load", func() { r.none(r.talking.mux.Close()); r.none(r.asking.mux.Close()) })
 	case endShutdown:
-		r.patient(r, "Shutdown under load", func() {
+		r.Patient("Shutdown under load", func() {
 			r.none(r.talking.mux.Shutdown(context.Background()))
 			r.none(r.asking.mux.Shutdown(context.Background()))
 		})
 	case endClient:
-		r.patient(r, "Close of the client under load", func() { r.none(r.asking.book.Client.Close()) })
+		r.Patient("Close of the client under load", func() { r.none(r.asking.book.Client.Close()) })
 	}
 	r.stopping.Store(true)
-	r.patient(r, "a caller after the end", r.asking.callers.Wait)
+	r.Patient("a caller after the end", r.asking.callers.Wait)
 	// A loop that ends by its ctx leaves beginnings for the next one, so these end by the pool's Close.
-	r.patient(r, "Close", func() { r.none(r.talking.mux.Close()) })
-	r.patient(r, "a loop over messages after the end", r.talking.loops.Wait)
+	r.Patient("Close", func() { r.none(r.talking.mux.Close()) })
+	r.Patient("a loop over messages after the end", r.talking.loops.Wait)
 	r.talking.stop()
 }
 
@@ -312,11 +269,7 @@ func (r *round) killer(end <-chan struct{}) {
 	}
 }
 
-func (r *round) none(err error) {
-	if err != nil {
-		r.fail(r, fmt.Errorf("the end of a pool: %w", err))
-	}
-}
+func (r *round) none(err error) { r.check("the end of a pool", err) }
 
 // close closes all there is.
 func (r *round) close() {
@@ -329,10 +282,10 @@ func (r *round) close() {
 			r.none(m.Close())
 		}
 	}
-	r.bg.Wait()
+	r.beside.Wait()
 	r.talking.proxy.Close()
 	r.asking.proxy.Close()
-	r.bg.Wait()
+	r.beside.Wait()
 }
 
 // history is what is known of a round, for the story of a violation.
@@ -347,20 +300,11 @@ func (r *round) history() string {
 	}
 	for _, m := range []*plex.Multiplexer{r.talking.mux, r.asking.mux} {
 		if m != nil {
-			text.WriteString(fmt.Sprintf("%+v\n", m.Stats()))
+			fmt.Fprintf(&text, "%+v\n", m.Stats())
 		}
 	}
-	if b := r.asking.book; b != nil {
-		text.WriteString(fmt.Sprintf("%+v\n", b.Client.Stats()))
+	if b := r.asking.asked(); b != nil {
+		fmt.Fprintf(&text, "%+v\n", b.Client.Stats())
 	}
 	return text.String()
-}
-
-// openFiles counts the process's descriptors, where the system tells.
-func openFiles() int {
-	dir, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(dir)
 }

@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"math/rand/v2"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.atomizer.io/plex/faulttest/check"
 	"go.atomizer.io/plex/faulttest/proxy"
+	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
 var (
@@ -21,33 +21,27 @@ var (
 
 // A short soak of many rounds, so that each kind of round and of end has its turn.
 func TestSoakOfTheLayers(t *testing.T) {
-	o := options{
-		length: *soakFor, seed: *soakSeed, capacity: 6, callers: 60, faults: 15, each: 150 * time.Millisecond, verbose: true,
-	}
-	if o.seed == 0 {
-		o.seed = rand.Uint64()
+	o := scaffold.Options{
+		Length: *soakFor, Seed: *soakSeed, Capacity: 6, Faults: 15, Each: 150 * time.Millisecond, Verbose: true,
+		Program: program,
 	}
 	var out bytes.Buffer
-	f, err := run(context.Background(), o, &out)
+	f, err := run(context.Background(), options{o.Drawn(), 60}, &out)
 	require.NoError(t, err)
-	f.table(&out)
-	require.False(t, f.bad, out.String())
+	f.Print(&out)
+	require.False(t, f.Failed(), out.String())
 	t.Log(out.String())
 }
 
 func TestTheSameSeedSetsUpTheSameRounds(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
-		a, b := &soak{o: options{seed: seed, capacity: 4, callers: 9, faults: 15}}, &soak{o: options{
-			seed:     seed,
-			capacity: 4, callers: 9, faults: 15,
-		}}
+		a, b := still(t, seed), still(t, seed)
 		ends := map[ending]int{}
 		for n := range 100 {
-			p := a.draw(n)
-			require.Equal(t, p, b.draw(n))
-			ends[p.end]++
-			ra, rb := &round{soak: a, setup: p}, &round{soak: b, setup: p}
-			for k := range p.minimum { // the first have no faults of the listener, for there is none
+			ra, rb := a.newRound(n), b.newRound(n)
+			require.Equal(t, ra.setup, rb.setup)
+			ends[ra.end]++
+			for k := range ra.Minimum { // the first have no faults of the listener, for there is none
 				require.Equal(t, ra.script(&side{}, 1)(k), rb.script(&side{}, 1)(k))
 			}
 		}
@@ -55,18 +49,27 @@ func TestTheSameSeedSetsUpTheSameRounds(t *testing.T) {
 	}
 }
 
+// still is a soak that does not run.
+func still(t *testing.T, seed uint64) *soak {
+	o := scaffold.Options{Length: time.Second, Seed: seed, Capacity: 4, Faults: 15, Program: program}
+	s, err := newSoak(options{o, 9}, io.Discard)
+	require.NoError(t, err)
+	return s
+}
+
 func TestAViolationTellsItsHistory(t *testing.T) {
-	s := &soak{o: options{seed: 7, capacity: 3, callers: 5, faults: 1, length: time.Second}, start: time.Now()}
+	s := still(t, 7)
 	s.sums.faults = map[proxy.Kind]uint64{proxy.Reset: 1234567}
-	_, s.cancel = context.WithCancel(context.Background())
-	r := &round{soak: s, setup: setup{number: 12, ids: 15, end: endClient}}
-	s.fail(r, context.Canceled)
-	f := s.figures(check.Before())
-	require.True(t, f.bad)
+	r := s.newRound(12)
+	r.ids, r.end = 15, endClient
+	r.fail(context.Canceled)
+	f := s.Verdict(s.figures())
+	require.True(t, f.Failed())
 	var out strings.Builder
-	f.table(&out)
+	f.Print(&out)
 	for _, part := range []string{
-		"-seed 7 -capacity 3 -callers 5", "context canceled", "round 12", "identifiers to 15", "1,234,567",
+		"go run ./layers/soak -seed 7 -capacity 4", "-callers 9", "context canceled", "round 12", "identifiers to 15",
+		"1,234,567",
 	} {
 		require.Contains(t, out.String(), part)
 	}

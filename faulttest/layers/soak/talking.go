@@ -11,6 +11,7 @@ import (
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/faulttest/layers"
+	"go.atomizer.io/plex/faulttest/scaffold"
 	"go.atomizer.io/plex/message"
 )
 
@@ -42,7 +43,7 @@ func (t *talking) begin() {
 		}
 	}
 	// Before anyone waits for messages, plex does not keep all that connections leave which have ended.
-	t.r.patient(t.r, "the first loop", func() {
+	t.r.Patient("the first loop", func() {
 		for t.mux.Stats().WaitingReady == 0 {
 			time.Sleep(100 * time.Microsecond)
 		}
@@ -52,7 +53,7 @@ func (t *talking) begin() {
 
 // loop ranges over messages; in a round whose loops are left, again and again.
 func (t *talking) loop(i uint64) {
-	rng := t.r.rng(t.r.number, 0x100+i)
+	rng := t.r.Rand(0x100+i, uint64(t.r.number))
 	ear := t.heard.Ear()
 	for {
 		ctx, cancel, leave := t.ctx, func() {}, -1
@@ -109,7 +110,7 @@ func (t *talking) over(err error) bool {
 	case err == nil, errors.Is(err, context.DeadlineExceeded), isOfOne(err): // left, or its ctx
 		return false
 	}
-	t.r.fail(t.r, fmt.Errorf("a loop over messages has ended by %w", err))
+	t.r.fail(fmt.Errorf("a loop over messages has ended by %w", err))
 	return true
 }
 
@@ -128,17 +129,17 @@ func (t *talking) calm() {
 	t.talker.Quiet()
 	// A consumer that kills a connection gives up what has come over it.
 	kept := t.r.kills == 0
-	strict := layers.Strict{Finished: kept, Live: true, Closed: kept && t.r.lifetime == 0 && !t.r.scaling}
+	strict := layers.Strict{Finished: kept, Live: true, Closed: kept && t.r.Lifetime == 0 && t.r.Scaling == 0}
 	var n int
 	var err error
-	for end := time.Now().Add(starving); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(scaffold.Starving); ; time.Sleep(5 * time.Millisecond) {
 		if n, err = t.heard.Compare(t.talker, strict); err == nil || time.Now().After(end) {
 			break
 		}
 	}
 	if err != nil {
 		t.heard.Lost.Add(1)
-		t.r.fail(t.r, fmt.Errorf("in the calm: %w", err))
+		t.r.fail(fmt.Errorf("in the calm: %w", err))
 	}
 	t.r.sums.strict += uint64(n)
 }

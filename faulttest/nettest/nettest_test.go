@@ -4,11 +4,12 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/faulttest/check"
 	"golang.org/x/net/nettest"
 )
 
@@ -71,7 +72,7 @@ func TestLeasesJoinedAreAConnection(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			before := runtime.NumGoroutine()
+			before := check.Before()
 			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 				raw1, raw2, err := tc.open(t)
 				if err != nil {
@@ -97,11 +98,7 @@ func TestLeasesJoinedAreAConnection(t *testing.T) {
 				}, nil
 			})
 			// The copying goroutines that nettest leaves behind end with their connections.
-			for until := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
-				if time.Now().After(until) {
-					t.Fatalf("%d goroutines more than before:\n%s", runtime.NumGoroutine()-before, stacks())
-				}
-			}
+			require.NoError(t, before.Back(time.Minute))
 		})
 	}
 }
@@ -122,9 +119,4 @@ func socketPair(network, address string) (net.Conn, net.Conn, error) {
 		return nil, nil, errors.Join(err, c1.Close())
 	}
 	return c1, c2, nil
-}
-
-func stacks() string {
-	buf := make([]byte, 1<<20)
-	return string(buf[:runtime.Stack(buf, true)])
 }
