@@ -1,6 +1,8 @@
 package bench_test
 
 import (
+	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -16,13 +18,19 @@ var likeAnother = map[string]string{
 	"idle/10000": "idle/1000",
 }
 
+// every is all cases.
+func every() []*harness.Case { return append(cases.All(other), cases.Services(other)...) }
+
 func TestEveryCaseRuns(t *testing.T) {
-	for _, c := range cases.All(other) {
+	for _, c := range every() {
 		if like := likeAnother[c.Name]; like != "" {
 			t.Logf("%s is not run: it is %s with a larger number", c.Name, like)
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
+			if _, err := exec.LookPath(cases.MemcachedProgram); c.Name == "memcached" && err != nil && os.Getenv("CI") != "true" {
+				t.Skipf("%v; on Debian: apt-get install memcached", err)
+			}
 			once := *c
 			if once.Ops == 0 {
 				once.Ops = 100
@@ -42,7 +50,7 @@ func TestEveryCaseRuns(t *testing.T) {
 
 func TestEveryCaseSaysWhatItIs(t *testing.T) {
 	names := make(map[string]bool)
-	for _, c := range cases.All(other) {
+	for _, c := range every() {
 		assert.NotContains(t, names, c.Name, "names are unique")
 		names[c.Name] = true
 		assert.NotContains(t, c.Name, " ")

@@ -60,4 +60,10 @@ net/http has to write and read HTTP, too.`,
 
 	GroupMessage: `The two layers above leases. What they are compared with is what one would write without plex, on connections
 that nobody heals: a loop for each connection, and a connection for each caller.`,
+
+	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside those that everybody uses, against servers
+in processes of their own. A client of miekg/dns or of gomemcache waits for a reply before it sends the next request over
+a connection, so each of its callers needs a connection. plex sends the requests of all callers over whichever of its eight
+connections is free. A Publish of nats.go puts the message into a buffer and returns; that of the example hands it to the
+operating system, or says that it could not.`,
 }

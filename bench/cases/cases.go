@@ -24,12 +24,14 @@ const (
 	GroupScale   = "Scaling"
 	GroupRequest = "Requests and replies"
 	GroupMessage = "Packages message and request"
+
+	GroupServices = "Clients of services"
 )
 
 // connections is how many connections a pool has in most cases.
 const connections = 8
 
-// All returns all cases. What they connect to is p, where it is not a server
+// All returns all cases but those of Services. What they connect to is p, where it is not a server
 // in this process.
 func All(p *peer.Process) []*harness.Case {
 	var all []*harness.Case

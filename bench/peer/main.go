@@ -76,6 +76,22 @@ func serveAll() error {
 	h.Addresses[key(HTTP, TCP)] = l.Addr().String()
 	go func() { _ = http.Serve(l, NewHandler()) }() // it ends with the process
 
+	overTCP, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	h.Addresses[key(DNS, TCP)] = overTCP.Addr().String()
+	go serveDNS(overTCP)
+	overTLS, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}})
+	if err != nil {
+		return err
+	}
+	h.Addresses[key(DNS, TLS)] = overTLS.Addr().String()
+	go serveDNS(overTLS)
+	if h.Addresses[key(NATS, TCP)], err = startNATS(); err != nil {
+		return err
+	}
+
 	line, err := json.Marshal(h)
 	if err != nil {
 		return err

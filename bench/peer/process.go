@@ -30,6 +30,8 @@ const (
 	Flood Service = "flood" // writes without end
 	Echo  Service = "echo"  // answers frames, see Frame
 	HTTP  Service = "http"  // answers requests, see NewHandler
+	DNS   Service = "dns"   // answers queries, see NewQuery; not over a Unix socket
+	NATS  Service = "nats"  // is nats-server; over TCP only
 
 	Messages64 Service = "messages-64" // writes messages without end, see MessageSizes
 	Messages1K Service = "messages-1k"

@@ -34,6 +34,7 @@ func main() {
 func run() error {
 	short := flag.Bool("short", false, "few rounds, to see whether all works; the figures are rough")
 	only := flag.String("only", "", "run only the cases whose name matches this regular `expression`, and write nothing unless -out says where")
+	services := flag.Bool("services", false, "also compare the clients of the examples with those that everybody uses; needs memcached")
 	list := flag.Bool("list", false, "list the cases, with what each compares and its target, and do nothing")
 	out := flag.String("out", "", "the `directory` to write to (default: docs at the top of the repository)")
 	flag.Parse()
@@ -55,7 +56,11 @@ func run() error {
 		return err
 	}
 	defer func() { _ = other.Close() }() // it has nothing to say
-	all := slices.DeleteFunc(cases.All(other), func(c *harness.Case) bool { return !expression.MatchString(c.Name) })
+	all := cases.All(other)
+	if *services || *list {
+		all = append(all, cases.Services(other)...)
+	}
+	all = slices.DeleteFunc(all, func(c *harness.Case) bool { return !expression.MatchString(c.Name) })
 	if len(all) == 0 {
 		return fmt.Errorf("-only: no case matches %q; -list shows their names", *only)
 	}

@@ -6,7 +6,6 @@ require (
 	github.com/miekg/dns v1.1.72
 	github.com/stretchr/testify v1.12.1
 	go.atomizer.io/plex v0.0.0
-	go.atomizer.io/plex/faulttest v0.0.0
 )
 
 require (
@@ -18,7 +17,4 @@ require (
 	golang.org/x/tools v0.40.0 // indirect
 )
 
-replace (
-	go.atomizer.io/plex => ../..
-	go.atomizer.io/plex/faulttest => ../../faulttest
-)
+replace go.atomizer.io/plex => ../..

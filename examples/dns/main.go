@@ -1,182 +1,103 @@
-// Command dns asks a DNS server thousands of questions over a few connections, TCP first and then TLS, while those
-// connections are broken and the server goes away and comes back; and then shows how fast that is without faults,
-// beside the client of miekg/dns.
-//
-// The server is in this process. Run it with
+// Command dns asks a DNS server thousands of questions over a few connections, which the server closes all the time, over
+// TCP first and then over TLS, and checks every answer. The server is in the same process.
 //
 //	go run .
 //
-// client.go is how a program uses plex for DNS.
+// Package resolver, beside it, is the client.
 package main
 
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	"log"
+	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"go.atomizer.io/plex"
-	"go.atomizer.io/plex/examples/internal/timeline"
+	"go.atomizer.io/plex/examples/dns/resolver"
+	"go.atomizer.io/plex/examples/internal/selfsigned"
 	"go.atomizer.io/plex/request"
 )
 
-const (
-	connections = 8
-	callers     = 64
-	pace        = 4 * time.Millisecond   // from a caller's answer to its next query
-	patience    = 2 * time.Second        // for an answer
-	lateOne     = 16                     // one query in so many is answered after those behind it
-	step        = 250 * time.Millisecond // from row to row
-	breaks      = 15                     // connections that are broken
-	breakEvery  = 100 * time.Millisecond
-	outage      = 2 * step
-	rounds      = 4
-	round       = 400 * time.Millisecond
-)
+const connections, callers, names = 4, 64, 200 // so many names for each caller
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "dns:", err)
-		os.Exit(1)
+	log.SetFlags(0)
+	log.SetPrefix("dns: ")
+	serverTLS, clientTLS, err := selfsigned.Configs()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d callers ask for %d addresses each over %d connections.\n", callers, names, connections)
+	if err := run("TCP", nil, new(net.Dialer)); err != nil {
+		log.Fatal("over TCP: ", err)
+	}
+	if err := run("TLS", serverTLS, &tls.Dialer{Config: clientTLS}); err != nil {
+		log.Fatal("over TLS: ", err)
 	}
 }
 
-// transport is TCP or TLS, and what came of it.
-type transport struct {
-	name   string
-	server *server
-	client *tls.Config // nil: TCP
-
-	load     *load
-	pool     plex.Stats
-	requests request.Stats
-	names    []string
-	rates    []float64
-}
-
-func run() error {
-	certificate, trust, err := newCertificate()
+func run(name string, serverTLS *tls.Config, dialer plex.ContextDialer) error {
+	server, err := startServer(serverTLS)
 	if err != nil {
 		return err
 	}
-	transports := []*transport{
-		{name: "TCP", server: new(server)},
-		{name: "TLS", server: &server{tls: &tls.Config{Certificates: []tls.Certificate{certificate}}}, client: trust},
-	}
-
-	fmt.Printf("%d callers query a DNS server over %d connections.\n", callers, connections)
-	fmt.Printf("One query in %d is answered %v late, the others at once.\n", lateOne, lateness)
-	for _, t := range transports {
-		if err := t.endure(); err != nil {
-			return fmt.Errorf("%s: %w", t.name, err)
-		}
-	}
-	summarize(transports)
-
-	fmt.Printf("\nWithout faults, %d rounds of %v each in turns.\n", rounds, round)
-	for _, t := range transports {
-		if err := t.race(); err != nil {
-			return fmt.Errorf("%s: %w", t.name, err)
-		}
-	}
-	compare(transports)
-
-	return nil
-}
-
-// endure has the callers query while everything breaks.
-func (t *transport) endure() (err error) {
-	t.load = &load{patience: patience, pace: pace, lateOne: lateOne}
-	t.server.heard = t.load.hear
-	if err := t.server.up(); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.server.down()) }()
-
-	client, err := NewClient(context.Background(), connect(t.server.address, t.client), connections)
+	limited, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	ctx, fail := context.WithCancelCause(limited)
+	defer fail(nil)
+	client, err := resolver.Dial(ctx, plex.DialContext(dialer, "tcp", server.Listener.Addr().String()), connections)
 	if err != nil {
 		return err
 	}
-	t.load.client = client
 
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		t.load.run(ctx, callers)
-	}()
-	fmt.Printf("\nDNS over %s, %s\n\n", t.name, t.server.address)
-	err = t.perform()
-	cancel()
-	<-done
-	t.pool, t.requests = client.mux.Stats(), client.requests.Stats()
-
-	return errors.Join(err, client.Close(), t.load.audit())
-}
-
-// perform does the damage, and draws what comes of it.
-func (t *transport) perform() error {
-	table := timeline.Start(os.Stdout, step, header, rows(t.load))
-	defer table.Stop()
-
-	time.Sleep(2 * step)
-	table.Note("one connection after the other is broken")
-	for i := range breaks {
-		t.server.breakOne(i%2 == 0)
-		time.Sleep(breakEvery)
+	var right, again atomic.Int64
+	var calling sync.WaitGroup
+	for caller := range uint32(callers) {
+		calling.Go(func() {
+			for n := caller * names; n < (caller+1)*names; n++ {
+				err := lookup(ctx, client, n)
+				for failed := new(request.Error); errors.As(err, &failed) && ctx.Err() == nil; {
+					again.Add(1) // the connection broke
+					err = lookup(ctx, client, n)
+				}
+				if err != nil {
+					fail(err) // a wrong answer, or the time is over
+					return
+				}
+				right.Add(1)
+			}
+		})
 	}
-	table.Note("no more")
-	time.Sleep(2 * step)
-	table.Note("the server goes down")
-	if err := t.server.down(); err != nil {
+	calling.Wait()
+	stats, _ := client.Stats()
+	if err := errors.Join(context.Cause(ctx), client.Close(), server.Shutdown()); err != nil {
 		return err
 	}
-	time.Sleep(outage)
-	table.Note("the server is back")
-	if err := t.server.up(); err != nil {
-		return err
-	}
-	time.Sleep(4 * step)
-
+	fmt.Printf("\nOver %s:\n%8d answers, each of them right\n", name, right.Load())
+	fmt.Printf("%8d queries made again, because their connection had broken\n", again.Load())
+	fmt.Printf("%8d connections lost, and %d healed\n", stats.Lost, stats.Healed)
 	return nil
 }
 
-const header = "open             lost  healed  answers  failed  late or\n" +
-	"                                         per s          unknown"
-
-// rows returns what draws the next row: what is, and what has been since the row before.
-func rows(l *load) func() string {
-	var before plex.Stats
-	var answered, failed int64
-	var strays uint64
-
-	return func() string {
-		now, requests := l.client.mux.Stats(), l.client.requests.Stats()
-		a, f, s := l.answered.Load(), l.failed(), requests.Late+requests.Unknown
-		row := fmt.Sprintf("%s %2d %7s %7s %8s %7s %8s", timeline.Bar(connections, now.Open, 0), now.Open,
-			timeline.NonZero(now.Lost-before.Lost), timeline.NonZero(now.Healed-before.Healed),
-			timeline.Count((a-answered)*int64(time.Second/step)), timeline.NonZero(f-failed), timeline.NonZero(s-strays))
-		before, answered, failed, strays = now, a, f, s
-
-		return row
-	}
-}
-
-// race measures the contenders.
-func (t *transport) race() (err error) {
-	t.server.heard = nil
-	if err := t.server.up(); err != nil {
+// lookup asks for the address of one name and checks the answer.
+func lookup(ctx context.Context, client *resolver.Client, n uint32) error {
+	reply, err := client.Exchange(ctx, new(dns.Msg).SetQuestion(fmt.Sprintf("n%d.plex.test.", n), dns.TypeA))
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.server.down()) }()
-
-	all := contenders(t.server.address, t.client, connections, callers)
-	for _, c := range all {
-		t.names = append(t.names, c.name)
+	want := net.IP(binary.BigEndian.AppendUint32(nil, n))
+	if len(reply.Answer) == 1 {
+		if a, ok := reply.Answer[0].(*dns.A); ok && a.A.Equal(want) {
+			return nil
+		}
 	}
-	t.rates, err = measure(all, rounds, round)
-
-	return err
+	return fmt.Errorf("asked for %v, got %v", want, reply.Answer)
 }

@@ -1,173 +1,86 @@
-// Command memcached sets, gets and deletes thousands of keys over a few connections, while those are broken and the
-// server goes away and comes back with nothing of what it knew; and then shows how fast that is without faults, beside
-// gomemcache.
-//
-// It starts the memcached that is installed; if there is none, it has a small server of its own. Run it with
-//
-//	go run .
-//
-// client.go and protocol.go are how a program uses plex for memcached.
+// Command memcached sets, reads and deletes thousands of keys over a few connections, and checks every value. It has a
+// small server of its own, whose connections break all the time, or talks to yours, as in "go run . 127.0.0.1:11211".
+// Package cache, beside it, is the client.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"go.atomizer.io/plex"
-	"go.atomizer.io/plex/examples/internal/timeline"
-	"go.atomizer.io/plex/faulttest/proxy"
+	"go.atomizer.io/plex/examples/memcached/cache"
+	"go.atomizer.io/plex/request"
 )
 
-const (
-	connections = 8
-	callers     = 64
-	pace        = 4 * time.Millisecond   // from a caller's reply to its next request
-	patience    = 2 * time.Second        // for a reply
-	step        = 250 * time.Millisecond // from row to row
-	breaks      = 20                     // connections that are broken
-	breakEvery  = 100 * time.Millisecond
-	outage      = 2 * step
-	rounds      = 4
-	round       = 500 * time.Millisecond
-)
+const connections, callers, keys = 4, 64, 200 // so many keys for each caller
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "memcached:", err)
-		os.Exit(1)
+	log.SetFlags(0)
+	if err := run(os.Args[1:]); err != nil {
+		log.Fatal("memcached: ", err)
 	}
 }
 
-func run() (err error) {
-	server, err := newBackend()
+func run(args []string) error {
+	server, err := startServer()
 	if err != nil {
 		return err
 	}
-	if err := server.up(); err != nil {
-		return err
+	if len(args) > 0 {
+		server = args[0] // another one
 	}
-	defer func() { err = errors.Join(err, server.down()) }()
-	fmt.Printf("The server is %v.\n", server)
-	fmt.Printf("%d callers set, get and delete over %d connections to %s.\n\n", callers, connections, server.addr())
-
-	if err := endure(server); err != nil {
-		return err
-	}
-
-	fmt.Printf("\nWithout faults and without the proxy, %d rounds of %v each in turns.\n", rounds, round)
-	all := contenders(server.addr(), connections, callers)
-	rates, err := measure(all, rounds, round)
+	limited, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	ctx, fail := context.WithCancelCause(limited)
+	defer fail(nil)
+	client, err := cache.Dial(ctx, server, connections)
 	if err != nil {
 		return err
 	}
-	compare(all, rates)
-
+	var right, givenUp atomic.Int64
+	var calling sync.WaitGroup
+	for caller := range callers {
+		calling.Go(func() {
+			for k := range keys {
+				err := use(ctx, client, fmt.Sprintf("plex:%d:%d", caller, k))
+				failed := new(request.Error)
+				switch {
+				case err == nil:
+					right.Add(1)
+				case errors.As(err, &failed) && ctx.Err() == nil:
+					givenUp.Add(1) // the connection broke, so nobody knows what value the key has now
+				default:
+					fail(err) // a wrong answer, or the time is over
+				}
+			}
+		})
+	}
+	calling.Wait()
+	stats, _ := client.Stats()
+	if err := errors.Join(context.Cause(ctx), client.Close()); err != nil || right.Load() == 0 {
+		return cmp.Or(err, errors.New("all keys were given up"))
+	}
+	fmt.Printf("%d callers used %d keys each over %d connections to %s.\n\n", callers, keys, connections, server)
+	fmt.Printf("%8d keys were set, read and deleted, and had the right value\n", right.Load())
+	fmt.Printf("%8d keys were given up, as the connection broke that a request was on\n", givenUp.Load())
+	fmt.Printf("%8d connections were lost, and %d healed\n", stats.Lost, stats.Healed)
 	return nil
 }
 
-// endure has the callers at work while everything breaks. The connections go through a proxy, because it can break them
-// one by one, which memcached does not.
-func endure(server backend) error {
-	way, err := proxy.New(proxy.Config{Backend: server.addr()})
-	if err != nil {
+// use sets a key, reads it and deletes it.
+func use(ctx context.Context, client *cache.Client, key string) error {
+	value := "the value of " + key
+	if err := client.Set(ctx, key, []byte(value), time.Hour); err != nil {
 		return err
 	}
-	defer way.Close()
-
-	client, err := NewClient(context.Background(), way.Addr(), connections)
-	if err != nil {
-		return err
+	if got, err := client.Get(ctx, key); err != nil || string(got) != value {
+		return cmp.Or(err, fmt.Errorf("%s is %q, want %q", key, got, value))
 	}
-	l := &load{client: client, patience: patience, pace: pace}
-
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		l.run(ctx, callers)
-	}()
-	err = perform(l, server, way)
-	cancel()
-	<-done
-	pool, requests := client.mux.Stats(), client.requests.Stats()
-	err = errors.Join(err, client.Close(), l.audit())
-	summarize(l, pool, requests)
-
-	return err
-}
-
-// perform does the damage, and draws what comes of it.
-func perform(l *load, server backend, way *proxy.Proxy) error {
-	table := timeline.Start(os.Stdout, step, header, rows(l))
-	defer table.Stop()
-
-	time.Sleep(2 * step)
-	table.Note("one connection after the other is broken")
-	for i := range breaks {
-		breakOne(way, i)
-		time.Sleep(breakEvery)
-	}
-	table.Note("no more")
-	time.Sleep(2 * step)
-	table.Note("the server goes down")
-	if err := l.restart(server, way, outage); err != nil {
-		return err
-	}
-	table.Note("the server is back")
-	time.Sleep(4 * step)
-
-	return nil
-}
-
-// breakOne breaks a connection, if there is one: with a reset, or as a server does that hangs up.
-func breakOne(way *proxy.Proxy, i int) {
-	conns := way.Conns()
-	if len(conns) == 0 {
-		return
-	}
-	if conn := conns[i%len(conns)]; i%2 == 0 {
-		conn.Reset()
-	} else {
-		conn.FIN()
-	}
-}
-
-// restart takes the server away for a while. Connects are refused meanwhile, as they would be without the proxy.
-func (l *load) restart(server backend, way *proxy.Proxy, outage time.Duration) error {
-	l.restarts.Add(1)
-	if err := server.down(); err != nil {
-		return err
-	}
-	l.restarts.Add(1)
-	way.Refuse()
-	way.ResetAll()
-	time.Sleep(outage)
-	if err := server.up(); err != nil {
-		return err
-	}
-
-	return way.Listen()
-}
-
-const header = "open             lost  healed  replies  failed  forgotten\n" +
-	"                                         per s"
-
-// rows returns what draws the next row: what is, and what has been since the row before.
-func rows(l *load) func() string {
-	var before plex.Stats
-	var answered, failed, forgotten int64
-
-	return func() string {
-		now := l.client.mux.Stats()
-		a, f, g := l.answered(), l.failed(), l.forgotten.Load()
-		row := fmt.Sprintf("%s %2d %7s %7s %8s %7s %10s", timeline.Bar(connections, now.Open, 0), now.Open,
-			timeline.NonZero(now.Lost-before.Lost), timeline.NonZero(now.Healed-before.Healed),
-			timeline.Count((a-answered)*int64(time.Second/step)), timeline.NonZero(f-failed), timeline.NonZero(g-forgotten))
-		before, answered, failed, forgotten = now, a, f, g
-
-		return row
-	}
+	return client.Delete(ctx, key)
 }

@@ -4,10 +4,8 @@ go 1.25.0
 
 require (
 	github.com/nats-io/nats-server/v2 v2.12.15
-	github.com/nats-io/nats.go v1.53.1
 	github.com/stretchr/testify v1.12.1
 	go.atomizer.io/plex v0.0.0
-	go.atomizer.io/plex/faulttest v0.0.0
 )
 
 require (
@@ -16,6 +14,7 @@ require (
 	github.com/klauspost/compress v1.19.2 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect
 	github.com/nats-io/jwt/v2 v2.8.2 // indirect
+	github.com/nats-io/nats.go v1.53.1 // indirect
 	github.com/nats-io/nkeys v0.4.16 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
@@ -24,7 +23,4 @@ require (
 	golang.org/x/time v0.15.0 // indirect
 )
 
-replace (
-	go.atomizer.io/plex => ../..
-	go.atomizer.io/plex/faulttest => ../../faulttest
-)
+replace go.atomizer.io/plex => ../..

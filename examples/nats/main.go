@@ -1,173 +1,91 @@
-// Command nats publishes tens of thousands of numbered messages over a few connections to a NATS server and receives
-// them again, while connections are broken and the server goes away and comes back; and then shows how fast that is
-// without faults, beside nats.go.
-//
-// The server is in the same process, so nothing has to be installed. Run it with
-//
-//	go run .
-//
-// client.go, connect.go and protocol.go are how a program uses plex for NATS.
+// Command nats publishes numbered messages over a few connections to a NATS server in the same process, and gets them back.
+// At first the server closes one connection after another, which may cost messages; later none may be missing.
+// Package bus, beside it, is the client.
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
+	"log"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"go.atomizer.io/plex"
-	"go.atomizer.io/plex/examples/internal/timeline"
+	"github.com/nats-io/nats-server/v2/server"
+	"go.atomizer.io/plex/examples/nats/bus"
 )
 
-const (
-	connections = 8
-	publishers  = 32
-	step        = 250 * time.Millisecond // from row to row
-	breaks      = 30                     // connections that are broken
-	breakEvery  = 80 * time.Millisecond
-	outage      = 2 * step
-	healing     = 10 * time.Second // at the most
-	rounds      = 3
-	round       = 400 * time.Millisecond
-)
+const connections, publishers, messages = 4, 32, 10_000
 
 func main() {
 	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "nats:", err)
-		os.Exit(1)
+		log.Fatal("nats: ", err)
 	}
 }
 
 func run() error {
-	server, err := newBroker()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
 	if err != nil {
 		return err
 	}
-	if err := server.up(); err != nil {
-		return err
-	}
-	defer server.down()
-	fmt.Printf("%d goroutines publish numbered messages over %d connections to nats-server on %s,\n",
-		publishers, connections, server.addr())
-	fmt.Printf("which delivers them over the same connections.\n\n")
-
-	if err := endure(server); err != nil {
-		return err
-	}
-
-	fmt.Printf("\nWithout faults, %d rounds of %v each in turns; never more than %d messages on their way.\n",
-		rounds, round, window)
-	all := contenders(server.addr(), connections, publishers)
-	rates, err := measure(all, rounds, round)
+	defer s.Shutdown()
+	s.Start()                // returns when the server listens
+	var came [2]atomic.Int64 // of the first half and of the second
+	var wrong atomic.Int64   // come twice, or never published
+	seen := make([]atomic.Bool, 2*messages)
+	client, err := bus.Dial(context.Background(), bus.Config{
+		Address: s.Addr().String(), Connections: connections, Subject: "plex.numbers", Handle: func(_ string, data []byte) {
+			if n, err := strconv.Atoi(string(data)); err == nil && !seen[n].Swap(true) {
+				came[n/messages].Add(1)
+			} else {
+				wrong.Add(1)
+			}
+		},
+	})
 	if err != nil {
 		return err
 	}
-	compare(all, rates)
+	defer client.Close()
 
+	failed := publish(client, 0, s)
+	await(func() bool { return client.Stats().Open == connections && s.NumClients() == connections })
+	fmt.Printf("%8d messages came while the server closed connections, of which %d are healed; %d could not be published\n",
+		came[0].Load(), client.Stats().Healed, failed)
+	publish(client, messages, nil)
+	await(func() bool { return came[1].Load() == messages })
+	fmt.Printf("%8d messages came while all was well\n", came[1].Load())
+	if came[1].Load() != messages || wrong.Load() > 0 {
+		return fmt.Errorf("want %d, and %d messages came twice or were wrong", messages, wrong.Load())
+	}
 	return nil
 }
 
-// endure publishes and receives while everything breaks.
-func endure(server *broker) error {
-	l, err := newLoad(server.addr(), connections)
-	if err != nil {
-		return err
+// publish publishes messages that are numbered from the first on, and returns how many of them failed. A server that it is
+// given closes connections meanwhile.
+func publish(client *bus.Client, first int, s *server.Server) int64 {
+	var failed atomic.Int64
+	var publishing sync.WaitGroup
+	for p := range publishers {
+		publishing.Go(func() {
+			for n := p; n < messages; n += publishers {
+				if s != nil && n%500 == 0 {
+					_ = s.DisconnectClientByID(uint64(n / 500)) // it numbers its connections, and may have closed this one
+				}
+				if err := client.Publish(context.Background(), "plex.numbers", strconv.AppendInt(nil, int64(first+n), 10)); err != nil {
+					failed.Add(1)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
 	}
-
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		l.run(ctx, publishers)
-	}()
-	err = perform(l, server)
-	cancel()
-	<-done
-	l.settle(step)
-	stats := l.client.mux.Stats()
-	err = errors.Join(err, l.client.Close())
-	result := l.totals()
-	summarize(result, stats, l.reported.Load())
-
-	return errors.Join(err, result.audit())
+	publishing.Wait()
+	return failed.Load()
 }
 
-// perform does the damage, and draws what comes of it.
-func perform(l *load, server *broker) error {
-	table := timeline.Start(os.Stdout, step, header, rows(l))
-	defer table.Stop()
-
-	if err := l.quiet(server, healing); err != nil {
-		return err
-	}
-	time.Sleep(3 * step)
-
-	table.Note("one connection after the other is broken, by the server and by its consumer in turns")
-	if err := l.damage(healing); err != nil {
-		return err
-	}
-	for i := range breaks {
-		if err := l.breakOne(server, i); err != nil {
-			return err
-		}
-		time.Sleep(breakEvery)
-	}
-	table.Note("no more")
-	if err := l.quiet(server, healing); err != nil {
-		return err
-	}
-	time.Sleep(3 * step)
-
-	table.Note("the server goes down")
-	if err := l.damage(healing); err != nil {
-		return err
-	}
-	server.down()
-	time.Sleep(outage)
-	if err := server.up(); err != nil {
-		return err
-	}
-	table.Note("the server is back")
-	if err := l.quiet(server, healing); err != nil {
-		return err
-	}
-	table.Note("all connections are back")
-	time.Sleep(3 * step)
-
-	return nil
-}
-
-// breakOne breaks a connection: the server closes one, or a consumer kills the one that it has.
-func (l *load) breakOne(server *broker, i int) error {
-	if i%2 == 0 {
-		return server.kick()
-	}
-	w, err := l.client.mux.Writer(context.Background(), time.Second)
-	if err != nil {
-		return err
-	}
-
-	return w.Kill()
-}
-
-const header = "open             lost  healed  published  received  failed\n" +
-	"                                           per s     per s"
-
-// rows returns what draws the next row: what is, and what has been since the row before.
-func rows(l *load) func() string {
-	var before plex.Stats
-	var then counts
-
-	return func() string {
-		stats, now := l.client.mux.Stats(), l.totals()
-		perSecond := func(n int) string { return timeline.Count(n * int(time.Second/step)) }
-		row := fmt.Sprintf("%s %2d %7s %7s %10s %9s %7s", timeline.Bar(connections, stats.Open, 0), stats.Open,
-			timeline.NonZero(stats.Lost-before.Lost), timeline.NonZero(stats.Healed-before.Healed),
-			perSecond(now.published-then.published), perSecond(now.received-then.received),
-			timeline.NonZero(now.notSent+now.maybeSent-then.notSent-then.maybeSent))
-		before, then = stats, now
-
-		return row
+// await waits until something is true, for half a minute at the most.
+func await(is func() bool) {
+	for begun := time.Now(); !is() && time.Since(begun) < 30*time.Second; {
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -2,125 +2,57 @@ package main
 
 import (
 	"bufio"
-	"errors"
+	"encoding/binary"
 	"io"
 	"net"
-	"slices"
-	"sync"
 )
 
-// server answers every request on the connection that it came over, with the request's id and its payload reversed.
-type server struct {
-	listener net.Listener
-	done     sync.WaitGroup
+// frame is one message on the wire, in both directions: an id, which the reply repeats, and a number, each with 8 bytes in
+// big endian. The id is what lets plex spread requests over connections: a reply says itself which request it answers.
+type frame struct{ id, number uint64 }
 
-	mu     sync.Mutex
-	counts []int // requests answered, by connection
-	err    error // the first failure
+func (f frame) bytes() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, f.id), f.number)
 }
 
-// startServer listens on a free port of the loopback interface.
-func startServer() (*server, error) {
+// readFrame reads one message, no more and no less. It returns io.EOF when r ends between two messages and
+// io.ErrUnexpectedEOF when it ends inside one.
+func readFrame(r io.Reader) (frame, error) {
+	var b [16]byte
+	_, err := io.ReadFull(r, b[:])
+	return frame{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}, err
+}
+
+// startServer starts a service on a free port of the loopback interface, until the program ends. It answers every request
+// on the connection that it came over, with the request's id and the square of its number.
+func startServer() (address string, err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-
-	s := &server{listener: listener}
-	s.done.Go(s.accept)
-
-	return s, nil
+	go func() {
+		for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
+			go serve(conn)
+		}
+	}()
+	return listener.Addr().String(), nil
 }
 
-func (s *server) addr() string { return s.listener.Addr().String() }
-
-// served gives the number of requests that each connection brought.
-func (s *server) served() []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-
-	return slices.Clone(s.counts)
-}
-
-// close stops accepting and waits for the connections, which end when the client closes them.
-func (s *server) close() error {
-	err := s.listener.Close()
-	s.done.Wait()
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-
-	return errors.Join(err, s.err)
-}
-
-func (s *server) accept() {
+func serve(conn net.Conn) {
+	defer conn.Close()
+	requests, replies := bufio.NewReader(conn), bufio.NewWriter(conn)
 	for {
-		conn, err := s.listener.Accept()
+		f, err := readFrame(requests)
 		if err != nil {
-			s.fail(err)
+			return // the client has closed the connection
+		}
+		f.number *= f.number
+		if _, err := replies.Write(f.bytes()); err != nil {
 			return
 		}
-
-		s.mu.Lock()
-		number := len(s.counts)
-		s.counts = append(s.counts, 0)
-		s.mu.Unlock()
-
-		s.done.Go(func() { s.serve(conn, number) })
-	}
-}
-
-func (s *server) serve(conn net.Conn, number int) {
-	requests, replies := bufio.NewReader(conn), bufio.NewWriter(conn)
-
-	var count int
-	var err error
-	for err == nil {
-		var id uint64
-		var payload []byte
-		if id, payload, err = readFrame(requests); err != nil {
-			break
-		}
-
-		if _, err = replies.Write(appendFrame(nil, id, reversed(payload))); err != nil {
-			break
-		}
-		count++
-
 		// Replies go out together while requests are waiting, and at once when none is.
-		if requests.Buffered() == 0 {
-			err = replies.Flush()
+		if requests.Buffered() == 0 && replies.Flush() != nil {
+			return
 		}
 	}
-	if err != io.EOF {
-		s.fail(err)
-	}
-
-	s.mu.Lock()
-	s.counts[number] = count
-	s.mu.Unlock()
-
-	if err := conn.Close(); err != nil {
-		s.fail(err)
-	}
-}
-
-// fail keeps the first failure. That the listener was closed is how the server ends.
-func (s *server) fail(err error) {
-	if errors.Is(err, net.ErrClosed) {
-		return
-	}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-	}
-}
-
-func reversed(p []byte) []byte {
-	out := slices.Clone(p)
-	slices.Reverse(out)
-
-	return out
 }

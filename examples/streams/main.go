@@ -1,7 +1,5 @@
-// Command streams sends a file through a channel and gets it back from another: in chunks, and byte by byte; and shows
-// what a sender is told when its peer dies in the middle.
-//
-// It is a client and a server in one process. Run it with
+// Command streams sends bytes through a channel and gets them back from another: in chunks, and one by one; and shows what
+// a sender is told when its peer dies in the middle.
 //
 //	go run ./examples/streams
 package main
@@ -17,7 +15,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -25,8 +22,8 @@ import (
 )
 
 const (
-	chunked  = 64 << 20 // bytes of the file that goes in chunks
-	single   = 4 << 20  // bytes of the file that goes byte by byte
+	chunked  = 64 << 20 // bytes that go in chunks
+	single   = 4 << 20  // bytes that go one by one
 	survived = 10 << 20 // bytes that the peer takes before it dies
 	patience = time.Minute
 )
@@ -41,11 +38,6 @@ func main() {
 func run() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "plex-streams-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	srv, err := startServer()
 	if err != nil {
 		return err
@@ -59,32 +51,29 @@ func run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, mux.Close()) }()
-	fmt.Printf("Files go to %s through one channel, and come back through another.\n\n", srv.addr())
+	fmt.Printf("Bytes go to %s through one channel, and come back through another.\n\n", srv.addr())
 
-	if err := there(ctx, mux, dir, "in chunks", chunked, sendChunks, recvChunks); err != nil {
+	if err := there(ctx, mux, "in chunks", chunked, sendChunks, recvChunks); err != nil {
 		return err
 	}
-	if err := there(ctx, mux, dir, "byte by byte", single, sendBytes, recvBytes); err != nil {
+	if err := there(ctx, mux, "byte by byte", single, sendBytes, recvBytes); err != nil {
 		return err
 	}
-
-	return dies(ctx, mux, srv, dir)
+	return dies(ctx, mux, srv)
 }
 
-// there sends a file there and back again.
-func there(ctx context.Context, mux *plex.Multiplexer, dir, how string, size int64,
+// random is so many random bytes.
+func random(size int64) io.Reader {
+	var seed [32]byte
+	_, _ = crand.Read(seed[:]) // it never fails
+	return io.LimitReader(rand.NewChaCha8(seed), size)
+}
+
+// there sends bytes there and back again.
+func there(ctx context.Context, mux *plex.Multiplexer, how string, size int64,
 	send func(context.Context, plex.Writer, io.Reader) error,
 	recv func(context.Context, plex.Reader, int64, io.Writer) error,
 ) error {
-	path, want, err := generate(dir, how, size)
-	if err != nil {
-		return err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
 	w, err := mux.Writer(ctx, 0)
 	if err != nil {
 		return err
@@ -95,44 +84,27 @@ func there(ctx context.Context, mux *plex.Multiplexer, dir, how string, size int
 	}
 
 	began := time.Now()
+	want, got := sha256.New(), sha256.New()
 	sent := make(chan error, 1)
 	go func() {
-		err := send(ctx, w, file)
+		err := send(ctx, w, io.TeeReader(random(size), want))
 		sent <- errors.Join(err, w.Close()) // which returns when all is written, or says how much is not
 	}()
-	got := sha256.New()
 	err = recv(ctx, r, size, got)
 	if err = errors.Join(err, <-sent, r.Close()); err != nil {
 		return fmt.Errorf("%s: %w", how, err)
 	}
 	took := time.Since(began)
-
-	if !bytes.Equal(got.Sum(nil), want) {
-		return fmt.Errorf("%s: the file has come back with the checksum %x, not %x", how, got.Sum(nil), want)
+	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+		return fmt.Errorf("%s: the checksum was %x, and is now %x", how, want.Sum(nil), got.Sum(nil))
 	}
 	fmt.Printf("  %-14s%11s bytes there and back, %6.1f MB/s each way, checksum %x…: the same\n",
-		how, timeline.Count(size), float64(size)/1e6/took.Seconds(), want[:8])
-
+		how, timeline.Count(size), float64(size)/1e6/took.Seconds(), got.Sum(nil)[:8])
 	return nil
 }
 
-// generate writes a file of random bytes, and returns its checksum.
-func generate(dir, name string, size int64) (path string, sum []byte, err error) {
-	path = filepath.Join(dir, name)
-	file, err := os.Create(path)
-	if err != nil {
-		return "", nil, err
-	}
-	var seed [32]byte
-	_, _ = crand.Read(seed[:]) // it never fails
-	hash, out := sha256.New(), bufio.NewWriter(file)
-	_, err = io.CopyN(io.MultiWriter(hash, out), rand.NewChaCha8(seed), size)
-
-	return path, hash.Sum(nil), errors.Join(err, out.Flush(), file.Close())
-}
-
 // sendChunks sends what it reads in chunks. A chunk belongs to the stream once it is sent, so each is a new one.
-func sendChunks(ctx context.Context, w plex.Writer, file io.Reader) error {
+func sendChunks(ctx context.Context, w plex.Writer, from io.Reader) error {
 	chunks, err := w.SendChunks(ctx, 0)
 	if err != nil {
 		return err
@@ -140,7 +112,7 @@ func sendChunks(ctx context.Context, w plex.Writer, file io.Reader) error {
 	defer close(chunks)
 	for {
 		chunk := make([]byte, 64<<10)
-		n, err := file.Read(chunk)
+		n, err := from.Read(chunk)
 		if n > 0 {
 			select {
 			case chunks <- chunk[:n]:
@@ -171,18 +143,17 @@ func recvChunks(ctx context.Context, r plex.Reader, size int64, to io.Writer) er
 			return nil
 		}
 	}
-
 	return errors.Join(fmt.Errorf("%d bytes are missing", size), r.Err())
 }
 
 // sendBytes sends what it reads byte by byte.
-func sendBytes(ctx context.Context, w plex.Writer, file io.Reader) error {
+func sendBytes(ctx context.Context, w plex.Writer, from io.Reader) error {
 	channel, err := w.Send(ctx, 4<<10)
 	if err != nil {
 		return err
 	}
 	defer close(channel)
-	in := bufio.NewReader(file)
+	in := bufio.NewReader(from)
 	for {
 		b, err := in.ReadByte()
 		switch {
@@ -210,29 +181,17 @@ func recvBytes(ctx context.Context, r plex.Reader, size int64, to io.Writer) err
 			return out.Flush()
 		}
 	}
-
 	return errors.Join(fmt.Errorf("%d bytes are missing", size), r.Err())
 }
 
-// dies sends a file to a peer that takes part of it and dies.
-func dies(ctx context.Context, mux *plex.Multiplexer, srv *server, dir string) error {
-	path, _, err := generate(dir, "in vain", chunked)
-	if err != nil {
-		return err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-
+// dies sends bytes to a peer that takes part of them and dies.
+func dies(ctx context.Context, mux *plex.Multiplexer, srv *server) error {
 	// Another connection is needed, one that dies.
 	srv.dieAfter(survived)
 	w, err := mux.Writer(ctx, 0)
 	if err != nil {
 		return err
 	}
-	before := w.Conn()
 	if err := w.Kill(); err != nil {
 		return err
 	}
@@ -241,38 +200,34 @@ func dies(ctx context.Context, mux *plex.Multiplexer, srv *server, dir string) e
 		return err
 	}
 
-	err = sendChunks(ctx, w, file)
-	why := w.Err()                             // the connection's error, or an *UnsentError with it
-	rest, seekErr := io.Copy(io.Discard, file) // what the sender has not even tried
-	closed := w.Close()                        // nil if all that the channel had taken was written before it died
-	var unsent plex.UnsentError
+	data := random(chunked)
+	err = sendChunks(ctx, w, data)
+	why := w.Err()                        // the connection's error, or an *UnsentError with it
+	rest, _ := io.Copy(io.Discard, data)  // what the sender has not even tried
+	closed, unsent := w.Close(), int64(0) // nil if all that the channel had taken was written before it died
 	if counted := new(plex.UnsentError); errors.As(closed, &counted) {
-		unsent = *counted
-	} else if closed != nil {
-		err = errors.Join(err, closed)
+		closed, unsent = nil, counted.Unsent
 	}
-	if err = errors.Join(err, seekErr); err != nil {
+	if err = errors.Join(err, closed); err != nil {
 		return err
 	}
-	if why == nil || w.Conn() == before {
+	if why == nil {
 		return errors.New("a stream to a peer that has died ended as if all were well")
 	}
 	if soFar := new(plex.UnsentError); errors.As(why, &soFar) {
 		why = soFar.Err
 	}
-	written := chunked - rest - unsent.Unsent
-
+	written := chunked - rest - unsent
 	fmt.Printf("\nA peer that takes %s of %s bytes, and dies:\n",
 		timeline.Count(int64(survived)), timeline.Count(int64(chunked)))
 	fmt.Printf("  written      %11s bytes: the system has taken them, and whoever has got them can only say so himself\n",
 		timeline.Count(written))
 	fmt.Printf("  unsent       %11s bytes: the channel had taken them, and they were not written\n",
-		timeline.Count(unsent.Unsent))
+		timeline.Count(unsent))
 	fmt.Printf("  not tried    %11s bytes: Done had told the sender to stop\n", timeline.Count(rest))
 	fmt.Printf("Why, by the lease's Err:\n%s\n", timeline.Wrap(why.Error(), "  ", 100))
 	if written < survived {
 		return fmt.Errorf("%d bytes were written, and the peer has got %d", written, int64(survived))
 	}
-
 	return nil
 }

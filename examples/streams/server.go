@@ -23,7 +23,6 @@ func startServer() (*server, error) {
 	}
 	s := &server{listener: listener}
 	s.serving.Go(s.accept)
-
 	return s, nil
 }
 
@@ -40,7 +39,6 @@ func (s *server) dieAfter(bytes int64) {
 func (s *server) close() error {
 	err := s.listener.Close()
 	s.serving.Wait()
-
 	return err
 }
 

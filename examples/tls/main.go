@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/examples/internal/selfsigned"
 	"go.atomizer.io/plex/examples/internal/timeline"
 	"go.atomizer.io/plex/message"
 )
@@ -39,18 +40,18 @@ func main() {
 func run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	certificate, err := newCertificate()
+	serverTLS, clientTLS, err := selfsigned.Configs()
 	if err != nil {
 		return err
 	}
-	srv, err := startServer(certificate)
+	srv, err := startServer(serverTLS)
 	if err != nil {
 		return err
 	}
 
 	// A tls.Dialer has made the handshake, and checked the certificate, when it returns. plex counts a connection as open
 	// after that, so no caller waits for a handshake, and none can break it off halfway.
-	dialer := &tls.Dialer{Config: trusts(certificate)}
+	dialer := &tls.Dialer{Config: clientTLS}
 	mux, err := plex.New(ctx,
 		plex.WithConnector(plex.DialContext(dialer, "tcp", srv.addr())),
 		plex.WithMinConnections(connections),

@@ -18,13 +18,13 @@ type server struct {
 }
 
 // startServer listens on a free port of the loopback interface.
-func startServer(certificate tls.Certificate) (*server, error) {
+func startServer(config *tls.Config) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	s := &server{
-		listener: tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}}),
+		listener: tls.NewListener(listener, config),
 		conns:    make(map[*tls.Conn]struct{}), spoken: make(map[string]int),
 	}
 	s.serving.Go(s.accept)
