@@ -311,7 +311,7 @@ var paceDefects = []defect{
 	{
 		name:  "kill-told-as-a-loss",
 		what:  "the pace is told of a kill as of a loss by the service",
-		edits: []edit{in("conn.leftLocked", replace("y == whyLost && !consumersDoing(c.failure())", "y == whyLost || y == whyKilled"))},
+		edits: []edit{in("conn.leftLocked", replace("y == whyLost && !c.wasUseful() && !consumersDoing(c.failure())", "y == whyLost || y == whyKilled"))},
 		tests: []suite{root("TestAKillIsNoFailureOfTheService")},
 	},
 	{
