@@ -130,8 +130,8 @@ func (c *conn) closed() {
 // It says goodbye and reads what the peer still sends, until the peer ends its side or has taken
 // everything, for the linger at most. What has arrived is kept for whoever asks for it.
 func (c *conn) readOut() {
-	h, m, more := &c.r, c.m, false
-	until := c.leftAt.Add(m.cfg.linger.Get())
+	h, more := &c.r, false
+	until := c.leftAt.Add(c.m.cfg.linger.Get())
 	c.whileHeld(func() arrival {
 		c.sayGoodbye()
 		err := h.readUntilTaken(until, remainsLimit)
@@ -146,14 +146,6 @@ func (c *conn) readOut() {
 		return c.afterLook(fromRead)
 	})
 	if more {
-		m.tasks.start(func() {
-			timer := time.NewTimer(time.Until(until))
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-				c.endRetirement()
-			case <-m.tasks.closing:
-			}
-		})
+		c.endRetirementAfter(time.Until(until))
 	}
 }

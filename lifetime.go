@@ -127,7 +127,7 @@ func (c *conn) retirePinned() bool {
 	pinned, left, grace := c.leavePinned()
 	if left {
 		c.w.retire()
-		c.m.tasks.start(func() { c.endGrace(grace) })
+		c.endRetirementAfter(grace)
 	}
 	return pinned
 }
@@ -152,15 +152,18 @@ func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 	return true, c.leaveLocked(whyExpired), grace
 }
 
-// endGrace waits until the pins of a connection that leaves do not count any more.
-func (c *conn) endGrace(grace time.Duration) {
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		c.endRetirement()
-	case <-c.m.tasks.closing:
-	}
+// endRetirementAfter has the retirement of a connection that leaves go on after a time, when its pins do
+// not count any more or its linger is over.
+func (c *conn) endRetirementAfter(d time.Duration) {
+	c.m.tasks.start(func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			c.endRetirement()
+		case <-c.m.tasks.closing:
+		}
+	})
 }
 
 // retireHeld retires a connection that is due, with both halves held, if it can still be spared. Where

@@ -4,8 +4,6 @@ package plex
 // their order never matters. Nothing here opens, closes or starts anything.
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"reflect"
@@ -146,16 +144,10 @@ func WithLogger(logger *slog.Logger) Option {
 // that is wrong, so that one run is enough to mend it.
 func configure(opts []Option) (*config, error) {
 	c := &config{}
-	var errs []error
-	for i, opt := range opts {
-		if opt == nil {
-			errs = append(errs, fmt.Errorf("plex: New: option %d of %d is nil; leave it out or give an option", i+1, len(opts)))
-			continue
-		}
-		opt(c)
-	}
-	if errs = append(errs, c.validate()...); len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	problems := option.Apply("plex", c, opts)
+	c.validate(problems)
+	if err := problems.Err(); err != nil {
+		return nil, err
 	}
 
 	given := len(c.connections)
@@ -170,11 +162,9 @@ func configure(opts []Option) (*config, error) {
 	return c, nil
 }
 
-// validate returns all that is wrong with the values and their combination.
-func (c *config) validate() (errs []error) {
-	wrong := func(option, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("plex: %s: %w", option, fmt.Errorf(format, args...)))
-	}
+// validate finds all that is wrong with the values and their combination.
+func (c *config) validate(problems *option.Problems) {
+	wrong := problems.Add
 
 	given := len(c.connections)
 	seen := make(map[any]int, given)
@@ -229,22 +219,13 @@ func (c *config) validate() (errs []error) {
 		}
 	}
 
-	for _, d := range []struct {
-		option string
-		value  option.Value[time.Duration]
-	}{
-		{"WithAutoScaling", c.autoScaling},
-		{"WithIdleTimeout", c.idleTimeout},
-		{"WithMaxLifetime", c.maxLifetime},
-		{"WithConnectTimeout", c.connectTimeout},
-		{"WithLeakDetection", c.leakThreshold},
-		{"WithLinger", c.linger},
-		{"WithRetireGrace", c.retireGrace},
-	} {
-		if d.value.Given() && d.value.Get() <= 0 {
-			wrong(d.option, "the duration is %v; it must be above zero", d.value.Get())
-		}
-	}
+	problems.Positive("WithAutoScaling", c.autoScaling)
+	problems.Positive("WithIdleTimeout", c.idleTimeout)
+	problems.Positive("WithMaxLifetime", c.maxLifetime)
+	problems.Positive("WithConnectTimeout", c.connectTimeout)
+	problems.Positive("WithLeakDetection", c.leakThreshold)
+	problems.Positive("WithLinger", c.linger)
+	problems.Positive("WithRetireGrace", c.retireGrace)
 	if c.maxLifetime.Given() {
 		needsConnector("WithMaxLifetime")
 	}
@@ -261,7 +242,6 @@ func (c *config) validate() (errs []error) {
 	if c.loggerSet && c.logger == nil {
 		wrong("WithLogger", "the logger is nil; leave the option out for silence")
 	}
-	return errs
 }
 
 // identity returns nc as a map key. A connection of a type that cannot be

@@ -50,8 +50,8 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 		return nil, err
 	}
 	var forMessages []message.Option
-	if cfg.maxSize.set {
-		forMessages = append(forMessages, message.WithMaxSize(cfg.maxSize.value))
+	if cfg.maxSize.Given() {
+		forMessages = append(forMessages, message.WithMaxSize(cfg.maxSize.Get()))
 	}
 	messages, err := message.New(m, p.Split, forMessages...)
 	if err == nil {
@@ -70,7 +70,7 @@ func start[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], cfg *config, message
 	c.calls.New = func() any { return &call[R]{done: make(chan signal, 2)} }
 	c.sendings.New = func() any { return newSending(c.ctx, &c.table) }
 	c.table.init(cfg, c.lost)
-	for range cfg.receivers.value {
+	for range cfg.receivers.Get() {
 		c.wg.Go(c.receive)
 	}
 	return c

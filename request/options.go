@@ -3,11 +3,10 @@ package request
 // Options write into a config, and validate checks them together, so their order never matters.
 
 import (
-	"errors"
-	"fmt"
 	"math"
 	"time"
 
+	"go.atomizer.io/plex/internal/option"
 	"go.atomizer.io/plex/message"
 )
 
@@ -29,22 +28,13 @@ type Option func(*config)
 // config is what the options say.
 type config struct {
 	ids            uint64
-	inFlight       setting[int]
-	receivers      setting[int]
-	maxSize        setting[int]
-	acquireTimeout setting[time.Duration]
+	inFlight       option.Value[int]
+	receivers      option.Value[int]
+	maxSize        option.Value[int]
+	acquireTimeout option.Value[time.Duration]
 	unsolicited    func(message.Message)
 	hookSet        bool
 }
-
-// setting is a value that an option may have given. Without set it is meaningless, so that a bad
-// value differs from none.
-type setting[T any] struct {
-	value T
-	set   bool
-}
-
-func (s *setting[T]) give(v T) { s.value, s.set = v, true }
 
 // WithIDs sets which identifiers the protocol has room for: 0 to max. The default is all of 64
 // bits; DNS has 1<<16-1.
@@ -63,25 +53,25 @@ func WithIDs(max uint64) Option {
 // until one of the requests in flight ends or their own context does. Without this option only
 // WithIDs sets a bound.
 func WithInFlight(n int) Option {
-	return func(c *config) { c.inFlight.give(n) }
+	return func(c *config) { c.inFlight.Give(n) }
 }
 
 // WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
 // only its context does.
 func WithAcquireTimeout(d time.Duration) Option {
-	return func(c *config) { c.acquireTimeout.give(d) }
+	return func(c *config) { c.acquireTimeout.Give(d) }
 }
 
 // WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
 // callers. The default is 4. They serve any number of connections.
 func WithReceivers(n int) Option {
-	return func(c *config) { c.receivers.give(n) }
+	return func(c *config) { c.receivers.Give(n) }
 }
 
 // WithMaxSize bounds the size of a message from the server, in bytes. A connection that brings a
 // longer one is killed. The default is that of package message, 1 MiB.
 func WithMaxSize(bytes int) Option {
-	return func(c *config) { c.maxSize.give(bytes) }
+	return func(c *config) { c.maxSize.Give(bytes) }
 }
 
 // WithUnsolicited sets a function for messages that are no replies (see ErrNotReply). The function
@@ -97,41 +87,29 @@ func WithUnsolicited(hook func(message.Message)) Option {
 // wrong, so that one run is enough to find it all.
 func configure(options []Option) (*config, error) {
 	c := &config{ids: math.MaxUint64}
-	c.receivers.give(defaultReceivers)
-	var errs []error
-	for i, option := range options {
-		if option == nil {
-			errs = append(errs, fmt.Errorf("request: New: option %d of %d is nil; leave it out or give an option",
-				i+1, len(options)))
-			continue
-		}
-		option(c)
-	}
-	return c, errors.Join(append(errs, c.validate()...)...)
+	c.receivers.Give(defaultReceivers)
+	problems := option.Apply("request", c, options)
+	c.validate(problems)
+	return c, problems.Err()
 }
 
-// validate returns everything that is wrong with the values.
-func (c *config) validate() (errs []error) {
-	wrong := func(option, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("request: %s: %s", option, fmt.Sprintf(format, args...)))
+// validate finds everything that is wrong with the values.
+func (c *config) validate(problems *option.Problems) {
+	wrong := problems.Add
+	if n := c.inFlight; n.Given() && n.Get() < 1 {
+		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
 	}
-	if n := c.inFlight; n.set && n.value < 1 {
-		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.value)
-	}
-	switch n := c.receivers.value; {
+	switch n := c.receivers.Get(); {
 	case n < 1:
 		wrong("WithReceivers", "the number is %d; it must be at least 1", n)
 	case n > maxReceivers:
 		wrong("WithReceivers", "the number is %d; it must be at most %d, and a few are enough", n, maxReceivers)
 	}
-	if n := c.maxSize; n.set && n.value < 1 {
-		wrong("WithMaxSize", "the size is %d bytes; it must be at least 1", n.value)
+	if n := c.maxSize; n.Given() && n.Get() < 1 {
+		wrong("WithMaxSize", "the size is %d bytes; it must be at least 1", n.Get())
 	}
-	if d := c.acquireTimeout; d.set && d.value <= 0 {
-		wrong("WithAcquireTimeout", "the duration is %v; it must be above zero", d.value)
-	}
+	problems.Positive("WithAcquireTimeout", c.acquireTimeout)
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}
-	return errs
 }

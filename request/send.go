@@ -85,7 +85,7 @@ func (c *Client[Q, R]) abort(call *call[R], s *sending[R]) {
 
 // sendFrame leases a writer and writes the frame.
 func (c *Client[Q, R]) sendFrame(call *call[R], s *sending[R]) (n int, err error) {
-	if s.writer, err = c.mux.Writer(&s.either, c.cfg.acquireTimeout.value); err != nil {
+	if s.writer, err = c.mux.Writer(&s.either, c.cfg.acquireTimeout.Get()); err != nil {
 		return 0, err
 	}
 	if s.registered = c.table.register(call, s.writer); s.registered {

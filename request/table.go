@@ -33,7 +33,7 @@ type table[R any] struct {
 }
 
 func (t *table[R]) init(cfg *config, ended func(*link[R], error)) {
-	t.ids.max, t.limit, t.ended = cfg.ids, cfg.inFlight.value, ended
+	t.ids.max, t.limit, t.ended = cfg.ids, cfg.inFlight.Get(), ended
 	t.calls, t.links = make(map[uint64]*call[R]), make(map[plex.Conn]*link[R])
 	t.rest.mark.state = resting
 	t.news = make(chan struct{}, 1)
