@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"go.atomizer.io/plex/internal/clock"
-	"go.atomizer.io/plex/internal/sock"
 )
 
 const (
@@ -197,10 +196,7 @@ func (h *half) lookFailed(err error) {
 	switch h.verdict(err) {
 	case passing:
 	case sawEOF:
-		if c.failure() == nil && c.wasReset() {
-			c.fail(sock.ErrReset)
-		}
-		if c.failure() == nil {
+		if c.resetBehindEOF() == nil {
 			c.peerEnded(errPeerClosed)
 		}
 	default:
