@@ -30,6 +30,7 @@ func (c *conn) end() { c.m.tasks.startForeign(transportTask, c.closeTransport) }
 
 func (c *conn) closeTransport() {
 	defer c.closed() // also if the transport panics or ends the goroutine
+	defer c.shut()
 	c.member.Remove()
 	switch endingOf(c.failure(), c.peer.reached(peerRead), c.socket.Unsent()) {
 	case endsLingering:
@@ -38,7 +39,6 @@ func (c *conn) closeTransport() {
 		c.sayGoodbye()
 		_ = c.r.readUntilTaken(time.Now().Add(c.m.cfg.linger.Get()), 0) // what comes is nobody's any more
 	}
-	c.shut()
 }
 
 // shut closes the transport, once.
@@ -97,9 +97,9 @@ func (c *conn) sayGoodbye() {
 	if c.wasReset() || c.saidBye.Swap(true) {
 		return
 	}
-	_ = caller.Guard("the transport's CloseWrite", func() error { return sock.CloseWrite(c.nc) })
+	_ = caller.Apart("the transport's CloseWrite", func() error { return sock.CloseWrite(c.nc) })
 	if tc, ok := c.nc.(*tls.Conn); ok { // whose CloseWrite leaves the connection beneath open
-		_ = caller.Guard("the transport's CloseWrite", func() error { return sock.CloseWrite(tc.NetConn()) })
+		_ = caller.Apart("the transport's CloseWrite", func() error { return sock.CloseWrite(tc.NetConn()) })
 	}
 }
 

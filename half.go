@@ -333,13 +333,18 @@ func (h *half) end(id word) error {
 	err := h.finishSending(id)
 	h.evict()
 	h.takeBack()
-	if h.readAhead() { // the peer's end: nobody gets ErrNoConnections before the half is back
+	ended := false
+	defer func() { // also if the transport ends the goroutine in readAhead
+		h.keepCause(id)
+		h.clear()
+		h.arrive(fromLease)
+		if ended {
+			h.conn.m.endLook()
+		}
+	}()
+	if ended = h.readAhead(); ended { // the peer's end: nobody gets ErrNoConnections before the half is back
 		h.conn.m.beginLook()
-		defer h.conn.m.endLook()
 	}
-	h.keepCause(id)
-	h.clear()
-	h.arrive(fromLease)
 	return err
 }
 

@@ -27,22 +27,23 @@ type gatherer struct {
 	wrote  bool   // a write has been made since the caller last looked
 	err    error  // why nothing can be written any more
 	unsent int64  // bytes that were not written because of err
+	inHand int64  // bytes of a piece that is in none of these, while another is written
 }
 
 func (g *gatherer) flush() {
-	if len(g.buf) > 0 {
-		g.write(g.buf)
-		g.buf = g.buf[:0]
+	if p := g.buf; len(p) > 0 {
+		g.buf = p[:0]
+		g.write(p)
 	}
 }
 
 func (g *gatherer) write(p []byte) {
 	n := 0
+	defer func() { g.unsent += int64(len(p) - n) }() // also if the transport ends the goroutine
 	if g.err == nil {
-		n, g.err = g.h.write(p)
 		g.wrote = true
+		n, g.err = g.h.write(p)
 	}
-	g.unsent += int64(len(p) - n)
 }
 
 // pieces is a gatherer of bytes or of chunks.
@@ -92,7 +93,9 @@ func (g *chunkGatherer) add(p []byte) {
 	case len(g.buf)+len(p) <= cap(g.buf):
 		g.buf = append(g.buf, p...)
 	default:
+		g.inHand = int64(len(p))
 		g.flush()
+		g.inHand = 0
 		if len(p) >= cap(g.buf) {
 			g.write(p)
 		} else {
@@ -139,7 +142,7 @@ func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) {
 	defer func() {
 		if !returned { // the transport has ended the goroutine
 			g.err = s.h.conn.failure()
-			g.unsent += int64(len(g.buf))
+			g.unsent += int64(len(g.buf)) + g.inHand
 		}
 		afterWriting(s, ch, g, p, open)
 	}()
