@@ -57,8 +57,10 @@ func (s *lane) drawQuirks(p *setup, number uint32) (q *quirks) {
 		q.after = 20 + rng.Int64N(50)
 		q.exits = rng.IntN(2) == 0
 		switch {
-		case q.method == writeMethod && q.tls:
-			q.method = readMethod // of several records nobody would know which have gone
+		case q.tls && (q.method == writeMethod || q.method == deadlineMethod):
+			// Of several records nobody would know which have gone; and crypto/tls, whose Close sets a deadline, would leave
+			// the connection open.
+			q.method = readMethod
 		case q.method == deadlineMethod:
 			q.exits = false // it may be set in the goroutine of someone else, who cannot be ended
 		case q.method >= closeMethod:
