@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"go.atomizer.io/plex/internal/clock"
-	"go.atomizer.io/plex/internal/sock"
 )
 
 const (
@@ -112,6 +111,22 @@ func (h *half) fetch(until time.Time, limit int) error {
 	}
 }
 
+// readParked reads for as long as it takes for something to arrive.
+func (h *half) readParked(buf []byte) error {
+	for range emptyReads {
+		n, err := h.conn.readOnce(buf)
+		if n > 0 || err == nil && h.conn.kind.Datagram() {
+			h.back = append(h.back, append([]byte{}, buf[:n]...))
+			h.noteLeft()
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errEmptyReads
+}
+
 // errMoreToRead says that a limit has ended the reading.
 var errMoreToRead = errors.New("plex: there is more to read")
 
@@ -196,11 +211,10 @@ func (h *half) lookFailed(err error) {
 	c.noteLastWords()
 	switch h.verdict(err) {
 	case passing:
+		h.refusal = err // the kernel tells it once, so a lease has to be told
+		h.noteLeft()
 	case sawEOF:
-		if c.failure() == nil && c.wasReset() {
-			c.fail(sock.ErrReset)
-		}
-		if c.failure() == nil {
+		if c.resetBehindEOF() == nil {
 			c.peerEnded(errPeerClosed)
 		}
 	default:

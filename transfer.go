@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"go.atomizer.io/plex/internal/caller"
 	"go.atomizer.io/plex/internal/sock"
@@ -24,6 +25,9 @@ func (h *half) read(p []byte) (n int, err error) {
 	if len(h.back) > 0 {
 		c.delivers()
 		return h.readBack(p), nil
+	}
+	if h.refusal != nil {
+		return 0, h.takeRefusal()
 	}
 	if c.peer.reached(peerRead) {
 		c.peer.turn(peerTold)
@@ -159,12 +163,7 @@ func (h *half) failedOperation(err error) error {
 		}
 		return h.told(err)
 	case sawEOF:
-		// The kernel tells a reset to one half only, and the other one of a clean EOF. So an EOF is
-		// believed only of a connection that has not failed.
-		if c.failure() == nil && c.wasReset() {
-			c.fail(sock.ErrReset)
-		}
-		if cause := c.failure(); cause != nil {
+		if cause := c.resetBehindEOF(); cause != nil {
 			return cause
 		}
 		c.peerEnded(io.EOF)
@@ -185,6 +184,32 @@ func (h *half) failedOperation(err error) error {
 		return h.told(c.failure())
 	}
 }
+
+// resetBehindEOF returns why the connection has failed, if it has. The kernel tells a reset to one half
+// only, and the other one of a clean EOF. So an EOF is believed only of a connection that has not
+// failed. Where there is no socket to ask, a Write that is under way may be about to tell of the reset,
+// and is given a moment for it.
+func (c *conn) resetBehindEOF() error {
+	if c.failure() == nil && c.wasReset() {
+		c.fail(sock.ErrReset)
+	}
+	if !c.socket.Exists() {
+		for range eofSteps {
+			if c.failure() != nil || !c.w.word().is(leaseBusy) {
+				break
+			}
+			time.Sleep(eofStep)
+		}
+	}
+	return c.failure()
+}
+
+// The moment is short, because an EOF during a long Write is mostly just that. It is made of steps,
+// because a process that was stopped has not given the Write the chance to return.
+const (
+	eofSteps = 20
+	eofStep  = time.Millisecond
+)
 
 func (h *half) verdict(err error) verdict {
 	return judge(err, h.operation())
