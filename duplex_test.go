@@ -358,6 +358,7 @@ func TestTextprotoOverADuplex(t *testing.T) {
 			_, _ = fmt.Fprintf(peers[0], "250 you said %s\r\n", in.Text())
 		}
 	}()
+	require.NoError(t, noop(t.Context(), m), "as the guide says")
 	for i := range 10 {
 		c := textproto.NewConn(duplexOf(t, m, time.Second))
 		id, err := c.Cmd("NOOP %d", i)
