@@ -418,42 +418,6 @@ func TestWithoutAMaximalLifetimeNothingExpires(t *testing.T) {
 	})
 }
 
-func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
-	for _, how := range []string{"Close", "Shutdown"} {
-		t.Run(how, func(t *testing.T) {
-			bubble(t, func(t *testing.T, l *ledger) {
-				c := newConnector(l)
-				conns, _ := l.pairs(3)
-				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
-					plex.WithConnectTimeout(24*time.Hour))
-
-				time.Sleep(time.Hour)
-				_ = c.unanswered(1)
-
-				w := writerOf(t, m)
-				began := time.Now()
-
-				if how == "Close" {
-					require.NoError(t, m.Close())
-					requireClosed(t, w)
-				} else {
-					ended := later(func() error { return m.Shutdown(context.Background()) })
-					synctest.Wait()
-					requirePending(t, ended, "Shutdown")
-					requireClosed(t, w)
-					require.NoError(t, <-ended)
-				}
-
-				require.Zero(t, time.Since(began))
-				time.Sleep(time.Hour)
-				require.Equal(t, 1, c.count())
-				require.EqualValues(t, 1, m.Stats().Expired)
-				require.Zero(t, plexGoroutines())
-			})
-		})
-	}
-}
-
 func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)

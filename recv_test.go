@@ -823,67 +823,6 @@ func TestStreamThatNobodyTakesFromEndsWithItsLease(t *testing.T) {
 	})
 }
 
-func TestStreamsAreOneAtATime(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		r := readerOf(t, m)
-		in := receiving(t, t.Context(), r, k, 2)
-
-		for range 2 { // once while its Read is blocked, once while it waits for its consumer
-			synctest.Wait()
-
-			_, err := r.Read(make([]byte, 1))
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = r.Recv(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = r.RecvChunks(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.NoError(t, r.Err())
-			p.send(text(20))
-		}
-
-		require.Equal(t, text(20)+text(20), in.take(40))
-		requireClosed(t, r)
-		requireKept(t, m, 1)
-	})
-}
-
-func TestStreamIsRefusedWhileAReadIsUnderWayOrWaitsForIt(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		r := readerOf(t, m)
-		read := reading(r, make([]byte, 1))
-
-		synctest.Wait()
-
-		started := later(func() error {
-			in, err := receive(t.Context(), r, k, 1)
-			if err != nil {
-				return err
-			}
-
-			if got := in.take(1); got != "b" {
-				return errors.New("the stream got " + got)
-			}
-
-			return nil
-		})
-
-		synctest.Wait()
-		p.send("a")
-		require.Equal(t, outcome{1, nil}, <-read)
-		p.send("b")
-
-		if err := <-started; err != nil {
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.Equal(t, "b", readN(t, r, 1))
-		}
-
-		requireClosed(t, r)
-		requireKept(t, m, 1)
-	})
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // The connection's end
 

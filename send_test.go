@@ -115,58 +115,6 @@ func TestSendStreamRefusesBadArguments(t *testing.T) {
 	})
 }
 
-func TestSendStreamsAreOneAtATime(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		w := writerOf(t, m)
-		out := sending(t, t.Context(), w, k, 4)
-
-		for range 2 { // once while it waits for its sender, once while its Write is blocked
-			synctest.Wait()
-
-			_, err := w.Write([]byte("no"))
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = w.Send(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = w.SendChunks(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.NoError(t, w.Err())
-			p.allow(0)
-			out.send("x")
-		}
-
-		p.allow(-1)
-		out.end()
-		requireClosed(t, w)
-		require.Equal(t, "xx", p.unread())
-		requireKept(t, m, 1)
-	})
-}
-
-func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, _, p := l.single()
-		w := writerOf(t, m)
-		var want strings.Builder
-
-		for i, k := range []streamKind{perByte, perByte, inChunks, inChunks, perByte} {
-			out := sending(t, t.Context(), w, k, i)
-			out.send("stream")
-			out.end()
-			synctest.Wait()
-
-			_, err := w.Write([]byte(" then "))
-			require.NoError(t, err)
-
-			want.WriteString("stream then ")
-		}
-
-		require.Equal(t, want.String(), p.unread())
-		requireClosed(t, w)
-		requireKept(t, m, 1)
-	})
-}
-
 func TestManySmallSendsBecomeFewWrites(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 		m, c, p := l.single()
