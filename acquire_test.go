@@ -145,7 +145,7 @@ func (s side) queue(m *plex.Multiplexer, n int, acquire func(i int) (lease, erro
 func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		eachSide(t, func(l *ledger, s side) {
-			given, _ := l.pairs(conns)
+			given, _ := l.Pairs(conns)
 			m := l.mux(plex.WithConnections(given...))
 
 			held := make([]lease, conns)
@@ -191,7 +191,7 @@ func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 
 func TestANewcomerDoesNotOvertakeAWaiter(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for range 100 {
@@ -209,7 +209,7 @@ func TestANewcomerDoesNotOvertakeAWaiter(t *testing.T) {
 
 func TestWaitersThatGiveUpAreSkippedAndTheOthersKeepTheirOrder(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		held := s.must(l, m)
 
@@ -265,7 +265,7 @@ func TestTenThousandWaitersOfWhomManyCancelAreServedInOrder(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
 		const waiters = 10_000
 
-		given, _ := l.pairs(4)
+		given, _ := l.Pairs(4)
 		m := l.mux(plex.WithConnections(given...))
 
 		var held []lease
@@ -341,7 +341,7 @@ func TestTenThousandWaitersOfWhomManyCancelAreServedInOrder(t *testing.T) {
 
 func TestANegativeTimeoutTakesWhatIsIdleAndDoesNotWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for _, timeout := range []time.Duration{-1, -time.Hour} {
@@ -364,7 +364,7 @@ func TestANegativeTimeoutTakesWhatIsIdleAndDoesNotWait(t *testing.T) {
 
 func TestAPositiveTimeoutBoundsTheWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -384,7 +384,7 @@ func TestAPositiveTimeoutBoundsTheWait(t *testing.T) {
 
 func TestAZeroTimeoutLeavesTheWaitToTheContext(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -402,7 +402,7 @@ func TestAZeroTimeoutLeavesTheWaitToTheContext(t *testing.T) {
 
 func TestOfTimeoutAndContextTheEarlierEndsTheWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -419,7 +419,7 @@ func TestOfTimeoutAndContextTheEarlierEndsTheWait(t *testing.T) {
 
 func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		canceled, cancel := context.WithCancelCause(context.Background())
@@ -447,7 +447,7 @@ func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 
 func TestACancelledWaiterTakesNothing(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -469,7 +469,7 @@ func TestACancelledWaiterTakesNothing(t *testing.T) {
 
 func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, peers := l.pairs(1)
+		given, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -479,7 +479,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		cancel()
 		synctest.Wait()
-		peers[0].send("still")
+		peers[0].Send("still")
 
 		switch x := x.(type) {
 		case plex.Reader:
@@ -489,7 +489,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 		case plex.Writer:
 			_, err := x.Write([]byte("here"))
 			require.NoError(l, err)
-			require.Equal(l, "here", peers[0].read(4))
+			require.Equal(l, "here", peers[0].ReadN(4))
 		}
 
 		require.NoError(l, x.Err())
@@ -499,7 +499,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 
 func TestANilContextIsAnErrorAndNotAPanic(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for _, timeout := range []time.Duration{-1, 0, 1} {
@@ -528,7 +528,7 @@ func hammer(goroutines, rounds int, f func(g, round int)) {
 
 func TestContextsOfANanosecondLoseNoHalf(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(2)
+	given, _ := l.Pairs(2)
 	m := l.mux(plex.WithConnections(given...))
 
 	for _, s := range sides {
@@ -565,7 +565,7 @@ func TestContextsOfANanosecondLoseNoHalf(t *testing.T) {
 
 func TestAGrantThatRacesItsCancellationIsNeverLost(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(1)
+	given, _ := l.Pairs(1)
 	m := l.mux(plex.WithConnections(given...))
 
 	for _, s := range sides {
@@ -627,7 +627,7 @@ func TestCloseWakesEveryWaiter(t *testing.T) {
 		const waiters = 500
 
 		l := newLedger(t)
-		given, _ := l.pairs(2)
+		given, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(given...))
 
 		var held []lease
@@ -665,7 +665,7 @@ func TestCloseWakesEveryWaiter(t *testing.T) {
 
 func TestShutdownWakesEveryWaiter(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 		out := s.queue(m, 50, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
@@ -694,7 +694,7 @@ func TestAddServesThoseWhoWait(t *testing.T) {
 		}
 
 		for i := range 2 {
-			c, _ := l.pair()
+			c, _ := l.Pair()
 			rest, err := m.Add(context.Background(), c)
 			require.NoError(t, err)
 			require.Empty(t, rest)
@@ -716,7 +716,7 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 		t.Run("killed by its "+killer.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				given, _ := l.pairs(2)
+				given, _ := l.Pairs(2)
 				m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(3))
 
 				var held, others []lease
@@ -756,7 +756,7 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 
 				// Add mends it, and another loss breaks it again.
 				for range 3 {
-					c, _ := l.pair()
+					c, _ := l.Pair()
 					rest, err := m.Add(context.Background(), c)
 					require.NoError(t, err)
 					require.Empty(t, rest)
@@ -782,7 +782,7 @@ func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *te
 		m := l.mux()
 		out := s.queue(m, 1, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
 
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		require.NoError(l, c.Close())
 
 		_, err := m.Add(context.Background(), c, nil)
@@ -790,7 +790,7 @@ func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *te
 		synctest.Wait()
 		require.Equal(l, 1, m.Stats().Waiting)
 
-		c, _ = l.pair()
+		c, _ = l.Pair()
 		_, err = m.Add(context.Background(), c)
 		require.NoError(l, err)
 
@@ -802,7 +802,7 @@ func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *te
 
 func TestWithAConnectorTheLossOfTheLastConnectionEndsNoWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		dials := newConnector(l) // whose calls, if there are any, take longer than the wait
 		m := l.mux(plex.WithConnections(given...), plex.WithConnector(dials.connect))
 		x := s.must(l, m)
@@ -818,14 +818,14 @@ func TestWithAConnectorTheLossOfTheLastConnectionEndsNoWait(t *testing.T) {
 
 func TestTheLossOfTheLastConnectionEndsNoWaitWhileAnotherIsBeingAdded(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(2))
 		x := s.must(l, m)
 		out := s.queue(m, 1, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
 
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		admit := make(chan struct{})
-		c.hooks.setReadDeadline = func(time.Time) { <-admit }
+		c.Hooks.SetReadDeadline = func(time.Time) { <-admit }
 
 		added := make(chan error)
 
@@ -852,7 +852,7 @@ func TestTheLossOfTheLastConnectionEndsNoWaitWhileAnotherIsBeingAdded(t *testing
 
 func TestAcquireAndCloseDoNotAllocate(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(2)
+	given, _ := l.Pairs(2)
 	m := l.mux(plex.WithConnections(given...))
 
 	cancellable := t.Context()
@@ -907,7 +907,7 @@ func TestAWaitedAcquireDoesNotAllocate(t *testing.T) {
 	}
 
 	l := newLedger(t)
-	given, _ := l.pairs(1)
+	given, _ := l.Pairs(1)
 	m := l.mux(plex.WithConnections(given...))
 
 	cancellable := t.Context()

@@ -14,12 +14,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestAddTakesInOrderWhatFitsAndGivesTheRestBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(6)
+		conns, _ := l.Pairs(6)
 		m := l.mux(plex.WithConnections(conns[0]), plex.WithMaxCapacity(3))
 
 		rest, err := m.Add(context.Background(), conns[1])
@@ -29,7 +30,7 @@ func TestAddTakesInOrderWhatFitsAndGivesTheRestBack(t *testing.T) {
 		rest, err = m.Add(context.Background(), conns[2:]...)
 		require.ErrorIs(t, err, plex.ErrTooManyConnections)
 		require.Equal(t, conns[3:], rest)
-		l.handedBack(rest...)
+		l.HandedBack(rest...)
 
 		rest, err = m.Add(context.Background(), conns[3])
 		require.ErrorIs(t, err, plex.ErrTooManyConnections)
@@ -51,10 +52,10 @@ func TestAddTakesInOrderWhatFitsAndGivesTheRestBack(t *testing.T) {
 func TestAddRefusesNilAndKnownConnectionsAndTakesTheGoodOnesBesideThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(4)
+		conns, _ := l.Pairs(4)
 		m := l.mux(plex.WithConnections(conns[0]), plex.WithMaxCapacity(9))
 
-		var typedNil *fakeConn
+		var typedNil *fakenet.Conn
 
 		rest, err := m.Add(context.Background(), conns[1], nil, conns[2], typedNil, conns[0], conns[3], conns[1])
 		require.ErrorIs(t, err, plex.ErrNilConnection)
@@ -68,7 +69,7 @@ func TestAddRefusesNilAndKnownConnectionsAndTakesTheGoodOnesBesideThem(t *testin
 			require.ErrorIs(t, err, plex.ErrKnownConnection)
 		}
 
-		more, _ := l.pairs(5)
+		more, _ := l.Pairs(5)
 		_, err = m.Add(context.Background(), more...)
 		require.NoError(t, err)
 
@@ -81,7 +82,7 @@ func TestAddRefusesNilAndKnownConnectionsAndTakesTheGoodOnesBesideThem(t *testin
 func TestAddKnowsALeasedConnectionToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(2))
 		r, w := readerOf(t, m), writerOf(t, m)
 
@@ -100,9 +101,9 @@ func TestAddAfterTheEndGivesEverythingBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				conns, _ := l.pairs(2)
+				conns, _ := l.Pairs(2)
 				m := l.mux(plex.WithMaxCapacity(2))
-				l.handedBack(conns...)
+				l.HandedBack(conns...)
 
 				require.NoError(t, end(m))
 
@@ -118,9 +119,9 @@ func TestAddAfterTheEndGivesEverythingBack(t *testing.T) {
 func TestAddWithANilOrEndedContextTakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithMaxCapacity(2))
-		l.handedBack(conns...)
+		l.HandedBack(conns...)
 
 		rest, err := m.Add(nilContext, conns...)
 		require.ErrorContains(t, err, "context")
@@ -139,7 +140,7 @@ func TestAddWithANilOrEndedContextTakesNothing(t *testing.T) {
 func TestAdmissionClearsDeadlinesAndRefusalDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(3)
+		conns, peers := l.Pairs(3)
 		past := time.Now().Add(-time.Hour)
 
 		for _, c := range conns {
@@ -150,15 +151,15 @@ func TestAdmissionClearsDeadlinesAndRefusalDoesNot(t *testing.T) {
 		rest, err := m.Add(context.Background(), conns[1:]...)
 		require.ErrorIs(t, err, plex.ErrTooManyConnections)
 		require.Equal(t, conns[2:], rest)
-		l.handedBack(rest...)
+		l.HandedBack(rest...)
 
 		for i, want := range []time.Time{{}, {}, past} {
-			read, write := conns[i].(*fakeConn).deadlinesLeft()
+			read, write := conns[i].(*fakenet.Conn).DeadlinesLeft()
 			require.Equal(t, []time.Time{want, want}, []time.Time{read, write}, "connection %d", i)
 		}
 
 		for _, p := range peers[:2] {
-			p.send("x")
+			p.Send("x")
 		}
 
 		for range 2 {
@@ -175,15 +176,15 @@ func TestAdmissionClearsDeadlinesAndRefusalDoesNot(t *testing.T) {
 func TestAClosedConnectionIsNotAdmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		good, _ := l.pair()
-		closed, _ := l.pair()
+		good, _ := l.Pair()
+		closed, _ := l.Pair()
 		require.NoError(t, closed.Close())
 
 		_, err := plex.New(context.Background(), plex.WithConnections(good, closed))
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.ErrorContains(t, err, "WithConnections")
 		require.ErrorContains(t, err, "2 of 2")
-		require.Zero(t, good.closeCount())
+		require.Zero(t, good.Closes())
 
 		m := l.mux(plex.WithMaxCapacity(2))
 		rest, err := m.Add(context.Background(), closed, closed, good)
@@ -200,27 +201,27 @@ func TestAClosedConnectionIsNotAdmitted(t *testing.T) {
 		require.Equal(t, []net.Conn{good}, rest)
 
 		// None of them has cost a place.
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		_, err = m.Add(context.Background(), conns...)
 		require.NoError(t, err)
 	})
 }
 
 func TestAConnectionThatRefusesDeadlinesIsAdmitted(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refused": deadlinesRefused, "ignored": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refused": fakenet.DeadlinesRefused, "ignored": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				a, p := l.pair()
-				b, q := l.pair()
-				a.setMode(mode)
-				b.setMode(mode)
+				a, p := l.Pair()
+				b, q := l.Pair()
+				a.TreatDeadlines(mode)
+				b.TreatDeadlines(mode)
 
 				m := l.mux(plex.WithConnections(a), plex.WithMaxCapacity(2))
 				_, err := m.Add(context.Background(), b)
 				require.NoError(t, err)
-				p.send("x")
-				q.send("y")
+				p.Send("x")
+				q.Send("y")
 
 				for range 2 {
 					r := readerOf(t, m)
@@ -243,17 +244,17 @@ func TestAConnectionWhoseTypeCannotBeComparedIsNoReasonToPanic(t *testing.T) {
 
 		var conns []net.Conn
 		for range 4 {
-			c, _ := l.pair()
-			conns = append(conns, uncomparableConn{fakeConn: c})
+			c, _ := l.Pair()
+			conns = append(conns, uncomparableConn{Conn: c})
 		}
 
 		dials := 0
 		dial := plex.DialFunc(func(context.Context) (net.Conn, error) {
 			dials++
 
-			c, _ := l.pair()
+			c, _ := l.Pair()
 
-			return uncomparableConn{fakeConn: c}, nil
+			return uncomparableConn{Conn: c}, nil
 		})
 
 		m := l.mux(plex.WithConnections(conns[:2]...), plex.WithMaxCapacity(4), plex.WithMinConnections(3), plex.WithConnector(dial))
@@ -277,9 +278,9 @@ func TestAddsThatRaceForTheLastPlacesTakeNoMoreThanThereAre(t *testing.T) {
 		var took, refused atomic.Int64
 
 		hammer(8, 1, func(int, int) {
-			conns, _ := l.pairs(3)
+			conns, _ := l.Pairs(3)
 			rest, err := m.Add(context.Background(), conns...)
-			l.handedBack(rest...)
+			l.HandedBack(rest...)
 			took.Add(int64(3 - len(rest)))
 			refused.Add(int64(len(rest)))
 			assert.Equal(t, len(rest) > 0, err != nil)
@@ -297,7 +298,7 @@ func TestAddMayGoOnForEverWhileConnectionsAreLost(t *testing.T) {
 		m := l.mux(plex.WithMaxCapacity(3))
 
 		for i := range 200 { // far more than the capacity, while both halves of the lost ones were idle or not
-			c, p := l.pair()
+			c, p := l.Pair()
 			rest, err := m.Add(context.Background(), c)
 			require.NoError(t, err)
 			require.Empty(t, rest)
@@ -308,7 +309,7 @@ func TestAddMayGoOnForEverWhileConnectionsAreLost(t *testing.T) {
 			case 1:
 				require.NoError(t, writerOf(t, m).Kill())
 			default:
-				p.reset(syscall.ECONNRESET, false)
+				p.Reset(syscall.ECONNRESET, false)
 
 				r, w := readerOf(t, m), writerOf(t, m)
 				_, err := r.Read(make([]byte, 1))
@@ -320,7 +321,7 @@ func TestAddMayGoOnForEverWhileConnectionsAreLost(t *testing.T) {
 
 			synctest.Wait()
 			require.Zero(t, m.Stats().Open)
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 		}
 
 		require.EqualValues(t, 200, m.Stats().Lost)
@@ -331,12 +332,12 @@ func TestAConnectionThatIsBeingAddedHasItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		m := l.mux(plex.WithMaxCapacity(1))
-		a, _ := l.pair()
-		b, _ := l.pair()
-		l.handedBack(b)
+		a, _ := l.Pair()
+		b, _ := l.Pair()
+		l.HandedBack(b)
 
 		admit, added := make(chan struct{}), make(chan error)
-		a.hooks.setReadDeadline = func(time.Time) { <-admit }
+		a.Hooks.SetReadDeadline = func(time.Time) { <-admit }
 
 		go func() {
 			_, err := m.Add(context.Background(), a)
@@ -358,11 +359,11 @@ func TestAnAddThatCloseOvertakesGivesItsConnectionBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		m := l.mux()
-		c, _ := l.pair()
-		l.handedBack(c)
+		c, _ := l.Pair()
+		l.HandedBack(c)
 
 		admit, added := make(chan struct{}), make(chan error)
-		c.hooks.setReadDeadline = func(time.Time) { <-admit }
+		c.Hooks.SetReadDeadline = func(time.Time) { <-admit }
 
 		go func() {
 			rest, err := m.Add(context.Background(), c)

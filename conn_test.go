@@ -10,10 +10,10 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestReaderKillEndsBothHalves(t *testing.T) {
@@ -21,7 +21,7 @@ func TestReaderKillEndsBothHalves(t *testing.T) {
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		read, write := reading(r, make([]byte, 4)), writing(w, "xy")
 
@@ -30,7 +30,7 @@ func TestReaderKillEndsBothHalves(t *testing.T) {
 		require.NoError(t, r.Kill())
 		requireClosedOrKilled(t, (<-read).err)
 		require.ErrorIs(t, (<-write).err, plex.ErrKilled)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		require.ErrorIs(t, w.Err(), plex.ErrKilled)
 		require.True(t, isClosed(w.Done()))
 
@@ -51,9 +51,9 @@ func TestKillMayJoinACloseButNotAKill(t *testing.T) {
 	for _, first := range []string{"Close", "Kill"} {
 		t.Run(first, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, _ := l.pair()
+				m, c, _ := l.single()
 				leave := make(chan struct{})
-				m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+				c.OnRead(fakenet.Then(func(int, error) { <-leave }))
 				r := readerOf(t, m)
 				read := reading(r, make([]byte, 4))
 
@@ -74,7 +74,7 @@ func TestKillMayJoinACloseButNotAKill(t *testing.T) {
 				require.NoError(t, <-ended)
 				<-read
 				synctest.Wait()
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireLost(t, m, 1)
 				require.EqualValues(t, 1, m.Stats().Killed)
 			})
@@ -84,7 +84,7 @@ func TestKillMayJoinACloseButNotAKill(t *testing.T) {
 
 func TestKillOfOneConnectionLeavesTheOthersAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		a, b := readerOf(t, m), readerOf(t, m)
 		read := reading(b, make([]byte, 4))
@@ -94,7 +94,7 @@ func TestKillOfOneConnectionLeavesTheOthersAlone(t *testing.T) {
 
 		for i, c := range conns {
 			if c.RemoteAddr() == b.RemoteAddr() {
-				peers[i].send("data")
+				peers[i].Send("data")
 			}
 		}
 
@@ -114,14 +114,14 @@ func TestResetReadFirstIsTheCauseForTheWriterToo(t *testing.T) {
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.send("rest")
-		p.reset(syscall.ECONNRESET, true)
+		p.Send("rest")
+		p.Reset(syscall.ECONNRESET, true)
 		require.Equal(t, "rest", readN(t, r, 4), "what had arrived")
 
 		_, err := r.Read(make([]byte, 4))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		for range 2 {
 			_, err = w.Write([]byte("x")) // the connection would say EPIPE, or that it is closed
@@ -145,12 +145,12 @@ func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		_, err := w.Write([]byte("x"))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		require.True(t, isClosed(w.Done()))
 
 		for range 2 {
@@ -168,28 +168,29 @@ func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
 // The writer is the first to be told of the reset, but the reader, told of an EOF, comes to plex only after it.
 func TestEOFOfAConnectionThatWasResetIsTheReset(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
-		ask := newGate()
-		c.hooks.read = func([]byte) { ask.pass(time.Time{}) }
-		told := map[string]chan struct{}{"read": make(chan struct{}), "write": make(chan struct{})}
-		m := l.mux(plex.WithConnections(&lingering{c, func(op string, _ int, _ error) { <-told[op] }}))
+		m, c, p := l.single()
+		ask := fakenet.NewGate()
+		c.Hooks.Read = ask.PassIO
+		readerTold, writerTold := make(chan struct{}), make(chan struct{})
+		c.OnRead(fakenet.Then(func(int, error) { <-readerTold }))
+		c.OnWrite(fakenet.Then(func(int, error) { <-writerTold }))
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		ask.arm()
+		ask.Arm()
 
 		read := reading(r, make([]byte, 4))
 
-		<-ask.entered
-		p.reset(syscall.ECONNRESET, false)
+		<-ask.Entered
+		p.Reset(syscall.ECONNRESET, false)
 
 		write := writing(w, "x")
 
 		synctest.Wait() // the Write has its ECONNRESET in hand
-		close(ask.leave)
+		close(ask.Leave)
 		synctest.Wait() // the Read has its EOF
-		close(told["write"])
+		close(writerTold)
 		require.ErrorIs(t, (<-write).err, syscall.ECONNRESET)
-		close(told["read"])
+		close(readerTold)
 		require.ErrorIs(t, (<-read).err, syscall.ECONNRESET)
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		requireClosed(t, r, w)
@@ -199,9 +200,9 @@ func TestEOFOfAConnectionThatWasResetIsTheReset(t *testing.T) {
 
 func TestDeadlineOfAConnectionThatWasKilledIsTheKill(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
+		m, c, _ := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+		c.OnRead(fakenet.Then(func(int, error) { <-leave }))
 		r, w := readerOf(t, m), writerOf(t, m)
 
 		require.NoError(t, r.SetReadDeadline(past))
@@ -237,7 +238,7 @@ func TestConnectionAtItsEndThatFailsTooIsLostOnce(t *testing.T) {
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		requireClosed(t, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -247,7 +248,7 @@ func TestKillAfterAResetKeepsTheFirstCause(t *testing.T) {
 		m, _, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		_, err := w.Write([]byte("x"))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -265,23 +266,23 @@ func TestResetOfABlockedReadAndWriteHasOneCause(t *testing.T) {
 	l := newLedger(t)
 
 	for i := range 300 {
-		c, p := l.pair()
+		c, p := l.Pair()
 
 		m, err := plex.New(t.Context(), plex.WithConnections(c))
 		require.NoError(t, err)
 
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		write := writing(w, "x")
 
 		if i%2 == 0 {
 			read := reading(r, make([]byte, 1))
-			p.reset(syscall.ECONNRESET, false)
+			p.Reset(syscall.ECONNRESET, false)
 			<-read
 		} else {
-			p.reset(syscall.ECONNRESET, false)
+			p.Reset(syscall.ECONNRESET, false)
 		}
 
 		<-write
@@ -293,9 +294,9 @@ func TestResetOfABlockedReadAndWriteHasOneCause(t *testing.T) {
 		_, err = w.Write([]byte("y"))
 		require.Equal(t, first.Error(), err.Error())
 		require.Equal(t, first, w.Err())
-		eventually(t, func() bool { return c.closeCount() == 1 }, "the transport is closed")
+		eventually(t, func() bool { return c.Closes() == 1 }, "the transport is closed")
 		requireClosed(t, w, r, m)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		require.EqualValues(t, 1, m.Stats().Lost)
 	}
 }
@@ -305,8 +306,8 @@ func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.send("last words")
-		p.closeWrite()
+		p.Send("last words")
+		p.CloseWrite()
 		require.Equal(t, "last words", readN(t, r, 10))
 
 		for range 2 {
@@ -320,15 +321,15 @@ func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
 
 		_, err = w.Write([]byte("here"))
 		require.NoError(t, err)
-		require.Zero(t, c.closeCount(), "the write lease is not done")
+		require.Zero(t, c.Closes(), "the write lease is not done")
 		require.False(t, isClosed(w.Done()))
 		require.EqualValues(t, 1, m.Stats().Lost)
 		requireNoReader(t, m)
 
 		requireClosed(t, w)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
-		require.Equal(t, "still here", p.readAll())
+		require.Equal(t, 1, c.Closes())
+		require.Equal(t, "still here", p.ReadAll())
 		requireNoWriter(t, m)
 		requireLost(t, m, 1)
 	})
@@ -339,13 +340,13 @@ func TestFINWithoutAWriteLeaseClosesTheConnectionAndItsWriteHalfIsNeverLeasedAga
 		m, c, p := l.single()
 		r := readerOf(t, m)
 
-		p.closeWrite()
+		p.CloseWrite()
 
 		_, err := r.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireNoWriter(t, m)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireNoReader(t, m)
 		requireLost(t, m, 1)
 	})
@@ -356,7 +357,7 @@ func TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays(t *testi
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.closeWrite()
+		p.CloseWrite()
 
 		_, err := r.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
@@ -366,7 +367,7 @@ func TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays(t *testi
 		_, err = r.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -376,7 +377,7 @@ func TestConnectionAtItsEndMakesRoomForAnotherWhenItsWriterIsDone(t *testing.T) 
 		m, _, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.closeWrite()
+		p.CloseWrite()
 
 		_, err := r.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
@@ -385,16 +386,16 @@ func TestConnectionAtItsEndMakesRoomForAnotherWhenItsWriterIsDone(t *testing.T) 
 		_, err = w.Write([]byte("old"))
 		require.NoError(t, err)
 		requireClosed(t, w)
-		require.Equal(t, "old", p.readAll())
+		require.Equal(t, "old", p.ReadAll())
 		requireLost(t, m, 1)
 
-		c2, p2 := l.pair()
+		c2, p2 := l.Pair()
 		rest, err := m.Add(t.Context(), c2)
 		require.NoError(t, err)
 		require.Empty(t, rest)
 
 		r2 := readerOf(t, m)
-		p2.send("new")
+		p2.Send("new")
 		require.Equal(t, "new", readN(t, r2, 3))
 
 		_, err = r.Read(make([]byte, 4))
@@ -412,7 +413,7 @@ func TestWriterKillEndsBothHalves(t *testing.T) {
 		m, c, p := l.single()
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		read, write := reading(r, make([]byte, 4)), writing(w, "xy")
 
@@ -420,7 +421,7 @@ func TestWriterKillEndsBothHalves(t *testing.T) {
 		require.NoError(t, w.Kill())
 		requireClosedOrKilled(t, (<-write).err)
 		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		require.ErrorIs(t, r.Err(), plex.ErrKilled)
 		require.True(t, isClosed(w.Done()))
 
@@ -442,7 +443,7 @@ func TestConnectionKilledByBothHalvesAtOnceIsLostOnce(t *testing.T) {
 	l := newLedger(t)
 
 	for range 200 {
-		c, _ := l.pair()
+		c, _ := l.Pair()
 
 		m, err := plex.New(t.Context(), plex.WithConnections(c))
 		require.NoError(t, err)
@@ -469,13 +470,13 @@ func TestConnectionKilledByBothHalvesAtOnceIsLostOnce(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 2, killed.Load(), "one Kill per lease")
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		s := m.Stats()
 		require.EqualValues(t, 1, s.Lost)
 		require.Zero(t, s.Open+s.LeasedReaders+s.LeasedWriters)
 		requireClosed(t, m)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 	}
 }
 

@@ -14,17 +14,18 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestEveryCloseWaitsForASlowTransportAndNothingElseDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(5))
 
 		blocked := make(chan struct{})
 		release := sync.OnceFunc(func() { close(blocked) })
-		conns[1].(*fakeConn).hooks.close = func() { <-blocked }
+		conns[1].(*fakenet.Conn).Hooks.Close = func() { <-blocked }
 		x := readerOf(t, m)
 
 		defer release()
@@ -47,8 +48,8 @@ func TestEveryCloseWaitsForASlowTransportAndNothingElseDoes(t *testing.T) {
 		_, err := m.Reader(context.Background(), 0)
 		require.ErrorIs(t, err, plex.ErrClosed)
 
-		c, _ := l.pair()
-		l.handedBack(c)
+		c, _ := l.Pair()
+		l.HandedBack(c)
 		_, err = m.Add(context.Background(), c)
 		require.ErrorIs(t, err, plex.ErrClosed)
 		_, err = x.Read(make([]byte, 1))
@@ -67,7 +68,7 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 		t.Run(killer.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				conns, peers := l.pairs(2)
+				conns, peers := l.Pairs(2)
 				m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(3))
 
 				blocked := make(chan struct{})
@@ -78,7 +79,7 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 
 				for _, c := range conns {
 					if c.RemoteAddr() == x.RemoteAddr() {
-						c.(*fakeConn).hooks.close = func() { <-blocked }
+						c.(*fakenet.Conn).Hooks.Close = func() { <-blocked }
 					}
 				}
 
@@ -92,12 +93,12 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 					s.all(t, m, 1)
 				}
 
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				_, err := m.Add(context.Background(), c)
 				require.NoError(t, err)
 
 				for _, p := range peers {
-					p.send("x")
+					p.Send("x")
 				}
 
 				require.NoError(t, <-killed, "Kill does not wait for it either")
@@ -113,14 +114,14 @@ func TestASlowCloseOfAKilledConnectionHoldsUpNobodyElse(t *testing.T) {
 func TestCloseReturnsNilThoughTransportsFailToClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
-		conns[1].(*fakeConn).closeErr = errDialRefused
+		conns, _ := l.Pairs(3)
+		conns[1].(*fakenet.Conn).FailClose(errDialRefused)
 		m := l.mux(plex.WithConnections(conns...))
 
 		// Whether the error of one transport is told is not laid down; that all are closed is.
 		_ = m.Close()
 
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 		require.NoError(t, m.Close())
 	})
 }
@@ -183,7 +184,7 @@ func TestALostTransportThatTakesLongToCloseIsReplacedInAnotherSlot(t *testing.T)
 		time.Sleep(time.Second)
 		closeAll(t, waiting)
 		require.Equal(t, 2, m.Stats().Open)
-		require.LessOrEqual(t, s.count(), 1)
+		require.LessOrEqual(t, s.Total(), 1)
 		killAll(t, m, 1)
 		time.Sleep(time.Second)
 		requireReaderIdle(t, m)
@@ -191,42 +192,42 @@ func TestALostTransportThatTakesLongToCloseIsReplacedInAnotherSlot(t *testing.T)
 		require.NoError(t, <-killed)
 		time.Sleep(time.Minute)
 		require.Equal(t, []int{1, 0}, []int{m.Stats().Open, m.Stats().Connecting})
-		require.Equal(t, 2, s.count())
+		require.Equal(t, 2, s.Total())
 	})
 }
 
 func TestTheSlotOfAConnectThatHasFailedIsFreeWhenItsTransportIsClosed(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 1)
 
 		call := c.unanswered(1)[0]
-		slow, _ := l.pair()
+		slow, _ := l.Pair()
 		closing, closed := make(chan struct{}), make(chan struct{})
-		slow.hooks.close = func() {
+		slow.Hooks.Close = func() {
 			close(closing)
 			<-closed
 		}
 
-		call.do(func() error {
-			_ = plex.Attach(call.handle, slow)
+		call.Do(func() (*fakenet.Conn, error) {
+			_ = plex.Attach(call.Handle, slow)
 
-			go func() { _ = call.handle.Close() }() // which hangs in the transport's Close
+			go func() { _ = call.Handle.Close() }() // which hangs in the transport's Close
 
 			<-closing
 
-			return errRefused
+			return nil, errRefused
 		})
 		time.Sleep(time.Minute)
 		require.Empty(t, c.unanswered(0), "the peer has a connection in it")
 		require.Equal(t, 1, m.Stats().Connecting)
 		close(closed)
 
-		fresh, _ := l.pair()
-		c.next().succeed(fresh)
+		fresh, _ := l.Pair()
+		c.next().Succeed(fresh)
 		require.Equal(t, []int{1, 0}, []int{settled(m).Open, m.Stats().Connecting})
 	})
 }

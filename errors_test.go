@@ -14,11 +14,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestAFailedAcquireIsADiagnosis(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(2)
+		given, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(5))
 		held := []lease{s.must(l, m), s.must(l, m)}
 		unrelated := s.other().must(l, m)
@@ -58,7 +59,7 @@ func TestAFailedAcquireIsADiagnosis(t *testing.T) {
 
 func TestEveryFailedAcquireIsAnAcquireErrorAndANetError(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(2))
 		x := s.must(l, m)
 
@@ -112,7 +113,7 @@ func TestEveryFailedAcquireIsAnAcquireErrorAndANetError(t *testing.T) {
 }
 
 func TestAcquireErrorReadsLikeADiagnosis(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: fakeAddr("10.0.0.7:5432"), Err: os.NewSyscallError("connect", errDialRefused)}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: fakenet.Addr("10.0.0.7:5432"), Err: os.NewSyscallError("connect", errDialRefused)}
 
 	for want, e := range map[string]plex.AcquireError{
 		"plex: no reader after 2.005s: timed out (capacity 8, open 1, leased 1, connecting 2, waiting 17); " +

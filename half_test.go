@@ -21,7 +21,7 @@ func TestAHalfHasAtMostOneLiveLease(t *testing.T) {
 
 	const conns, goroutines, rounds = 4, 16, 1_500
 
-	given, _ := l.pairs(conns)
+	given, _ := l.Pairs(conns)
 	m := l.mux(plex.WithConnections(given...))
 
 	var owner [2]sync.Map // by address: whose lease it is
@@ -77,7 +77,7 @@ func TestAHalfHasAtMostOneLiveLease(t *testing.T) {
 
 func TestClosingALeaseManyTimesAtOncePutsItsHalfBackOnce(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(2)
+	given, _ := l.Pairs(2)
 	m := l.mux(plex.WithConnections(given...))
 
 	for _, s := range sides {
@@ -106,7 +106,7 @@ func TestClosingALeaseManyTimesAtOncePutsItsHalfBackOnce(t *testing.T) {
 
 func TestReadersAndWritersAreLeasedIndependently(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(3)
+		given, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(given...))
 
 		held := []lease{s.must(l, m), s.must(l, m), s.must(l, m)}

@@ -33,6 +33,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // patience bounds everything in these tests that has to happen soon. It is never waited out when all is well.
@@ -116,19 +117,19 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-func (c *counted) closeCount() int { return int(c.closes.Load()) }
+func (c *counted) Closes() int { return int(c.closes.Load()) }
 
 // numbered is one end of a net.Pipe with a LocalAddr of its own.
 type numbered struct {
 	counted
-	addr fakeAddr
+	addr fakenet.Addr
 }
 
 func (c *numbered) LocalAddr() net.Addr { return c.addr }
 
 func pipePair(*testing.T) (client, server net.Conn) {
 	client, server = net.Pipe()
-	c := &numbered{addr: fakeAddr(fmt.Sprintf("pipe-%d", fakeNumber.Add(1)))}
+	c := &numbered{addr: fakenet.NewAddr("pipe")}
 	c.Conn = client
 	return c, server
 }
@@ -320,8 +321,8 @@ func openLinks(t *testing.T, books *ledger, tr transport, n int) links {
 	ls := make(links, n)
 	for i := range ls {
 		client, server := tr.open(t)
-		if c, ok := client.(closeCounter); ok {
-			books.watch(c)
+		if c, ok := client.(fakenet.CloseCounter); ok {
+			books.Watch(c)
 		}
 		ls[i] = &link{client: client, server: server, down: 1 + i, up: 101 + i}
 		t.Cleanup(func() { server.Close() }) // the end that plex does not own; closed twice is fine

@@ -26,7 +26,7 @@ import (
 func TestAddrIsThatOfTheFirstConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithMaxCapacity(3))
 		require.Nil(t, m.Addr())
 
@@ -44,7 +44,7 @@ func TestAddrIsThatOfTheFirstConnection(t *testing.T) {
 func TestLeasesTellTheAddressesOfTheirConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		m := l.mux(plex.WithConnections(c))
 
 		for _, s := range sides {
@@ -64,7 +64,7 @@ func TestLeasesTellTheAddressesOfTheirConnection(t *testing.T) {
 func TestCloseClosesEveryConnectionLeasedOrNotExactlyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(8)
+		conns, peers := l.Pairs(8)
 		m := l.mux(plex.WithConnections(conns[:6]...), plex.WithMaxCapacity(8))
 		_, err := m.Add(context.Background(), conns[6:]...)
 		require.NoError(t, err)
@@ -75,7 +75,7 @@ func TestCloseClosesEveryConnectionLeasedOrNotExactlyOnce(t *testing.T) {
 		)
 
 		for _, p := range peers { // so that each writer blocks
-			p.allow(0)
+			p.Allow(0)
 		}
 
 		for i := range 6 { // two busy, two in streams, two in streams that are stuck; two connections are idle
@@ -85,7 +85,7 @@ func TestCloseClosesEveryConnectionLeasedOrNotExactlyOnce(t *testing.T) {
 			if i%3 == 2 {
 				for k, c := range conns {
 					if c.RemoteAddr() == r.RemoteAddr() {
-						peers[k].send("more than the channel holds")
+						peers[k].Send("more than the channel holds")
 					}
 				}
 			}
@@ -130,7 +130,7 @@ func TestCloseClosesEveryConnectionLeasedOrNotExactlyOnce(t *testing.T) {
 		began := time.Now()
 		require.NoError(t, m.Close())
 		require.LessOrEqual(t, time.Since(began), time.Second, "senders get a moment to notice")
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 		done.Wait()
 
 		for _, x := range leases {
@@ -138,7 +138,7 @@ func TestCloseClosesEveryConnectionLeasedOrNotExactlyOnce(t *testing.T) {
 			require.ErrorIs(t, x.Close(), plex.ErrLeaseClosed)
 		}
 
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 	})
 }
 
@@ -146,13 +146,13 @@ func TestCloseMayBeCalledTwiceAndFromManyGoroutinesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
 			l := newLedger(t)
-			conns, _ := l.pairs(4)
+			conns, _ := l.Pairs(4)
 			m := l.mux(plex.WithConnections(conns...))
 			x, y := readerOf(t, m), writerOf(t, m)
 
 			hammer(6, 2, func(int, int) {
 				assert.NoError(t, m.Close())
-				assert.Empty(t, l.unbalanced(), "each of the calls returns when all is closed")
+				assert.Empty(t, l.Unbalanced(), "each of the calls returns when all is closed")
 			})
 
 			_, _ = x.Close(), y.Close()
@@ -168,12 +168,12 @@ func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
 	for name, stuckFor := range map[string]time.Duration{"briefly": grace / 3, "for an hour": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, p := l.pair()
+				c, p := l.Pair()
 				m := l.mux(plex.WithConnections(c))
 
 				stuck := make(chan struct{})
 				unstick := sync.OnceFunc(func() { close(stuck) })
-				c.hooks.read = func([]byte) { <-stuck }
+				c.Hooks.Read = func([]byte) { <-stuck }
 
 				defer unstick()
 
@@ -187,14 +187,14 @@ func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
 
 				synctest.Wait()
 				requirePending(t, closed, "Close, while a goroutine of plex's is still running,")
-				require.Equal(t, 1, c.closeCount(), "the transport is closed meanwhile")
+				require.Equal(t, 1, c.Closes(), "the transport is closed meanwhile")
 				time.AfterFunc(stuckFor, unstick)
 				require.NoError(t, <-closed)
 				require.Equal(t, min(stuckFor, grace), time.Since(start), "how long Close takes")
 
 				_, err = m.Reader(context.Background(), -1)
 				require.ErrorIs(t, err, plex.ErrClosed)
-				p.send("late")
+				p.Send("late")
 				time.Sleep(time.Until(start.Add(stuckFor)))
 				synctest.Wait()
 
@@ -207,7 +207,7 @@ func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
 				_ = r.Close()
 
 				require.NoError(t, m.Close())
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				require.Zero(t, m.Stats().Open)
 			})
 		})
@@ -218,11 +218,11 @@ func TestCloseWhileEverythingIsInUseLeavesNothingBehind(t *testing.T) {
 	for range 20 {
 		t.Run("", func(t *testing.T) {
 			l := newLedger(t)
-			conns, peers := l.pairs(4)
+			conns, peers := l.Pairs(4)
 			m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(6))
 
 			for _, p := range peers {
-				p.send("some bytes to read")
+				p.Send("some bytes to read")
 			}
 
 			var wg sync.WaitGroup
@@ -248,9 +248,9 @@ func TestCloseWhileEverythingIsInUseLeavesNothingBehind(t *testing.T) {
 			})
 
 			wg.Go(func() {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				rest, _ := m.Add(context.Background(), c)
-				l.handedBack(rest...)
+				l.HandedBack(rest...)
 			})
 
 			time.Sleep(50 * time.Microsecond)
@@ -270,7 +270,7 @@ func TestAClosedMultiplexerIsGarbageThoughNewsContextLivesOn(t *testing.T) {
 	ctx := t.Context()
 
 	used := func() weak.Pointer[plex.Multiplexer] {
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m, err := plex.New(ctx, plex.WithConnections(conns...))
 		require.NoError(t, err)
 		requireClosed(t, readerOf(t, m), writerOf(t, m))
@@ -288,7 +288,7 @@ func TestAClosedMultiplexerIsGarbageThoughNewsContextLivesOn(t *testing.T) {
 func TestShutdownWaitsForTheLeasesAndRefusesNewOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(3)
+		conns, peers := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(4))
 		r, w := readerOf(t, m), writerOf(t, m)
 
@@ -311,8 +311,8 @@ func TestShutdownWaitsForTheLeasesAndRefusesNewOnes(t *testing.T) {
 			}
 		}
 
-		c, _ := l.pair()
-		l.handedBack(c)
+		c, _ := l.Pair()
+		l.HandedBack(c)
 		rest, err := m.Add(context.Background(), c)
 		require.ErrorIs(t, err, plex.ErrClosed)
 		require.Equal(t, []net.Conn{c}, rest)
@@ -320,7 +320,7 @@ func TestShutdownWaitsForTheLeasesAndRefusesNewOnes(t *testing.T) {
 		// The leases go on as if nothing were.
 		for i, c := range conns {
 			if c.RemoteAddr() == r.RemoteAddr() {
-				peers[i].send("more")
+				peers[i].Send("more")
 			}
 		}
 
@@ -337,7 +337,7 @@ func TestShutdownWaitsForTheLeasesAndRefusesNewOnes(t *testing.T) {
 		time.Sleep(time.Second)
 		require.NoError(t, w.Close())
 		require.NoError(t, <-down)
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 		require.ErrorIs(t, w.Close(), plex.ErrLeaseClosed)
 	})
 }
@@ -345,13 +345,13 @@ func TestShutdownWaitsForTheLeasesAndRefusesNewOnes(t *testing.T) {
 func TestShutdownOfAMultiplexerThatNobodyUsesReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...))
 		began := time.Now()
 
 		require.NoError(t, m.Shutdown(context.Background()))
 		require.Zero(t, time.Since(began))
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 		require.NoError(t, m.Shutdown(context.Background()))
 		require.NoError(t, m.Close())
 		require.NoError(t, l.mux().Shutdown(context.Background()), "of one that has no connection")
@@ -361,7 +361,7 @@ func TestShutdownOfAMultiplexerThatNobodyUsesReturnsAtOnce(t *testing.T) {
 func TestShutdownClosesHardAndReturnsTheContextsErrorWhenItEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		r, w := readerOf(t, m), writerOf(t, m)
 
@@ -378,7 +378,7 @@ func TestShutdownClosesHardAndReturnsTheContextsErrorWhenItEnds(t *testing.T) {
 		began := time.Now()
 		require.ErrorIs(t, m.Shutdown(ctx), context.DeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(began))
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 		require.ErrorIs(t, <-read, plex.ErrClosed)
 
 		_, err := w.Write([]byte("x"))
@@ -393,7 +393,7 @@ func TestShutdownClosesHardAndReturnsTheContextsErrorWhenItEnds(t *testing.T) {
 func TestShutdownRefusesANilContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...))
 
 		require.ErrorContains(t, m.Shutdown(nilContext), "context")
@@ -404,7 +404,7 @@ func TestShutdownRefusesANilContext(t *testing.T) {
 func TestCloseCutsAShutdownShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		r := readerOf(t, m)
 
@@ -423,7 +423,7 @@ func TestCloseCutsAShutdownShort(t *testing.T) {
 			}
 		}
 
-		require.Empty(t, l.unbalanced())
+		require.Empty(t, l.Unbalanced())
 
 		_ = r.Close()
 	})
@@ -432,7 +432,7 @@ func TestCloseCutsAShutdownShort(t *testing.T) {
 func TestTwoShutdownsBothWaitAndEachKeepsToItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...))
 		w := writerOf(t, m)
 
@@ -459,10 +459,10 @@ func TestTwoShutdownsBothWaitAndEachKeepsToItsContext(t *testing.T) {
 func TestShutdownWaitsUntilAStreamIsFlushed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(1)
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...))
 		w := writerOf(t, m)
-		peers[0].allow(0)
+		peers[0].Allow(0)
 
 		chunks, err := w.SendChunks(context.Background(), 0)
 		require.NoError(t, err)
@@ -485,10 +485,10 @@ func TestShutdownWaitsUntilAStreamIsFlushed(t *testing.T) {
 		require.Empty(t, down, "the stream has not been flushed")
 		require.Empty(t, closed)
 
-		peers[0].allow(-1)
+		peers[0].Allow(-1)
 		require.NoError(t, <-closed)
 		require.NoError(t, <-down)
-		require.Equal(t, "accepted before the shutdown, accepted during it", peers[0].readAll())
+		require.Equal(t, "accepted before the shutdown, accepted during it", peers[0].ReadAll())
 
 		close(chunks)
 	})
@@ -497,7 +497,7 @@ func TestShutdownWaitsUntilAStreamIsFlushed(t *testing.T) {
 func TestShutdownClosesIdleConnectionsWithoutWaitingForTheLeasedOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(3)
+		conns, peers := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...))
 		r := readerOf(t, m)
 
@@ -509,7 +509,7 @@ func TestShutdownClosesIdleConnectionsWithoutWaitingForTheLeasedOnes(t *testing.
 
 		for i, c := range conns {
 			select {
-			case <-peers[i].clientClosed():
+			case <-peers[i].ConnClosed():
 				assert.NotEqual(t, r.RemoteAddr(), c.RemoteAddr())
 			default:
 				assert.Equal(t, r.RemoteAddr(), c.RemoteAddr(), "an idle connection is still open")
@@ -595,7 +595,7 @@ func TestNobodyIsGivenALeaseAfterTheEndWasTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
 			for range 100 {
-				conns, _ := l.pairs(8)
+				conns, _ := l.Pairs(8)
 				m := l.mux(plex.WithConnections(conns...))
 				var told, begun atomic.Bool
 				var wg sync.WaitGroup

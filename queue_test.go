@@ -20,14 +20,14 @@ func TestTheHalvesOfLostConnectionsThatNobodyAsksForDoNotPileUp(t *testing.T) {
 				m := l.mux(plex.WithMaxCapacity(2))
 
 				for range 200 {
-					c, _ := l.pair()
+					c, _ := l.Pair()
 					_, err := m.Add(context.Background(), c)
 					require.NoError(t, err)
 					require.NoError(t, s.must(t, m).Kill())
 					synctest.Wait() // the slot is free once the transport is closed
 				}
 
-				conns, _ := l.pairs(2)
+				conns, _ := l.Pairs(2)
 				_, err := m.Add(context.Background(), conns...)
 				require.NoError(t, err)
 				s.other().all(t, m, 2)

@@ -20,35 +20,36 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestReadPassesThroughAndTheAddressesAreTheConnections(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
-		spied := spyOn(c)
+		before := c.Calls()
 		r := readerOf(t, m)
 
 		require.Equal(t, c.LocalAddr(), r.LocalAddr())
 		require.Equal(t, c.RemoteAddr(), r.RemoteAddr())
 
-		p.send("hello")
+		p.Send("hello")
 
 		buf := make([]byte, 16)
 		n, err := r.Read(buf)
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(buf[:n]))
-		require.EqualValues(t, 1, spied.reads.Load(), "one Read is one Read")
+		require.Equal(t, before.Reads+1, c.Calls().Reads, "one Read is one Read")
 
 		read := reading(r, buf)
 
 		synctest.Wait()
 		requirePending(t, read, "the Read of nothing")
-		p.send("more")
+		p.Send("more")
 		require.Equal(t, outcome{4, nil}, <-read)
 		require.NoError(t, r.Err())
 		requireClosed(t, r)
 		requireKept(t, m, 1)
-		require.Zero(t, spied.readDeadlines.Load(), "no deadline is cleared that was not set")
+		require.Equal(t, before.ReadDeadlines, c.Calls().ReadDeadlines, "no deadline is cleared that was not set")
 	})
 }
 
@@ -56,7 +57,7 @@ func TestReadIntoNothingIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
 		r := readerOf(t, m)
-		p.send("x")
+		p.Send("x")
 
 		n, err := r.Read(nil)
 		require.NoError(t, err)
@@ -74,7 +75,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		read := reading(r, make([]byte, 4))
 
 		synctest.Wait()
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		got := <-read
 		require.Zero(t, got.n)
@@ -86,7 +87,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.Equal(t, c.RemoteAddr(), op.Addr)
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount(), "a hard error closes the connection at once")
+		require.Equal(t, 1, c.Closes(), "a hard error closes the connection at once")
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
@@ -112,7 +113,7 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 		require.ErrorIs(t, got.err, plex.ErrLeaseClosed)
 		require.Zero(t, time.Since(began))
 
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "deadline left behind")
 
 		next := readerOf(t, m)
@@ -120,7 +121,7 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 
 		synctest.Wait()
 		requirePending(t, read, "the next lease's Read")
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, outcome{4, nil}, <-read)
 		requireClosed(t, next)
 		requireKept(t, m, 1)
@@ -129,13 +130,13 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 
 func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		m, c, p := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+		c.OnRead(fakenet.Then(func(_ int, err error) {
 			if err != nil {
 				<-leave
 			}
-		}}))
+		}))
 		r := readerOf(t, m)
 		read := reading(r, make([]byte, 4))
 
@@ -153,7 +154,7 @@ func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 		require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 
 		next := readerOf(t, m)
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, "data", readN(t, next, 4))
 		requireClosed(t, next)
 		requireKept(t, m, 1)
@@ -162,15 +163,15 @@ func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 
 func TestDataThatARreadGotWhileItWasInterruptedIsDelivered(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		m, c, p := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+		c.OnRead(fakenet.Then(func(int, error) { <-leave }))
 		r := readerOf(t, m)
 		buf := make([]byte, 4)
 		read := reading(r, buf)
 
 		synctest.Wait()
-		p.send("data") // taken from the wire, the Read is not yet out
+		p.Send("data") // taken from the wire, the Read is not yet out
 		synctest.Wait()
 
 		closed := later(r.Close)
@@ -195,14 +196,13 @@ func TestDataThatARreadGotWhileItWasInterruptedIsDelivered(t *testing.T) {
 
 func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
+		m, c, _ := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+		c.OnRead(fakenet.Then(func(_ int, err error) {
 			if err != nil {
 				<-leave
 			}
-		}}))
-		spied := spyOn(c)
+		}))
 		r := readerOf(t, m)
 		read := reading(r, make([]byte, 4))
 
@@ -212,7 +212,7 @@ func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 
 		synctest.Wait()
 
-		calls := spied.calls()
+		calls := c.Calls()
 		stale := staleReaderCalls(r)
 		delete(stale, "Kill") // it may still make the end a harder one
 
@@ -229,7 +229,7 @@ func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 			}
 		}
 
-		require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+		require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 		close(leave)
 		require.NoError(t, <-closed)
 		<-read
@@ -242,7 +242,7 @@ func TestInterruptedConnectionIsLeftAloneAfterwards(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
 
-		p.allow(0)
+		p.Allow(0)
 
 		r, w := readerOf(t, m), writerOf(t, m)
 		read, write := reading(r, make([]byte, 4)), writing(w, "x")
@@ -257,7 +257,7 @@ func TestInterruptedConnectionIsLeftAloneAfterwards(t *testing.T) {
 
 		time.Sleep(time.Hour)
 		requirePending(t, read, "the next lease's Read")
-		require.Zero(t, c.closeCount())
+		require.Zero(t, c.Closes())
 		requireClosed(t, next)
 		<-read
 		time.Sleep(time.Hour)
@@ -316,7 +316,7 @@ func TestMultiplexerCloseEndsABlockedRead(t *testing.T) {
 
 		synctest.Wait()
 		require.NoError(t, m.Close())
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		got := <-read
 		require.ErrorIs(t, got.err, plex.ErrClosed)
@@ -335,7 +335,7 @@ func TestReaderCloseRacesMultiplexerClose(t *testing.T) {
 	l := newLedger(t)
 
 	for range 200 {
-		c, p := l.pair()
+		c, p := l.Pair()
 
 		m, err := plex.New(t.Context(), plex.WithConnections(c))
 		require.NoError(t, err)
@@ -343,7 +343,7 @@ func TestReaderCloseRacesMultiplexerClose(t *testing.T) {
 		r := readerOf(t, m)
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		var wg sync.WaitGroup
 
@@ -409,7 +409,6 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 		t.Run("next owner: "+busy, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, p := l.single()
-				spied := spyOn(c)
 				stale := readerOf(t, m)
 
 				requireClosed(t, stale)
@@ -436,7 +435,7 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 
 				synctest.Wait()
 
-				calls, stats := spied.calls(), m.Stats()
+				calls, stats := c.Calls(), m.Stats()
 
 				for name, call := range staleReaderCalls(stale) {
 					require.ErrorIs(t, call(), plex.ErrLeaseClosed, name)
@@ -447,16 +446,16 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 				require.Equal(t, c.LocalAddr(), stale.LocalAddr())
 				require.Equal(t, c.RemoteAddr(), stale.RemoteAddr())
 				synctest.Wait()
-				require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+				require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 				require.Equal(t, stats, m.Stats())
 
 				if busy == "idle" {
 					return
 				}
 
-				left, _ := c.deadlinesLeft()
+				left, _ := c.DeadlinesLeft()
 				require.True(t, limit.Equal(left), "the owner's deadline is %v, not %v", left, limit)
-				p.send("data")
+				p.Send("data")
 
 				switch busy {
 				case "Read":
@@ -488,28 +487,28 @@ func TestZeroReaderIsAClosedLease(t *testing.T) {
 // A SetReadDeadline that was let in before Close may reach the connection late: Close has to see to it.
 func TestReaderDeadlineCallCaughtByCloseDoesNotOutliveTheLease(t *testing.T) {
 	l := newLedger(t)
-	c, p := l.pair()
-	g := newGate()
-	c.hooks.setReadDeadline = g.pass
+	c, p := l.Pair()
+	g := fakenet.NewGate()
+	c.Hooks.SetReadDeadline = g.PassDeadline
 
 	m := l.mux(plex.WithConnections(c))
 	r := readerOf(t, m)
 
-	g.arm()
+	g.Arm()
 
 	set := later(func() error { return r.SetReadDeadline(past) })
 
-	<-g.entered
+	<-g.Entered
 
 	closed := later(r.Close)
 	// Were Close not to wait for the call inside, it would be done well before this.
 	within(20*time.Millisecond, func() bool { return len(closed) > 0 })
-	close(g.leave)
+	close(g.Leave)
 	require.NoError(t, <-closed)
 	<-set
 
 	next := readerOf(t, m)
-	p.send("data")
+	p.Send("data")
 	require.Equal(t, "data", readN(t, next, 4))
 	requireClosed(t, next)
 	requireKept(t, m, 1)
@@ -549,12 +548,12 @@ func TestDeadlinesRacingReaderCloseNeverPoisonTheNextLease(t *testing.T) {
 		require.NoError(t, r.Close())
 
 		next := readerOf(t, m)
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "round %d", i)
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, "x", readN(t, next, 1), "round %d", i)
 		wg.Wait() // the stale calls have all been made by now
-		p.send("y")
+		p.Send("y")
 		require.Equal(t, "y", readN(t, next, 1), "round %d", i)
 		requireClosed(t, next)
 
@@ -607,17 +606,17 @@ func TestReadDeadlineEndsWithTheLease(t *testing.T) {
 				r := readerOf(t, m)
 
 				require.NoError(t, r.SetReadDeadline(deadline))
-				left, _ := c.deadlinesLeft()
+				left, _ := c.DeadlinesLeft()
 				require.True(t, deadline.Equal(left))
 				requireClosed(t, r)
 
-				left, _ = c.deadlinesLeft()
+				left, _ = c.DeadlinesLeft()
 				require.Zero(t, left)
 
 				next := readerOf(t, m)
 
 				time.Sleep(2 * time.Hour)
-				p.send("x")
+				p.Send("x")
 				require.Equal(t, "x", readN(t, next, 1))
 				requireClosed(t, next)
 				requireKept(t, m, 1)
@@ -630,7 +629,7 @@ func TestDeadlinesWorkAfterALeaseThatWasInterrupted(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
 
-		p.allow(0)
+		p.Allow(0)
 
 		r, w := readerOf(t, m), writerOf(t, m)
 		read, write := reading(r, make([]byte, 1)), writing(w, "x")
@@ -680,7 +679,7 @@ func TestReadDeadlineIsNoFaultOfTheConnection(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "a deadline stays, as on any net.Conn")
 
 		require.NoError(t, r.SetReadDeadline(time.Time{}))
-		p.send("ab")
+		p.Send("ab")
 		require.Equal(t, "a", readN(t, r, 1))
 
 		read := reading(r, make([]byte, 4)) // takes the b
@@ -714,7 +713,7 @@ func TestReadDeadlineThatNobodySetIsAFault(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, r)
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 	})
 }
 
@@ -725,24 +724,24 @@ func TestKernelTimeoutIsAFaultThoughItSaysTimeout(t *testing.T) {
 		r := readerOf(t, m)
 
 		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Hour)))
-		p.reset(syscall.ETIMEDOUT, false)
+		p.Reset(syscall.ETIMEDOUT, false)
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
 }
 
 func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refuses deadlines": deadlinesRefused, "ignores deadlines": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refuses deadlines": fakenet.DeadlinesRefused, "ignores deadlines": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, _ := l.single()
 
-				c.setMode(mode)
+				c.TreatDeadlines(mode)
 
 				r, w := readerOf(t, m), writerOf(t, m)
 				read := reading(r, make([]byte, 4))
@@ -753,7 +752,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T)
 				require.NoError(t, r.Close())
 				require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireLost(t, m, 1)
 
 				_, err := w.Write([]byte("x"))
@@ -771,13 +770,13 @@ func TestConnectionWithoutDeadlinesIsKeptWhenNothingHasToBeInterrupted(t *testin
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
 
-		c.setMode(deadlinesRefused)
+		c.TreatDeadlines(fakenet.DeadlinesRefused)
 
 		for range 3 {
 			r := readerOf(t, m)
 
 			require.ErrorIs(t, r.SetReadDeadline(time.Now().Add(time.Second)), os.ErrNoDeadline, "the connection's own answer")
-			p.send("x")
+			p.Send("x")
 			require.Equal(t, "x", readN(t, r, 1))
 			requireClosed(t, r)
 			requireKept(t, m, 1)
@@ -793,7 +792,7 @@ func TestErrOfAClosedLeaseIsNotThatOfTheNext(t *testing.T) {
 		requireClosed(t, r, w)
 
 		next := readerOf(t, m)
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		_, err := next.Read(make([]byte, 4))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -812,17 +811,17 @@ func TestEOFOfALeaseThatWasClosedMeanwhileIsNotDeliveredTwice(t *testing.T) {
 		read := reading(r, make([]byte, 4))
 
 		synctest.Wait()
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, outcome{1, nil}, <-read)
 		requireClosed(t, r)
-		p.closeWrite()
+		p.CloseWrite()
 
 		next := readerOf(t, m)
 		_, err := next.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, next)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -834,9 +833,7 @@ func TestReadsOnOneLeaseTakeTurns(t *testing.T) {
 	const total = 4000
 
 	l := newLedger(t)
-	c, p := l.pair()
-	crowded := &crowd{fakeConn: c}
-	m := l.mux(plex.WithConnections(crowded))
+	m, c, p := l.single()
 	r := readerOf(t, m)
 
 	var (
@@ -867,13 +864,13 @@ func TestReadsOnOneLeaseTakeTurns(t *testing.T) {
 	}
 
 	for i := range total {
-		p.send(string([]byte{byte(i)}))
+		p.Send(string([]byte{byte(i)}))
 	}
 
 	eventually(t, func() bool { return got.Load() == total }, "all bytes read")
 	finish(t, "Close with several Reads waiting for their turn", func() { requireClosed(t, r) })
 	wg.Wait()
-	require.EqualValues(t, 1, crowded.peakReads.Load(), "Reads at once")
+	require.Equal(t, 1, c.Calls().PeakReads, "Reads at once")
 
 	for b := range seen {
 		want := total / 256
@@ -904,10 +901,10 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 		requireClosed(t, w)
 		requireWriterIdle(t, m)
 		requirePending(t, read, "the Read")
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, outcome{4, nil}, <-read)
 
-		p.allow(0)
+		p.Allow(0)
 
 		w = writerOf(t, m)
 		write := writing(w, "def")
@@ -916,7 +913,7 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 		requireClosed(t, r)
 		requireReaderIdle(t, m)
 		requirePending(t, write, "the Write")
-		p.allow(-1)
+		p.Allow(-1)
 		require.Equal(t, outcome{3, nil}, <-write)
 		requireClosed(t, w)
 		requireKept(t, m, 1)
@@ -928,11 +925,11 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 
 func TestReadOfADatagramIsOneDatagramAndAnEmptyOneIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 
-		c.deliver("first", "", "third one")
+		c.Deliver("first", "", "third one")
 
 		buf := make([]byte, 5)
 		for _, want := range []string{"first", "", "third"} {
@@ -950,16 +947,16 @@ func TestRefusedDatagramIsPassing(t *testing.T) {
 	for _, passing := range []error{syscall.ECONNREFUSED, syscall.EMSGSIZE} {
 		t.Run(passing.Error(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c := l.datagrams()
+				c := l.Datagrams()
 				m := l.mux(plex.WithConnections(c))
 				r := readerOf(t, m)
 
-				c.fail(passing)
+				c.FailRead(passing)
 
 				_, err := r.Read(make([]byte, 4))
 				require.ErrorIs(t, err, passing)
 				require.NoError(t, r.Err())
-				c.deliver("back")
+				c.Deliver("back")
 				require.Equal(t, "back", readN(t, r, 4))
 				requireClosed(t, r)
 				requireKept(t, m, 1)

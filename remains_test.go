@@ -99,10 +99,10 @@ func TestWhatIsKeptOfAnEndedConnectionIsGivenUpWithAKill(t *testing.T) {
 	for _, kill := range []bool{true, false} {
 		t.Run(fmt.Sprint("kill: ", kill), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				conn, p := l.pair()
+				conn, p := l.Pair()
 				m := l.mux(plex.WithConnections(conn))
 				w, r := writerOf(t, m), readerOf(t, m)
-				p.send("hello")
+				p.Send("hello")
 				require.NoError(t, p.Close())
 				_, err := r.RecvChunks(t.Context(), 0) // which reads to the end, and nobody takes it
 				require.NoError(t, err)
@@ -148,14 +148,14 @@ func TestHeldRemainsDoNotDelayConnecting(t *testing.T) {
 // learns of it though all that it has sent was written.
 func TestErrTellsOfTheFailureAlsoAfterTheLease(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		w, r := writerOf(t, m), readerOf(t, m)
 		ch, err := w.SendChunks(t.Context(), 0)
 		require.NoError(t, err)
 		ch <- []byte("all of it")
-		require.Equal(t, "all of it", peers[0].read(9))
-		peers[0].reset(syscall.ECONNRESET, false)
+		require.Equal(t, "all of it", peers[0].ReadN(9))
+		peers[0].Reset(syscall.ECONNRESET, false)
 		_, err = r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		<-w.Done()
@@ -169,7 +169,7 @@ func TestErrTellsOfTheFailureAlsoAfterTheLease(t *testing.T) {
 		require.NoError(t, other.Err())
 		requireClosed(t, other)
 		require.NoError(t, other.Err())
-		peers[1].reset(syscall.ECONNRESET, false)
+		peers[1].Reset(syscall.ECONNRESET, false)
 		time.Sleep(time.Minute)
 		require.NoError(t, other.Err(), "what comes after a lease is not its")
 	})
@@ -183,10 +183,10 @@ func TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity(t *testin
 		m := l.mux(plex.WithMaxCapacity(capacity))
 
 		for range 50 { // nobody comes to read
-			c, p := l.pair()
+			c, p := l.Pair()
 			_, err := m.Add(context.Background(), c)
 			require.NoError(t, err)
-			p.send("left over")
+			p.Send("left over")
 			require.NoError(t, p.Close())
 
 			for { // find the new connection's reader among the remains
@@ -204,7 +204,7 @@ func TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity(t *testin
 				require.NoError(t, r.Close())
 			}
 
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 		}
 
 		require.LessOrEqual(t, m.Stats().IdleReaders, capacity)
@@ -234,12 +234,12 @@ func TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity(t *testin
 func TestAReadHalfThatHasComeToItsEndIsNotLeasedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		given, peers := l.pairs(2)
+		given, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(given...))
 		out := make(chan served, 1)
 
 		for i, p := range peers {
-			p.send("rest")
+			p.Send("rest")
 			require.NoError(t, p.Close())
 
 			r := readerOf(t, m)
@@ -275,10 +275,10 @@ func TestAReadHalfThatHasComeToItsEndIsNotLeasedAgain(t *testing.T) {
 func TestWhatALostConnectionHasLeftToReadIsHadBeforeTheErrorThatThereIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		given, peers := l.pairs(1)
+		given, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
-		peers[0].send("left over")
+		peers[0].Send("left over")
 		require.NoError(t, peers[0].Close())
 
 		r := readerOf(t, m)

@@ -21,7 +21,7 @@ import (
 func TestStatsCountWhatHappened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(4)
+		conns, peers := l.Pairs(4)
 		m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(6))
 
 		want := plex.Stats{Capacity: 6, Open: 4, IdleReaders: 4, IdleWriters: 4}
@@ -49,7 +49,7 @@ func TestStatsCountWhatHappened(t *testing.T) {
 
 		for i, c := range conns {
 			if c.RemoteAddr() == r.RemoteAddr() {
-				peers[i].reset(syscall.ECONNRESET, false)
+				peers[i].Reset(syscall.ECONNRESET, false)
 			}
 		}
 
@@ -66,7 +66,7 @@ func TestStatsCountWhatHappened(t *testing.T) {
 
 		for i, c := range conns {
 			if c.RemoteAddr() == r.RemoteAddr() {
-				peers[i].closeWrite()
+				peers[i].CloseWrite()
 			}
 		}
 
@@ -92,7 +92,7 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 	for _, kill := range []bool{false, true} {
 		t.Run(fmt.Sprintf("connections are killed: %v", kill), func(t *testing.T) {
 			l := newLedger(t)
-			conns, _ := l.pairs(4)
+			conns, _ := l.Pairs(4)
 			m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(6))
 
 			var wg sync.WaitGroup
@@ -141,9 +141,9 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 				if kill && round%20 == 0 {
 					_ = x.Kill()
 
-					c, _ := l.pair()
+					c, _ := l.Pair()
 					rest, _ := m.Add(context.Background(), c)
-					l.handedBack(rest...)
+					l.HandedBack(rest...)
 					added.Add(int64(1 - len(rest)))
 				}
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // FuzzReadsAndStreamsDeliverWhatWasSent plays a program of sends, Reads, streams, cancels and lease changes against a
@@ -48,7 +49,7 @@ func FuzzReadsAndStreamsDeliverWhatWasSent(f *testing.F) {
 type game struct {
 	t    *testing.T
 	m    *plex.Multiplexer
-	peer *fakePeer
+	peer *fakenet.Peer
 
 	sent      string
 	delivered int
@@ -103,7 +104,7 @@ func (g *game) step(op byte, arg int) {
 			p := make([]byte, arg%60)
 			oracle(p, 1, int64(len(g.sent)))
 			g.sent += string(p)
-			g.peer.send(string(p))
+			g.peer.Send(string(p))
 		}
 	case 'b' % 11:
 		g.read(1 + arg%70)
@@ -136,7 +137,7 @@ func (g *game) step(op byte, arg int) {
 		g.lease()
 	case 'g' % 11:
 		g.eof = true
-		g.peer.closeWrite()
+		g.peer.CloseWrite()
 	case 'h' % 11: // a deadline passes
 		require.NoError(g.t, g.r.SetReadDeadline(time.Now().Add(time.Millisecond)))
 		time.Sleep(2 * time.Millisecond)
@@ -234,7 +235,7 @@ func TestStreamsAreOneAtATime(t *testing.T) {
 			_, err = r.RecvChunks(t.Context(), 1)
 			require.ErrorIs(t, err, plex.ErrStreaming)
 			require.NoError(t, r.Err())
-			p.send(text(20))
+			p.Send(text(20))
 		}
 
 		require.Equal(t, text(20)+text(20), in.take(40))
@@ -265,9 +266,9 @@ func TestStreamIsRefusedWhileAReadIsUnderWayOrWaitsForIt(t *testing.T) {
 		})
 
 		synctest.Wait()
-		p.send("a")
+		p.Send("a")
 		require.Equal(t, outcome{1, nil}, <-read)
-		p.send("b")
+		p.Send("b")
 
 		if err := <-started; err != nil {
 			require.ErrorIs(t, err, plex.ErrStreaming)
@@ -295,14 +296,14 @@ func TestSendStreamsAreOneAtATime(t *testing.T) {
 			_, err = w.SendChunks(t.Context(), 1)
 			require.ErrorIs(t, err, plex.ErrStreaming)
 			require.NoError(t, w.Err())
-			p.allow(0)
+			p.Allow(0)
 			out.send("x")
 		}
 
-		p.allow(-1)
+		p.Allow(-1)
 		out.end()
 		requireClosed(t, w)
-		require.Equal(t, "xx", p.unread())
+		require.Equal(t, "xx", p.Unread())
 		requireKept(t, m, 1)
 	})
 }
@@ -325,7 +326,7 @@ func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
 			want.WriteString("stream then ")
 		}
 
-		require.Equal(t, want.String(), p.unread())
+		require.Equal(t, want.String(), p.Unread())
 		requireClosed(t, w)
 		requireKept(t, m, 1)
 	})

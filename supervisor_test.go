@@ -10,24 +10,25 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
-	fail := func(l *ledger, calls ...*connectCall) {
+	fail := func(l *ledger, calls ...*fakenet.Dial) {
 		l.Helper()
 
 		for _, call := range calls {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		synctest.Wait()
 	}
-	succeed := func(l *ledger, calls ...*connectCall) {
+	succeed := func(l *ledger, calls ...*fakenet.Dial) {
 		l.Helper()
 
 		for _, call := range calls {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		synctest.Wait()
@@ -68,7 +69,7 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 					const n = 16
 
 					c := newConnector(l)
-					conns, _ := l.pairs(n)
+					conns, _ := l.Pairs(n)
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 
@@ -77,7 +78,7 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 					require.NoError(t, err)
 					l.closeAtEnd(m)
 
-					c.ignoreCtx = state.wait > 0 // before the first call
+					c.IgnoreCtx = state.wait > 0 // before the first call
 
 					killAll(t, m, n)
 					state.bring(l, c)
@@ -87,7 +88,7 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 						waiting = append(waiting, wantReader(t.Context(), m, 0))
 					}
 
-					began, calls := time.Now(), c.count()
+					began, calls := time.Now(), c.Total()
 
 					switch how {
 					case "Close":
@@ -102,7 +103,7 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 					require.LessOrEqual(t, time.Since(began), state.wait)
 
 					if state.wait == 0 {
-						_, connecting, _ := c.counts()
+						connecting := c.Counts().Dialing
 						require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
 					}
 
@@ -111,7 +112,7 @@ func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
 					}
 
 					time.Sleep(time.Hour)
-					require.Equal(t, calls, c.count(), "no connect after the end")
+					require.Equal(t, calls, c.Total(), "no connect after the end")
 
 					s := m.Stats()
 					require.Zero(t, s.Open)
@@ -136,7 +137,7 @@ func TestExactlyOneConnectIsMadeForOneWaiter(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, 1, m.Stats().LeasedWriters, "that of the first; nobody has leased one of the second")
 			time.Sleep(time.Second)
-			require.Equal(t, 1, s.count())
+			require.Equal(t, 1, s.Total())
 			requireClosed(t, r)
 			release()
 		})
@@ -153,7 +154,7 @@ func TestACallerThatIsThereAsSoonAsNewHasReturnedIsConnectedFor(t *testing.T) {
 			require.Zero(t, m.Stats().LeasedWriters)
 			requireClosed(t, r)
 			synctest.Wait()
-			require.Equal(t, 1, s.count())
+			require.Equal(t, 1, s.Total())
 		})
 	}
 }
@@ -172,7 +173,7 @@ func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
 			time.Sleep(scaleAfter)
 
 			for _, call := range c.unanswered(3) {
-				call.fail(errRefused)
+				call.Fail(errRefused)
 			}
 
 			synctest.Wait()
@@ -181,8 +182,8 @@ func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
 			time.Sleep(scaleAfter)
 
 			for _, call := range c.unanswered(3) {
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 			}
 
 			synctest.Wait()
@@ -202,7 +203,7 @@ func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
 
 					state.bring(l, c)
 
-					began, calls := time.Now(), c.count()
+					began, calls := time.Now(), c.Total()
 
 					var ended <-chan error
 					if how == "Close" {
@@ -223,11 +224,11 @@ func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
 					require.NoError(t, <-ended)
 					require.Zero(t, time.Since(began))
 
-					_, connecting, _ := c.counts()
+					connecting := c.Counts().Dialing
 					require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
 
 					time.Sleep(time.Hour)
-					require.Equal(t, calls, c.count())
+					require.Equal(t, calls, c.Total())
 
 					s := m.Stats()
 					require.Equal(t, []int{0, 0, 0}, []int{s.Open, s.Connecting, s.Waiting})
@@ -243,7 +244,7 @@ func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c := newConnector(l)
-				conns, _ := l.pairs(3)
+				conns, _ := l.Pairs(3)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
 					plex.WithConnectTimeout(24*time.Hour))
 
@@ -266,7 +267,7 @@ func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
 
 				require.Zero(t, time.Since(began))
 				time.Sleep(time.Hour)
-				require.Equal(t, 1, c.count())
+				require.Equal(t, 1, c.Total())
 				require.EqualValues(t, 1, m.Stats().Expired)
 				require.Zero(t, plexGoroutines())
 			})

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // withDescriptor calls f with the descriptor of nc.
@@ -290,13 +291,13 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 	for range 50 {
 		conns = append(conns, s.open().client)
 	}
-	before := descriptors()
+	before := fakenet.Descriptors()
 	m, err := plex.New(t.Context(), plex.WithConnections(conns...))
 	require.NoError(t, err)
 	l.closeAtEnd(m)
-	require.Equal(t, before+1, descriptors())
+	require.Equal(t, before+1, fakenet.Descriptors())
 	require.NoError(t, m.Close())
-	require.Equal(t, before-len(conns), descriptors())
+	require.Equal(t, before-len(conns), fakenet.Descriptors())
 	for range 20 { // and none by multiplexers that come and go
 		p := s.open()
 		m, err := plex.New(t.Context(), plex.WithConnections(p.client))
@@ -304,5 +305,5 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 		require.NoError(t, m.Close())
 		p.fin()
 	}
-	require.Equal(t, before-len(conns), descriptors(), fmt.Sprint("after ", len(conns), " connections"))
+	require.Equal(t, before-len(conns), fakenet.Descriptors(), fmt.Sprint("after ", len(conns), " connections"))
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // retryAtOnce is for tests in which one young connection after the other is lost, which is no reason to hesitate there.
@@ -360,7 +361,7 @@ func TestWrappedConnectionThatTellsWhatItWrapsIsWatched(t *testing.T) {
 		s.wrap = func(nc net.Conn) net.Conn {
 			c := &revealing{}
 			c.Conn = nc
-			l.watch(c)
+			l.Watch(c)
 			return c
 		}
 		m, p := s.mux(l, retryAtOnce)
@@ -373,15 +374,15 @@ func TestWrappedConnectionThatTellsWhatItWrapsIsWatched(t *testing.T) {
 }
 
 func TestWrappedConnectionThatHidesItsSocketIsHealedOnUse(t *testing.T) {
-	for name, wrap := range map[string]func(net.Conn) closeCounter{
-		"hidden":   func(nc net.Conn) closeCounter { return &counted{Conn: nc} },
-		"circular": func(nc net.Conn) closeCounter { c := &circular{}; c.Conn = nc; return c },
+	for name, wrap := range map[string]func(net.Conn) fakenet.CloseCounter{
+		"hidden":   func(nc net.Conn) fakenet.CloseCounter { return &counted{Conn: nc} },
+		"circular": func(nc net.Conn) fakenet.CloseCounter { c := &circular{}; c.Conn = nc; return c },
 	} {
 		t.Run(name, func(t *testing.T) {
 			forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
 				s.wrap = func(nc net.Conn) net.Conn {
 					c := wrap(nc)
-					l.watch(c)
+					l.Watch(c)
 					return c
 				}
 				m, p := s.mux(l, retryAtOnce)
@@ -601,7 +602,7 @@ func (s *host) peerOf(local net.Addr) *peer {
 // known is a connection with a name of its own, since the system soon gives a port to another.
 type known struct {
 	revealing
-	addr fakeAddr
+	addr fakenet.Addr
 }
 
 func (k *known) LocalAddr() net.Addr { return k.addr }
@@ -621,9 +622,9 @@ func TestEndsOfAllKindsAtOnceLoseNothingAndLeaveNothing(t *testing.T) {
 		)
 		s.wrap = func(nc net.Conn) net.Conn {
 			number := len(s.peers)
-			c := &known{addr: fakeAddr(fmt.Sprint("known-", number))}
+			c := &known{addr: fakenet.Addr(fmt.Sprint("known-", number))}
 			c.Conn = nc
-			l.watch(c)
+			l.Watch(c)
 			links.Store(c.addr, &link{client: c, down: number})
 			dying <- s.peers[number-1] // dial holds mu
 			return c

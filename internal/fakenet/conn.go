@@ -81,6 +81,13 @@ func (c Calls) All() int {
 	return c.Reads + c.Writes + c.ReadDeadlines + c.WriteDeadlines + c.Closes + c.CloseWrites
 }
 
+// Written is an account of Writes.
+type Written struct {
+	Bytes   int
+	Largest int  // the size of the largest Write
+	Torn    bool // the last Write that wrote anything was short
+}
+
 // wire is what the two ends of a connection share. mu is held for moments only; cond is signalled on every change.
 type wire struct {
 	mu   sync.Mutex
@@ -112,8 +119,7 @@ type wire struct {
 
 	calls                Calls
 	nowReads, nowWrites  int
-	written, largest     int
-	torn                 bool
+	written              Written
 	arrived, sentPackets [][]byte // of Datagrams
 	readErrs             []error  // of Datagrams
 }
@@ -315,11 +321,11 @@ func (c *Conn) write(p []byte) (n int, err error) {
 }
 
 func (w *wire) note(n, of int) {
-	w.written += n
-	w.largest = max(w.largest, of)
+	w.written.Bytes += n
+	w.written.Largest = max(w.written.Largest, of)
 
 	if n > 0 {
-		w.torn = n < of
+		w.written.Torn = n < of
 	}
 }
 
@@ -504,14 +510,8 @@ func (c *Conn) DeadlinesLeft() (read, write time.Time) {
 	return c.w.rd.t, c.w.wd.t
 }
 
-// Written says how many bytes have been written, how large the largest Write was, and whether the last Write that
-// wrote anything was short.
-func (c *Conn) Written() (n, largest int, torn bool) {
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
-
-	return c.w.written, c.w.largest, c.w.torn
-}
+// Written is what the Writes that have returned have written.
+func (c *Conn) Written() Written { return look(c.w, func() Written { return c.w.written }) }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The peer

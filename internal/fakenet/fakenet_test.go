@@ -105,9 +105,7 @@ func TestAWriteStopsAtTheAllowanceAndIsShortWhenInterrupted(t *testing.T) {
 		equal(t, time.Second, time.Since(began), "time")
 		equal(t, "hel", p.Unread(), "unread")
 
-		written, largest, torn := c.Written()
-		equal(t, [2]int{3, 5}, [2]int{written, largest}, "written, and the largest Write")
-		equal(t, true, torn, "torn")
+		equal(t, Written{Bytes: 3, Largest: 5, Torn: true}, c.Written(), "what was written")
 
 		_ = c.SetWriteDeadline(time.Time{})
 		w := later(c.Write, []byte("xy"))
