@@ -132,9 +132,10 @@ type segment struct {
 
 // deadline is one half's deadline; wire.mu protects it.
 type deadline struct {
-	t      time.Time // as last set, whatever the treatment
-	passed bool
-	timer  *time.Timer
+	t       time.Time // as last set, whatever the treatment
+	passed  bool
+	changes int // how often it was set; a timer that belongs to an earlier change means nothing
+	timer   *time.Timer
 }
 
 // Conn is the end of a connection that the code under test gets. It is a net.Conn with a CloseWrite.
@@ -445,22 +446,23 @@ func (c *Conn) set(d *deadline, t time.Time) error {
 
 	if d.timer != nil {
 		d.timer.Stop()
-		d.timer = nil
 	}
 
+	d.changes++
 	d.passed = !t.IsZero() && !time.Now().Before(t)
 	if !t.IsZero() && !d.passed {
-		var timer *time.Timer
-
-		timer = time.AfterFunc(time.Until(t), func() {
-			w.change(func() { d.passed = d.passed || d.timer == timer }) // else a later deadline has taken its place
-		})
-		d.timer = timer
+		n := d.changes
+		d.timer = time.AfterFunc(time.Until(t), func() { w.expire(d, n) })
 	}
 
 	w.cond.Broadcast()
 
 	return nil
+}
+
+// expire is called by the timer of a deadline. Another deadline may have taken its place meanwhile.
+func (w *wire) expire(d *deadline, change int) {
+	w.change(func() { d.passed = d.passed || d.changes == change })
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -164,6 +164,28 @@ func TestALaterDeadlineReplacesAnEarlierOne(t *testing.T) {
 	})
 }
 
+// A timer may have fired already when a new deadline stops it, and come for the lock only afterwards.
+func TestATimerThatComesTooLateEndsNoLaterDeadline(t *testing.T) {
+	for name, later := range map[string]time.Time{"none": {}, "another": time.Now().Add(time.Hour)} {
+		c, p := Pair()
+		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+		late := c.w.rd.changes
+		_ = c.SetReadDeadline(later)
+		c.w.expire(&c.w.rd, late)
+		p.Send("x")
+		_, err := c.Read(make([]byte, 1))
+		equal(t, nil, err, "a Read after "+name)
+		is(t, c.Close(), nil)
+	}
+
+	c, _ := Pair()
+	_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+	c.w.expire(&c.w.rd, c.w.rd.changes)
+	_, err := c.Read(make([]byte, 1))
+	is(t, err, os.ErrDeadlineExceeded)
+	is(t, c.Close(), nil)
+}
+
 func TestDeadlinesAreRefusedOrIgnoredOnDemand(t *testing.T) {
 	c, p := Pair()
 	at := time.Unix(1, 0)
@@ -526,6 +548,53 @@ func TestADialBlocksUntilItIsAnswered(t *testing.T) {
 	})
 }
 
+func TestAConnectIsAnsweredLikeADialAndAttaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := NewDialer(t)
+		handle, _ := Pair()
+		var attached net.Conn
+		attach := func(h, conn net.Conn) error {
+			equal[net.Conn](t, handle, h, "the handle")
+			attached = conn
+			equal(t, 1, d.Counts().Dialing, "it is in progress while it attaches")
+
+			return io.ErrNoProgress
+		}
+		connect := func() <-chan result {
+			return later(func([]byte) (int, error) { return 0, d.Connect(t.Context(), handle, attach) }, nil)
+		}
+
+		equal(t, nil, d.NextWithin(time.Second), "a dial")
+		c, _ := Pair()
+		done := connect()
+		call := d.NextWithin(time.Second)
+		equal[net.Conn](t, handle, call.Handle, "the call's handle")
+		call.Succeed(c)
+		is(t, (<-done).err, io.ErrNoProgress)
+		equal[net.Conn](t, c, attached, "attached")
+		equal(t, DialCounts{Total: 1, Open: 1, PeakDialing: 1, PeakInUse: 1}, d.Counts(), "counts")
+		is(t, c.Close(), nil)
+
+		attached = nil
+		answers := []func(*Dial){
+			func(call *Dial) { call.Fail(io.ErrClosedPipe) },
+			func(call *Dial) { call.Do(func() (*Conn, error) { return nil, nil }) },
+		}
+		for i, want := range []error{io.ErrClosedPipe, nil} {
+			done = connect()
+			synctest.Wait()
+			calls := d.TakePending()
+			equal(t, 1, len(calls), "dials that wait")
+			answers[i](calls[0])
+			equal(t, want, (<-done).err, "what Connect returns")
+		}
+		equal(t, nil, attached, "attached")
+		equal(t, 3, d.Total(), "dials")
+		equal(t, 0, d.Counts().Open+d.Counts().Dialing, "open and in progress")
+		equal(t, 0, len(d.TakePending()), "dials that wait")
+	})
+}
+
 func TestAListenerHandsOutBothEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := Listen()
@@ -577,6 +646,59 @@ func TestBooksSeeAConnectionLeftOpenAndOneClosedTwice(t *testing.T) {
 	for c, named := range map[*Conn]bool{open: true, once: false, twice: true, back: false, taken: true} {
 		equal(t, named, strings.Contains(wrong, c.RemoteAddr().String()+" was"), c.RemoteAddr().String())
 	}
+}
+
+// failing notes failures and cleanups instead of carrying them out.
+type failing struct {
+	testing.TB
+
+	cleanups []func()
+	failures int
+}
+
+func (f *failing) Helper()               {}
+func (f *failing) Cleanup(do func())     { f.cleanups = append(f.cleanups, do) }
+func (f *failing) Errorf(string, ...any) { f.failures++ }
+
+func (f *failing) end() int {
+	for _, do := range f.cleanups {
+		do()
+	}
+
+	return f.failures
+}
+
+func TestBooksFailATestThatLeavesAConnectionOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, closed := range []bool{true, false} {
+			f := &failing{TB: t}
+			b := NewBooks(f)
+			conns, _ := b.Pairs(2)
+			d := b.Datagrams()
+			equal(t, 3, b.Open(), "open")
+			_ = conns[0].Close()
+			_ = d.Close()
+			time.AfterFunc(time.Second, func() { // whoever closes has a moment
+				if closed {
+					_ = conns[1].Close()
+				}
+			})
+			equal(t, !closed, f.end() > 0, "the test fails")
+		}
+	})
+}
+
+func TestTheProcessIsBalanced(t *testing.T) {
+	equal(t, false, InBubble(), "a bubble")
+	synctest.Test(t, func(t *testing.T) { equal(t, true, InBubble(), "a bubble") })
+
+	f := &failing{TB: t}
+	BalanceProcess(f)
+	stop := make(chan struct{})
+	go func() { <-stop }()
+	time.AfterFunc(50*time.Millisecond, func() { close(stop) })
+	equal(t, 0, f.end(), "failures once the goroutine has ended")
+	equal(t, 1, len(f.cleanups), "checks")
 }
 
 func TestAddressesDiffer(t *testing.T) {
