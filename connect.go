@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
+	"go.atomizer.io/plex/internal/sock"
 )
 
 // connectGrace is how long Close, and New, wait for a connector whose ctx has
@@ -314,25 +315,31 @@ func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 }
 
 // connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of the
-// service. The first error is New's, except that one which says it is temporary, such as that of a full
-// backlog, is ridden out once others have succeeded: the supervisor tries again, and New gives up when
-// nothing has succeeded for the connect timeout. The caller closes the multiplexer then, and with it what
-// the others bring.
+// service. The first error is New's, with two exceptions, in which the supervisor tries again and New gives
+// up when nothing has succeeded for the connect timeout: a full backlog, and, once others have succeeded,
+// whatever says that it is temporary. The caller closes the multiplexer then, and with it what the others
+// bring.
 func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
 	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
 	patience := time.NewTimer(math.MaxInt64)
 	defer patience.Stop()
 	var last error
+	waits := false // patience runs
 	for done := 0; done < n; {
 		var err error
 		select {
 		case err = <-m.firsts:
 			if err == nil {
 				done++
+				waits = true
 				patience.Reset(timeout)
 				continue
 			}
-			if last = err; done > 0 && isTemporary(err) {
+			if last = err; sock.BacklogFull(err) || done > 0 && isTemporary(err) {
+				if !waits {
+					waits = true
+					patience.Reset(timeout)
+				}
 				continue
 			}
 		case <-patience.C:

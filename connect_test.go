@@ -1290,3 +1290,28 @@ func TestAHandshakeThatWaitsForTheTransportEndsWithTheConnectTimeout(t *testing.
 		require.Equal(t, []int{0, 0}, []int{m.Stats().Open, m.Stats().Connecting}, "its slot is free")
 	})
 }
+
+// A connect to a Unix socket whose backlog is full fails at once. The service is there, so New goes on
+// trying; not for ever, if nobody accepts.
+func TestNewRidesOutAFullBacklog(t *testing.T) {
+	full := &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EAGAIN)}
+	t.Run("others are accepted later", func(t *testing.T) {
+		bubble(t, func(t *testing.T, l *ledger) {
+			s := newService(l)
+			s.set(func(s *service) { s.refusal = full })
+			time.AfterFunc(3*time.Second, s.comeUp)
+			m := s.pool(4)
+			require.Equal(t, 4, m.Stats().Open)
+			require.Less(t, m.Stats().ConnectFailed, uint64(20), "at the pace of the service")
+		})
+	})
+	t.Run("nobody accepts", func(t *testing.T) {
+		bubble(t, func(t *testing.T, l *ledger) {
+			start := time.Now()
+			err := refused(t, l, func(context.Context, net.Conn) error { return full },
+				plex.WithMinConnections(2), plex.WithConnectTimeout(5*time.Second))
+			require.ErrorIs(t, err, syscall.EAGAIN)
+			require.WithinRange(t, time.Now(), start.Add(5*time.Second), start.Add(7*time.Second))
+		})
+	})
+}

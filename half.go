@@ -27,6 +27,7 @@ type half struct {
 
 	// Owned as said above.
 	back    [][]byte        // read from the transport and not delivered
+	refusal error           // a passing error of a look, which the next Read returns once back is empty
 	reclaim func() [][]byte // takes back what the last stream left in its channel; nil if none
 	looked  bool            // nothing is left inside the transport; until the half arrives
 
@@ -263,7 +264,7 @@ func (h *half) closeSlow(id word) error {
 	if !h.beginEnd(id) {
 		return ErrLeaseClosed
 	}
-	return h.end(id)
+	return h.endInTime(id)
 }
 
 // beginEnd marks the lease as ending and halts its stream: from now on nothing new starts. It reports
@@ -296,9 +297,33 @@ func (h *half) kill(id word) error {
 	h.mu.Unlock()
 	h.conn.fail(ErrKilled)
 	if began {
-		_ = h.end(id) // what a stream could not write is what the consumer gives up by Kill
+		_ = h.endInTime(id) // what a stream could not write is what the consumer gives up by Kill
 	}
 	return nil
+}
+
+// endInTime is end, but does not wait for long for an operation or a stream that stays in the transport
+// after the connection has failed and is being closed. Then the half comes back, or is settled, whenever
+// the transport returns.
+func (h *half) endInTime(id word) error {
+	if h.sentLast() == nil && !h.word().is(leaseBusy) {
+		return h.end(id)
+	}
+	over, failed := make(chan error, 1), h.failedChannel()
+	h.conn.m.tasks.startForeign(transportTask, func() { over <- h.end(id) })
+	select {
+	case err := <-over:
+		return err
+	case <-failed:
+	}
+	late := time.NewTimer(closeGrace)
+	defer late.Stop()
+	select {
+	case err := <-over:
+		return err
+	case <-late.C:
+		return h.conn.failure()
+	}
 }
 
 // end is the second part of close and kill. Only the goroutine that began the end gets here. It
@@ -440,6 +465,27 @@ var closedChannel = func() chan struct{} {
 	close(c)
 	return c
 }()
+
+// failedChannel returns a channel that is closed when the connection has failed, or when the lease, which
+// is ending, has ended.
+func (h *half) failedChannel() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn.failure() != nil {
+		return closedChannel // as in doneChannel
+	}
+	if h.done == nil {
+		h.done = make(chan struct{})
+	}
+	return h.done
+}
+
+// sentLast returns the lease's last write stream, nil if there was none.
+func (h *half) sentLast() *stream {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sent
+}
 
 // failed tells a lease's Done that its connection is dead.
 func (h *half) failed() {

@@ -6,6 +6,7 @@ package plex
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -78,7 +79,11 @@ func (l *logbook) write() {
 }
 
 func (l *logbook) lost(c *conn, cause error) {
-	l.warn("plex: connection lost", "cause", cause, "addr", text(c.remote), "age", c.leftAt.Sub(c.admittedAt))
+	level := slog.LevelWarn
+	if errors.Is(cause, ErrKilled) {
+		level = slog.LevelInfo // a consumer did that, and knows why
+	}
+	l.add(level, "plex: connection lost", "cause", cause, "addr", text(c.remote), "age", c.leftAt.Sub(c.admittedAt))
 }
 
 func (l *logbook) connectFailed(a *attempt, err error) {

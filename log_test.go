@@ -23,17 +23,18 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 	for _, loss := range []struct {
 		name  string
 		cause error
+		level slog.Level
 		lose  func(t *testing.T, r plex.Reader, p *fakenet.Peer)
 	}{
-		{"Kill", plex.ErrKilled, func(t *testing.T, r plex.Reader, _ *fakenet.Peer) { require.NoError(t, r.Kill()) }},
-		{"a reset", syscall.ECONNRESET, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
+		{"Kill", plex.ErrKilled, slog.LevelInfo, func(t *testing.T, r plex.Reader, _ *fakenet.Peer) { require.NoError(t, r.Kill()) }},
+		{"a reset", syscall.ECONNRESET, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
 			p.Reset(syscall.ECONNRESET, false)
 
 			_, err := r.Read(make([]byte, 1))
 			require.Error(t, err)
 			requireClosed(t, r)
 		}},
-		{"the peer's close", io.EOF, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
+		{"the peer's close", io.EOF, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
 			_ = p.Close()
 
 			_, err := r.Read(make([]byte, 1))
@@ -53,7 +54,7 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 				require.Equal(t, []string{"plex: connection lost"}, book.messages(), "once")
 
 				rec := book.with("plex: connection lost")[0]
-				require.Equal(t, slog.LevelWarn, rec.level)
+				require.Equal(t, loss.level, rec.level)
 				require.Equal(t, []string{"cause", "addr", "age"}, rec.keys)
 				require.ErrorIs(t, rec.attrs["cause"].(error), loss.cause)
 				require.Equal(t, conn.RemoteAddr().String(), rec.attrs["addr"])
@@ -210,7 +211,11 @@ func TestALoggersOwnAttributesAndLevelAreKept(t *testing.T) {
 
 		lost := time.Now()
 
-		killAll(t, m, 1)
+		require.NoError(t, s.connected(0)[0].Close())
+		r := readerOf(t, m)
+		_, err := r.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		requireClosed(t, r)
 		require.EqualValues(t, 1, settled(m).Healed)
 
 		mu.Lock()

@@ -195,6 +195,8 @@ func (h *half) lookFailed(err error) {
 	c.noteLastWords()
 	switch h.verdict(err) {
 	case passing:
+		h.refusal = err // the kernel tells it once, so a lease has to be told
+		h.noteLeft()
 	case sawEOF:
 		if c.resetBehindEOF() == nil {
 			c.peerEnded(errPeerClosed)

@@ -188,12 +188,22 @@ func (h *half) takeBack() {
 
 // noteLeft makes the flag say what is there.
 func (h *half) noteLeft() {
-	if len(h.back) > 0 {
+	if len(h.back) == 0 {
+		h.back = nil
+	}
+	if h.back != nil || h.refusal != nil {
 		h.set(dataLeft)
 	} else {
-		h.back = nil
 		h.unset(dataLeft)
 	}
+}
+
+// takeRefusal returns what a look has been told, as that a datagram was refused, once.
+func (h *half) takeRefusal() error {
+	err := h.refusal
+	h.refusal = nil
+	h.noteLeft()
+	return err
 }
 
 // readBack moves what was pushed back into p. A message keeps its boundaries.

@@ -26,6 +26,9 @@ func (h *half) read(p []byte) (n int, err error) {
 		c.delivers()
 		return h.readBack(p), nil
 	}
+	if h.refusal != nil {
+		return 0, h.takeRefusal()
+	}
 	if c.peer.reached(peerRead) {
 		c.peer.turn(peerTold)
 		if cause := c.failure(); cause != nil {

@@ -48,8 +48,26 @@ var poolDefects = []defect{
 	{
 		name:  "reset-told-as-end",
 		what:  "when the other half was told of a reset, the EOF that this half gets passes for a clean end",
-		edits: []edit{in("half.failedOperation", drop("cause := c.failure()").within("case sawEOF:"))},
+		edits: []edit{in("conn.resetBehindEOF", instead("return c.failure()", "return nil"))},
 		tests: []suite{root("TestEOFOfAConnectionThatWasResetIsTheReset")},
+	},
+	{
+		name:  "eof-before-the-writes-reset",
+		what:  "an EOF is believed though a Write is about to tell of a reset, where there is no socket to ask",
+		edits: []edit{in("conn.resetBehindEOF", drop("time.Sleep(eofStep)"))},
+		tests: []suite{root("TestEOFBeforeTheErrorOfAWriteThatIsUnderWayIsAReset")},
+	},
+	{
+		name:  "look-eats-a-refusal",
+		what:  "a refused datagram of which plex reads first is told to nobody",
+		edits: []edit{in("half.lookFailed", drop("h.refusal = err"))},
+		tests: []suite{root("TestARefusalThatPlexHasReadGoesToTheNextReader")},
+	},
+	{
+		name:  "lease-waits-for-ever",
+		what:  "the end of a lease waits for a transport that never returns, though its connection is closed",
+		edits: []edit{in("half.endInTime", instead("late := time.NewTimer(closeGrace)", "late := time.NewTimer(1000 * time.Hour)"))},
+		tests: []suite{root("TestALeaseEndsThoughTheTransportNeverReturns")},
 	},
 	{
 		name:  "closed-twice",

@@ -21,3 +21,7 @@ var networkErrors = []syscall.Errno{
 // BrokenPipe reports whether err is that of a Write after the write side has ended, which also stands for a reset that
 // somebody else has been told of.
 func BrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+
+// BacklogFull reports whether err says that the service is there, and has not yet accepted as many connections as may wait
+// for that. Only a connect to a Unix socket says so.
+func BacklogFull(err error) bool { return errors.Is(err, syscall.EAGAIN) }

@@ -9,3 +9,6 @@ var messageErrors, networkErrors []syscall.ErrorString
 
 // BrokenPipe is always false: Plan 9 has no such error.
 func BrokenPipe(error) bool { return false }
+
+// BacklogFull is always false, too.
+func BacklogFull(error) bool { return false }

@@ -28,3 +28,6 @@ var networkErrors = []syscall.Errno{
 
 // BrokenPipe reports whether err is that of a Write after the write side has ended.
 func BrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+
+// BacklogFull is always false: Windows has no such error.
+func BacklogFull(error) bool { return false }
