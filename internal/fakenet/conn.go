@@ -81,6 +81,12 @@ func (c Calls) All() int {
 	return c.Reads + c.Writes + c.ReadDeadlines + c.WriteDeadlines + c.Closes + c.CloseWrites
 }
 
+// Told is what a Conn's Read and Write have returned of its end.
+type Told struct {
+	EOF bool // that the peer has sent its FIN
+	Err Half // which half was the first to return what the connection died of; 0 if none
+}
+
 // Written is an account of Writes.
 type Written struct {
 	Bytes   int
@@ -104,6 +110,7 @@ type wire struct {
 	tell    Half  // the halves that are told err
 	sticky  bool  // they are told it each time; otherwise the first to ask is told, and others get EOF and EPIPE
 	errSeen bool  // err has been told
+	told    Told
 
 	writing bool // a Write is under way, others wait for their turn
 
@@ -233,9 +240,13 @@ func (c *Conn) read(p []byte) (int, error) {
 			w.cond.Broadcast()
 
 			return n, nil
-		case w.told(Reads):
+		case w.tells(Reads):
 			return 0, c.opError("read", w.err)
-		case w.err != nil && w.tell&Reads != 0, w.inEOF:
+		case w.err != nil && w.tell&Reads != 0:
+			return 0, io.EOF
+		case w.inEOF:
+			w.told.EOF = true
+
 			return 0, io.EOF
 		}
 
@@ -243,13 +254,15 @@ func (c *Conn) read(p []byte) (int, error) {
 	}
 }
 
-// told says whether this half is told the error now, and notes that it was.
-func (w *wire) told(half Half) bool {
+// tells says whether this half is told the error now, and notes that it was.
+func (w *wire) tells(half Half) bool {
 	if w.err == nil || w.tell&half == 0 || w.errSeen && !w.sticky {
 		return false
 	}
 
-	w.errSeen = true
+	if w.errSeen = true; w.told.Err == 0 {
+		w.told.Err = half
+	}
 
 	return true
 }
@@ -293,7 +306,7 @@ func (c *Conn) write(p []byte) (n int, err error) {
 			return n, c.opError("write", net.ErrClosed)
 		case w.wd.passed:
 			return n, c.opError("write", os.ErrDeadlineExceeded)
-		case w.told(Writes):
+		case w.tells(Writes):
 			return n, c.opError("write", w.err)
 		case w.err != nil && w.tell&Writes != 0, w.outEOF:
 			return n, c.opError("write", syscall.EPIPE)
@@ -512,6 +525,9 @@ func (c *Conn) DeadlinesLeft() (read, write time.Time) {
 	return c.w.rd.t, c.w.wd.t
 }
 
+// Told is what the connection has told of its end so far.
+func (c *Conn) Told() Told { return look(c.w, func() Told { return c.w.told }) }
+
 // Written is what the Writes that have returned have written.
 func (c *Conn) Written() Written { return look(c.w, func() Written { return c.w.written }) }
 
@@ -607,6 +623,25 @@ func (p *Peer) Unsent() (n int) {
 
 	return n
 }
+
+// Ended says whether the peer has ended what it sends: with CloseWrite, Close or the End of Datagrams.
+func (p *Peer) Ended() bool { return look(p.w, func() bool { return p.w.inEOF }) }
+
+// Drop loses what the peer sent and the Conn has not read, and returns how many bytes that was.
+func (p *Peer) Drop() (n int) {
+	p.w.change(func() {
+		for _, s := range p.w.in {
+			n += len(s.data)
+		}
+
+		p.w.in = nil
+	})
+
+	return n
+}
+
+// Allowed returns how many bytes the Conn may still write. Below zero there is no bound.
+func (p *Peer) Allowed() int { return look(p.w, func() int { return p.w.credit }) }
 
 // Allow lets the Conn write n bytes more, and then stalls it; below zero lifts the bound. Allow(0) is a zero window.
 func (p *Peer) Allow(n int) { p.w.change(func() { p.w.credit = n }) }

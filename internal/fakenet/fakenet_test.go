@@ -62,13 +62,17 @@ func TestAReadTakesWhatWasSentAndThenEOF(t *testing.T) {
 	n, err := c.Read(b)
 	equal(t, "abc", string(b[:n]), "the first Read")
 	is(t, err, nil)
+	equal(t, false, p.Ended(), "ended")
 	equal(t, nil, p.CloseWrite(), "CloseWrite")
+	equal(t, true, p.Ended(), "ended")
 
 	n, _ = c.Read(b)
 	equal(t, "d", string(b[:n]), "the second Read")
 
+	equal(t, Told{}, c.Told(), "told")
 	_, err = c.Read(b)
 	equal(t, io.EOF, err, "the end")
+	equal(t, Told{EOF: true}, c.Told(), "told")
 
 	_, err = c.Write([]byte("still"))
 	is(t, err, nil)
@@ -111,7 +115,9 @@ func TestAWriteStopsAtTheAllowanceAndIsShortWhenInterrupted(t *testing.T) {
 		w := later(c.Write, []byte("xy"))
 		synctest.Wait()
 		equal(t, 0, len(w), "the Write has not returned")
+		equal(t, 0, p.Allowed(), "allowed")
 		p.Allow(-1)
+		equal(t, -1, p.Allowed(), "allowed")
 		equal(t, result{2, nil}, <-w, "the Write")
 
 		_ = c.CloseWrite()
@@ -214,8 +220,10 @@ func TestAResetIsToldToTheFirstAskerAndABreakToAll(t *testing.T) {
 	equal(t, result{4, nil}, result{n, err}, "what was sent before")
 	_, err = c.Write(b)
 	is(t, err, syscall.ECONNRESET)
+	equal(t, Told{Err: Writes}, c.Told(), "told")
 	_, err = c.Read(b)
 	equal(t, io.EOF, err, "the other half's Read")
+	equal(t, Told{Err: Writes}, c.Told(), "told")
 	_, err = c.Write(b)
 	is(t, err, syscall.EPIPE)
 
@@ -227,7 +235,13 @@ func TestAResetIsToldToTheFirstAskerAndABreakToAll(t *testing.T) {
 		is(t, err, syscall.ETIMEDOUT)
 		_, err = c.Write(b)
 		is(t, err, syscall.ETIMEDOUT)
+		equal(t, Told{Err: Reads}, c.Told(), "told")
 	}
+
+	_, p = Pair()
+	p.SendSegments("ab", "cd")
+	equal(t, 4, p.Drop(), "dropped")
+	equal(t, 0, p.Drop()+p.Unsent(), "dropped")
 }
 
 func TestABrokenHalfLeavesTheOtherAlone(t *testing.T) {
@@ -452,13 +466,13 @@ func TestAGateHoldsUpOneCallAfterItIsArmed(t *testing.T) {
 func TestDatagramsKeepTheirEdges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := NewDatagrams()
-		d.Deliver("long", "b")
+		d.Deliver("long", "", "b")
 		d.FailRead(syscall.ECONNREFUSED)
 		b := make([]byte, 2)
 		_, err := d.Read(b)
 		is(t, err, syscall.ECONNREFUSED)
 
-		for _, want := range []string{"lo", "b"} {
+		for _, want := range []string{"lo", "", "b"} {
 			n, err := d.Read(b)
 			is(t, err, nil)
 			equal(t, want, string(b[:n]), "a packet")
@@ -479,6 +493,14 @@ func TestDatagramsKeepTheirEdges(t *testing.T) {
 		equal(t, "one three", strings.Join(d.Packets(), " "), "what was sent")
 		equal(t, "udp", d.LocalAddr().Network()[:3], "network")
 		equal(t, "udp", d.RemoteAddr().Network()[:3], "network")
+		_ = d.SetReadDeadline(time.Time{})
+		d.Deliver("z")
+		d.End()
+		equal(t, true, d.Peer().Ended(), "ended")
+		n, err := d.Read(b)
+		equal(t, result{1, nil}, result{n, err}, "the last packet")
+		_, err = d.Read(b)
+		equal(t, io.EOF, err, "the end")
 		is(t, d.Close(), nil)
 		_, err = d.Read(b)
 		is(t, err, net.ErrClosed)
