@@ -186,7 +186,9 @@ func (m *Multiplexer) closeSurplus(n int) {
 	if n == 0 {
 		return
 	}
-	idle := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.r.word().idle() || !c.w.word().idle() })
+	idle := slices.DeleteFunc(m.roster.all(), func(c *conn) bool {
+		return !c.w.word().idle() || !c.r.word().idle() && !c.r.isParked()
+	})
 	slices.SortFunc(idle, func(a, b *conn) int { return a.admittedAt.Compare(b.admittedAt) })
 	closed := 0
 	for _, c := range idle {
@@ -202,28 +204,40 @@ func (m *Multiplexer) closeSurplus(n int) {
 }
 
 // scaleDown closes a connection that nobody needs, unless somebody has just leased it or is about
-// to. It reports whether it did.
+// to. It reports whether it has begun to.
 func (c *conn) scaleDown() bool {
+	return !c.m.readers.isAwaited() && !c.m.writers.isAwaited() && c.isSurplus() && c.takeBoth(c.scaleDownHeld)
+}
+
+// isSurplus reports whether the pool can do without the connection.
+func (c *conn) isSurplus() bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return c.isSurplusLocked()
+}
+
+func (c *conn) isSurplusLocked() bool {
 	m := c.m
-	if m.readers.isAwaited() || m.writers.isAwaited() || !c.holdBoth() {
-		return false
-	}
+	return m.open-m.leaving > m.cfg.minimum.Get() && !m.refusing && c.pins == 0
+}
+
+// scaleDownHeld is scaleDown with both halves held.
+func (c *conn) scaleDownHeld() {
+	m := c.m
 	m.mu.Lock()
 	// Losses may have come in between.
 	from := m.open - m.leaving
-	surplus := from > m.cfg.minimum.Get() && !m.refusing && c.pins == 0 && c.leaveLocked(whySurplus)
+	surplus := c.isSurplusLocked() && c.leaveLocked(whySurplus)
 	if surplus {
 		m.healer.target = max(m.cfg.minimum.Get(), min(m.healer.target, from)-1)
 	}
 	m.mu.Unlock()
 	if !surplus {
-		c.r.arrive(fromHold)
-		c.w.arrive(fromHold)
-		return false
+		c.letGo()
+		return
 	}
 	c.retireBoth()
 	m.log.scaled("not needed", from, from-1)
-	return true
 }
 
 // isAwaited reports whether callers wait for any half of the kind.

@@ -174,7 +174,7 @@ type conn struct {
 	graceEnds  time.Time     // when pins no longer keep it, once it leaves; zero if it was not pinned then
 	queued     bool          // it is in Multiplexer.due
 	pins       int           // how many expect something of it without a lease
-	pollWake   chan struct{} // has the goroutine that polls it look again; nil if there is none
+	parkWake   chan struct{} // has the goroutine that parks go back to its Read; nil if there is none
 	ends       map[*afterEnd]struct{}
 	rosterAt   int // its place in the roster, and in the heap of expiries; from 1, 0 if none
 	expiryAt   int

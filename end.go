@@ -22,7 +22,7 @@ import (
 const (
 	lingerClose = 100 * time.Millisecond // how long a linger may take once the multiplexer closes
 	lingerLook  = time.Millisecond       // the first pause before another look whether the peer has taken everything
-	lingerPause = 50 * time.Millisecond  // the longest
+	lingerPause = 200 * time.Millisecond // the longest
 )
 
 // end closes the transport. Whoever began it by closeLocked calls end once.

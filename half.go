@@ -33,6 +33,7 @@ type half struct {
 
 	mu        sync.Mutex
 	deadlines deadlines
+	parking   parking
 	out       chan struct{} // closed when the present operation leaves; nil if nobody waits
 	done      chan struct{} // the lease's Done; nil unless asked for
 	killed    bool          // the last lease there will be has been killed

@@ -229,7 +229,7 @@ func (w *walk) place() place {
 	q := w.h.queue
 	return place{
 		word: w.h.word() & flagMask, entries: len(q.idle), hand: w.hand != nil, lease: w.id != 0, holds: w.holds,
-		attended: len(w.c.pollWake) > 0, noticed: w.noticed, sees: w.sees, ended: w.nc.ended,
+		attended: len(w.c.parkWake) > 0, noticed: w.noticed, sees: w.sees, ended: w.nc.ended,
 		failed: w.c.failure() != nil, left: len(w.h.back) > 0, mode: w.m.reading.Load(),
 		stage: stage(w.c.peer.stage.Load()), phase: w.c.life.phase, over: w.ended,
 		stale: q.stale.Load(), circulating: q.circulating.Load(), listed: q.listed(), leased: q.leased(), wrong: w.wrong,
@@ -299,8 +299,8 @@ func newWalk(t *testing.T, writes bool, path []string) *walk {
 	if writes {
 		w.h = &w.c.w
 	}
-	w.c.attention = polled
-	w.c.pollWake = make(chan struct{}, 1) // nobody listens: it says that somebody attends
+	w.c.attention = parked
+	w.c.parkWake = make(chan struct{}, 1) // nobody listens: it says that somebody attends
 	w.c.ends = nil
 	Conn{w.c}.AfterEnd(func(error) { w.ended++ })
 	for _, name := range path {

@@ -88,8 +88,8 @@ func (c *conn) retireDue() {
 	case !c.mayRetire() || c.retirePinned():
 	case c.r.promised() || c.w.promised():
 		c.tryLater()
-	case c.holdBoth():
-		c.retireHeld()
+	default:
+		c.takeBoth(c.retireHeld)
 	}
 }
 
@@ -195,7 +195,6 @@ func (c *conn) retireHeld() {
 }
 
 // retireLooked is retireHeld without a look.
-
 func (c *conn) retireLooked() {
 	m := c.m
 	m.mu.Lock()
@@ -208,7 +207,12 @@ func (c *conn) retireLooked() {
 		c.retireBoth()
 		return
 	}
-	c.r.arrive(fromHold)
+	c.letGo()
+}
+
+// letGo brings back the halves of a connection that was taken.
+func (c *conn) letGo() {
+	c.r.arrive(c.afterLook(fromHold))
 	c.w.arrive(fromHold)
 }
 
@@ -222,8 +226,8 @@ func (c *conn) retireBoth() {
 // more. If a lease has the read half, its end does so, see look: whoever has it may have read the
 // beginning of something, and pin the connection for the rest of it before the lease ends.
 func (c *conn) endRetirement() {
-	if c.drained() && c.r.hold() {
-		c.readOut()
+	if c.drained() {
+		c.r.take(c.readOut)
 	}
 }
 
@@ -250,9 +254,7 @@ func (c *conn) lookDue(h *half) {
 		c.m.tasks.aside(c.readOut)
 	case !c.mayRetire() || c.retirePinned():
 		h.arrive(fromHold)
-	case other.hold():
-		c.retireHeld()
-	default:
+	case !other.take(c.retireHeld):
 		h.arrive(fromHold)
 		c.againIfUnleased(other)
 	}
@@ -267,14 +269,15 @@ func (c *conn) againIfUnleased(other *half) {
 	}
 }
 
-// holdBoth takes an idle connection out of service, and reports whether it was idle.
-func (c *conn) holdBoth() bool {
-	if !c.r.hold() {
+// takeBoth takes an idle connection out of service and has f called, which owns both halves then. It
+// reports whether the connection was idle.
+func (c *conn) takeBoth(f func()) bool {
+	if !c.w.hold() {
 		return false
 	}
-	if !c.w.hold() {
-		c.r.arrive(fromHold)
-		c.againIfUnleased(&c.w)
+	if !c.r.take(f) {
+		c.w.arrive(fromHold)
+		c.againIfUnleased(&c.r)
 		return false
 	}
 	return true

@@ -111,6 +111,22 @@ func (h *half) fetch(until time.Time, limit int) error {
 	}
 }
 
+// readParked reads for as long as it takes for something to arrive.
+func (h *half) readParked(buf []byte) error {
+	for range emptyReads {
+		n, err := h.conn.readOnce(buf)
+		if n > 0 || err == nil && h.conn.kind.Datagram() {
+			h.back = append(h.back, append([]byte{}, buf[:n]...))
+			h.noteLeft()
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errEmptyReads
+}
+
 // errMoreToRead says that a limit has ended the reading.
 var errMoreToRead = errors.New("plex: there is more to read")
 

@@ -111,8 +111,8 @@ func (c Conn) AfterEnd(f func(cause error)) (stop func() bool) {
 
 // endedLocked is called when the read half is over.
 func (c *conn) endedLocked() {
-	if c.pollWake != nil {
-		wakeUp(c.pollWake) // to find that there is nothing to do any more
+	if c.parkWake != nil {
+		wakeUp(c.parkWake) // to find that there is nothing to do any more
 	}
 	if len(c.ends) == 0 {
 		return

@@ -375,6 +375,7 @@ func (m *Multiplexer) beginEnd() {
 				if h.markRetired() {
 					over = append(over, h)
 				}
+				h.leaveParking()
 			}
 		}
 		m.mu.Lock()

@@ -34,8 +34,8 @@ type attention int8
 const (
 	armed  attention = iota // the kernel tells, and its bytes are all there is: TCP, UDP, Unix
 	inside                  // the kernel tells, but there can be bytes inside the transport, or too few to deliver any: TLS and unknown types
-	polled                  // nobody tells, so it is looked at from time to time
-	blind                   // it cannot be looked at either, as it refuses deadlines: it counts as ready whenever it is idle
+	parked                  // nobody tells, so a goroutine sits in a Read while it is idle, see park.go
+	blind                   // that could not be interrupted either, as it refuses deadlines: it counts as ready whenever it is idle
 )
 
 // ReadyReader leases the read half of whichever idle connection has something to deliver: bytes that
@@ -54,8 +54,8 @@ const (
 // On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for TLS and whatever else
 // shows the socket beneath it (by SyscallConn, or NetConn as *tls.Conn does); no connection has a
 // goroutine. Elsewhere, and for connections without a socket, such as a [net.Pipe], one goroutine for
-// each connection looks at it, at most 20 ms apart. A connection that refuses deadlines cannot be looked
-// at: its lease is given out when it is idle, and its Read may block.
+// each connection waits in a Read of up to 512 bytes while the connection is idle. A connection that refuses
+// deadlines is not read from in this way: its lease is given out when it is idle, and its Read may block.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
 	h, lease, err := m.acquireReader(ctx, timeout, readsReady)
 	if err == nil && m.tracks {
@@ -133,13 +133,13 @@ func (h *half) attend(w word, looked bool) {
 	switch {
 	case h.word().is(dataLeft|connEnded) || c.attention == blind:
 		h.becomeReady(w.tag())
-	case c.attention == polled:
-		c.pollSoon()
+	case c.attention == parked:
+		c.parkSoon()
 	case c.attention == inside && !looked:
 		c.m.tasks.start(c.glance) // whose end comes back here
 	default:
 		if err := c.member.Arm(w.tag()); err != nil {
-			c.pollSoon() // the kernel has no room, or does not watch such a descriptor
+			c.parkSoon() // the kernel has no room, or does not watch such a descriptor
 		}
 	}
 }
@@ -186,67 +186,7 @@ func attentionOf(c *conn, deadlines bool) attention {
 		return blind
 	}
 	if deadlines {
-		return polled
+		return parked
 	}
 	return blind
-}
-
-const (
-	pollShort = time.Millisecond      // the pause after something has happened
-	pollLong  = 20 * time.Millisecond // the pause after a while of nothing
-)
-
-// pollSoon has a connection be looked at again soon.
-func (c *conn) pollSoon() {
-	c.m.mu.Lock()
-	poll := c.pollWake
-	if poll == nil {
-		poll = make(chan struct{}, 1)
-		c.pollWake = poll
-		c.m.mu.Unlock()
-		c.m.tasks.start(func() { c.poll(poll) })
-		return
-	}
-	c.m.mu.Unlock()
-	wakeUp(poll)
-}
-
-// wakeUp sends on a channel that holds one, unless it is full.
-func wakeUp(wake chan<- struct{}) {
-	select {
-	case wake <- struct{}{}:
-	default:
-	}
-}
-
-// poll looks at a connection whenever it is idle and has nothing to deliver yet, until its read half is
-// retired.
-func (c *conn) poll(wake <-chan struct{}) {
-	pause := pollShort
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
-		var later <-chan time.Time
-		switch w := c.r.word(); {
-		case w.is(poolRetired):
-			return
-		case w.is(leaseLive | dataLeft | connEnded | poolListed): // wakes when that has changed
-		default:
-			c.glance()
-			select {
-			case <-wake: // by the end of the glance itself
-			default:
-			}
-			timer.Reset(pause)
-			later = timer.C
-		}
-		select {
-		case <-later:
-			pause = min(2*pause, pollLong)
-		case <-wake:
-			pause = pollShort
-		case <-c.m.tasks.closing:
-			return
-		}
-	}
 }

@@ -38,7 +38,7 @@ func (w *watcher) watch(c *conn) {
 		if err := w.add(c); err != nil && err != ErrClosed {
 			w.m.log.warn("plex: idle connections are not watched", "addr", text(c.remote), "cause", err)
 			if c.attention != blind {
-				c.attention = polled
+				c.attention = parked
 			}
 		}
 	case !poll.Available && sweeps(c):

@@ -210,6 +210,8 @@ func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
 		for i := range 2 * n {
 			want = append(want, fmt.Sprint(i))
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		require.Len(w, got, 3)
 		for _, words := range got {
 			require.Equal(w, want, words)

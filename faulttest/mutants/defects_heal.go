@@ -49,7 +49,7 @@ var healDefects = []defect{
 		what: "the auto-scaler closes unneeded connections below the minimum",
 		edits: []edit{
 			in("Multiplexer.surplusLocked", replace("min(slices.Min(s.lows), spare)", "slices.Min(s.lows)")),
-			in("conn.scaleDown", replace("from > m.cfg.minimum.Get()", "true")),
+			in("conn.isSurplusLocked", replace("m.open-m.leaving > m.cfg.minimum.Get()", "true")),
 		},
 		tests: []suite{root("TestSurplusIsClosedAfterTheIdleTimeoutOldestFirstDownToTheMinimum")},
 	},
@@ -67,8 +67,8 @@ var healDefects = []defect{
 	},
 	{
 		name:  "hold-not-let-go",
-		what:  "when plex holds an idle read half but cannot hold the write half, it never lets go of the first",
-		edits: []edit{in("conn.holdBoth", drop("c.r.arrive(fromHold)"))},
+		what:  "when plex holds an idle write half but cannot hold the read half, it never lets go of the first",
+		edits: []edit{in("conn.takeBoth", drop("c.w.arrive(fromHold)"))},
 		tests: []suite{root("TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded")},
 	},
 	{

@@ -4,6 +4,30 @@ package main
 
 var readyDefects = []defect{
 	{
+		name:  "parked-at-the-end",
+		what:  "the multiplexer's end does not wake who reads from an idle connection for plex",
+		edits: []edit{in("Multiplexer.beginEnd", drop("h.leaveParking()"))},
+		tests: []suite{root("TestShutdownEndsAParkedConnectionAtOnce")},
+	},
+	{
+		name:  "parked-for-ever",
+		what:  "whoever needs a read half that plex reads from waits until something arrives",
+		edits: []edit{in("half.take", drop("h.interruptParked()"))},
+		tests: []suite{root("TestAParkedConnectionIsRetired")},
+	},
+	{
+		name:  "parked-bytes-dropped",
+		what:  "what plex has read from an idle connection is dropped when somebody needs the half",
+		edits: []edit{in("conn.retireHeld", atStart("c.r.back = nil"))},
+		tests: []suite{root("TestWhatArrivesWhileAParkedConnectionIsRetiredIsDelivered")},
+	},
+	{
+		name:  "parked-deadline-left",
+		what:  "the deadline that has interrupted plex's Read is left behind",
+		edits: []edit{in("half.endParking", instead("err := h.deadlines.clear(h, interrupted)", "err := h.deadlines.clear(h, false)"))},
+		tests: []suite{root("TestAParkedConnectionThatIsNotRetiredGoesOn")},
+	},
+	{
 		name:  "late-arm",
 		what:  "an event armed by an earlier lease uses up the one-shot of the latest, and nothing arms the connection again",
 		edits: []edit{in("conn.arrived", drop("h.attend(w, true)"))},
@@ -48,7 +72,7 @@ var readyDefects = []defect{
 	{
 		name:  "refused-by-the-kernel",
 		what:  "a connection that epoll refuses is not polled instead",
-		edits: []edit{in("half.attend", drop("c.pollSoon()").within("c.member.Arm"))},
+		edits: []edit{in("half.attend", drop("c.parkSoon()").within("c.member.Arm"))},
 		tests: []suite{root("TestWhatTheKernelDoesNotWatchIsLookedAt")},
 	},
 	{
