@@ -382,7 +382,7 @@ func (m *machine) letPlexLook() {
 	time.Sleep(22 * time.Millisecond)
 	for range 1000 {
 		m.quiet()
-		if !slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader == nil && c.peek().reads > 0 }) {
+		if !slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader == nil && c.peek().looks }) {
 			return
 		}
 		time.Sleep(310 * time.Microsecond)

@@ -81,7 +81,7 @@ type state struct {
 	sent    uint64 // by the peer
 	written uint64 // by the client
 	torn    bool   // the client's last write that wrote anything was short
-	reads   int    // the client's, under way
+	looks   bool   // a Read with a deadline is under way; one without is a parked one, or a consumer's
 	eofTold bool   // plex knows of fin
 	errTold bool   // and of err
 	errRead bool   // first by a Read
@@ -94,9 +94,10 @@ func (c *memConn) peek() state {
 	defer c.mu.Unlock()
 	c.receiveLocked()
 	told := c.fake.Told()
+	until, _ := c.fake.DeadlinesLeft()
 	return state{
 		fin: c.peer.Ended(), err: c.err, credit: c.peer.Allowed(), sent: c.sent, written: c.written, torn: c.fake.Written().Torn,
-		reads: c.reads, eofTold: told.EOF, errTold: told.Err != 0, errRead: told.Err == fakenet.Reads, closes: c.fake.Closes(),
+		looks: c.reads > 0 && !until.IsZero(), eofTold: told.EOF, errTold: told.Err != 0, errRead: told.Err == fakenet.Reads, closes: c.fake.Closes(),
 	}
 }
 
