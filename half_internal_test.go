@@ -342,7 +342,7 @@ func newWalk(t *testing.T, writes bool, how attention, path []string) *walk {
 	if writes {
 		w.h = &w.c.w
 	}
-	w.c.attention = how // nothing can be armed without a socket, so an armed half is parked in the end
+	w.c.attention = how                   // nothing can be armed without a socket, so an armed half is parked in the end
 	w.c.parkWake = make(chan struct{}, 1) // nobody listens: it says that somebody attends
 	w.c.ends = nil
 	Conn{w.c}.AfterEnd(func(error) { w.ended++ })
