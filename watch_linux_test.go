@@ -307,3 +307,18 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 	}
 	require.Equal(t, before-len(conns), fakenet.Descriptors(), fmt.Sprint("after ", len(conns), " connections"))
 }
+
+// The end of a connection may overtake the watching of its admission.
+func TestAConnectionMayEndWhileItIsAdmitted(t *testing.T) {
+	l := newLedger(t)
+	for range 100 {
+		client, server := tcpPair(t)
+		m := l.mux(plex.WithMaxCapacity(1))
+		added := later(func() error { _, err := m.Add(t.Context(), client); return err })
+		require.NoError(t, m.Close())
+		if <-added != nil {
+			requireClosed(t, client)
+		}
+		requireClosed(t, server)
+	}
+}

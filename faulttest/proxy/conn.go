@@ -300,6 +300,9 @@ func (c *Conn) end(kind Kind) bool {
 	return true
 }
 
+// Faulted reports whether a fault has ended the connection, or half of it.
+func (c *Conn) Faulted() bool { return c.Ended() != Nothing || c.dirs[Down].ends() }
+
 // Close ends the connection without a fault.
 func (c *Conn) Close() error { return c.shut() }
 

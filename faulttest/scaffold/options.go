@@ -36,7 +36,7 @@ func (o *Options) register(flags *flag.FlagSet) {
 	flags.DurationVar(&o.Length, "for", 30*time.Second, "how long")
 	flags.Uint64Var(&o.Seed, "seed", 0, "the seed of all that is random; 0 draws one")
 	flags.IntVar(&o.Capacity, "capacity", 16, "the pools' capacity")
-	flags.Float64Var(&o.Faults, "faults", 15, "how many faults there are per MB that a connection moves, about")
+	flags.Float64Var(&o.Faults, "faults", 45, "how many faults there are per MB that a connection moves, about")
 	flags.StringVar(&o.Markdown, "markdown", "",
 		"also write the table into this file, between the lines "+o.mark("")+" and "+o.mark("/"))
 	flags.BoolVar(&o.Verbose, "v", false, "tell how each round is set up")

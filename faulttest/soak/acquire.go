@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -16,19 +17,75 @@ import (
 
 // consumer is one goroutine that uses the pool.
 type consumer struct {
-	s    *soak
+	s    *lane
 	pool *plex.Multiplexer
 	rng  *rand.Rand
 	buf  []byte
 
-	ready bool // it wants readers with something to deliver
+	p *setup
 }
 
-func (s *soak) newConsumer(m *plex.Multiplexer, p setup, number int) *consumer {
+func (s *lane) newConsumer(m *plex.Multiplexer, p *setup, number int) *consumer {
 	return &consumer{
 		s: s, pool: m, rng: s.Rand(0x55, uint64(p.number)<<32|uint64(number)),
-		buf: make([]byte, 256<<10), ready: p.ready,
+		buf: make([]byte, 256<<10), p: p,
 	}
+}
+
+// leases calls one, which takes and ends a lease and reports whether there are more, until there are none. A transport
+// may end the goroutine that uses the lease.
+func (c *consumer) leases(one func() bool) {
+	for more := true; more; {
+		for c.s.idle.Load() && c.s.consuming() {
+			time.Sleep(time.Millisecond)
+		}
+		if c.p.life == mildLife && c.chance(2) {
+			time.Sleep(c.moment(2 * time.Millisecond))
+		}
+		if !c.p.crashes {
+			more = one()
+			continue
+		}
+		more = true // also if one does not return
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			more = one()
+		}()
+		<-done
+	}
+}
+
+// callback wants to be told of the end of a connection, now and then.
+func (c *consumer) callback(conn plex.Conn) {
+	if !c.p.callbacks || !c.chance(20) {
+		return
+	}
+	s, bad, seed := c.s, c.chance(10), c.rng.Uint64()
+	s.callbacks.Add(1)
+	var called atomic.Bool
+	conn.AfterEnd(func(cause error) {
+		if cause == nil || called.Swap(true) {
+			s.fail(nil, fmt.Errorf("a callback of AfterEnd was called again, or without a cause: %v", cause))
+			return
+		}
+		s.callbacks.Add(-1)
+		if bad {
+			s.sums.foreign[callbackCrashes].Add(1)
+			crash(rand.New(rand.NewPCG(seed, 0)))
+		}
+	})
+}
+
+// briefly is the way of using a lease for one short operation.
+const briefly = -1
+
+// killing reports whether the consumer kills the connection at the end of a lease.
+func (c *consumer) killing() bool {
+	if c.p.kills {
+		return c.chance(20)
+	}
+	return c.chance(500)
 }
 
 // chance is true one time in n.
@@ -94,7 +151,7 @@ func acquire[L any](c *consumer, half string, take func(context.Context, time.Du
 }
 
 // begin enters a lease into the link's account.
-func (sd *side) begin(s *soak, l *link, half string) {
+func (sd *side) begin(s *lane, l *link, half string) {
 	if !sd.leased.CompareAndSwap(false, true) {
 		s.fail(l, fmt.Errorf("two leases on the %s half", half))
 	}
@@ -104,8 +161,21 @@ func (sd *side) begin(s *soak, l *link, half string) {
 	}
 }
 
+// endLease ends a lease by how, which must return, unless the transport ends the goroutine.
+func (s *soak) endLease(l *link, what string, how func() error) (err error) {
+	returned := false
+	defer func() {
+		if !returned && !l.quirks.ended() {
+			s.fail(l, fmt.Errorf("the end of a lease, %s, has not returned: %v", what, recover()))
+		}
+	}()
+	err = how()
+	returned = true
+	return err
+}
+
 // fatal is told of an error that is not a consumer's doing. Both halves have to report the first.
-func (s *soak) fatal(l *link, err error) {
+func (s *lane) fatal(l *link, err error) {
 	if !l.cause.CompareAndSwap(nil, &err) {
 		if first := *l.cause.Load(); first.Error() != err.Error() {
 			s.fail(l, fmt.Errorf("its first cause was %q and is now %q", first, err))

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"time"
@@ -21,10 +22,16 @@ const ownAddresses = runtime.GOOS == "linux"
 // extraNet is the second byte of the addresses of connections that the pool does not know of, see link.extra.
 const extraNet = 2
 
-var errConnector = errors.New("the connector fails")
+var (
+	errConnector = errors.New("the connector fails")
+	errBusy      = errors.New("the service says that it is busy")
+)
+
+// handshakeTimeout is how long a connector waits for how the stream begins.
+const handshakeTimeout = 150 * time.Millisecond
 
 // connect is a plex.Connect for a pool of the given set-up.
-func (s *soak) connect(p setup) plex.Connect {
+func (s *lane) connect(p *setup) plex.Connect {
 	return func(ctx context.Context, conn net.Conn) error {
 		n := s.dials.Add(1)
 		fault := s.drawConnectorFault(n)
@@ -39,6 +46,9 @@ func (s *soak) connect(p setup) plex.Connect {
 		case connectorPanics:
 			s.book.dialFailed()
 			panic(errConnector)
+		case connectorEndsGoroutine:
+			s.book.dialFailed()
+			runtime.Goexit()
 		case connectorHangs:
 			<-ctx.Done()
 			s.book.dialFailed()
@@ -56,7 +66,7 @@ func (s *soak) connect(p setup) plex.Connect {
 			s.book.dialFailed()
 			return err
 		}
-		l := s.book.enter(tcp, 1, fault == connectorAttachesLate)
+		l := s.book.enter(tcp, p, 1, fault == connectorAttachesLate)
 		if fault == connectorAttachesLate {
 			s.beside.Go(func() {
 				time.Sleep(50 * time.Millisecond) // plex has noticed the return by then, on a busy machine too
@@ -69,11 +79,18 @@ func (s *soak) connect(p setup) plex.Connect {
 		if err := plex.Attach(conn, s.transport(l, p)); err != nil {
 			return err
 		}
-		if p.tls {
+		if p.kind == overTLS {
 			// The handshake is plex's to do, at the latest. It is bounded by the connect timeout.
 			l.log.add("attached")
 		}
+		if fault == connectorIsToldBusy || fault == connectorWell && p.handshake {
+			if err := s.handshake(conn, l); err != nil {
+				return err
+			}
+		}
 		switch fault {
+		case connectorIsToldBusy:
+			return errBusy
 		case connectorAttachesAndFails:
 			return errConnector
 		case connectorAttachesTwice:
@@ -82,22 +99,43 @@ func (s *soak) connect(p setup) plex.Connect {
 			if err != nil {
 				return err
 			}
-			return plex.Attach(conn, s.book.enter(second, 0, true))
+			return plex.Attach(conn, s.book.enter(second, p, 0, true))
 		}
 		return nil
 	}
 }
 
 // transport is what the pool is given for a link.
-func (s *soak) transport(l *link, p setup) net.Conn {
-	if p.tls {
+func (s *lane) transport(l *link, p *setup) net.Conn {
+	switch p.kind {
+	case overTLS:
 		return tls.Client(l, s.ClientTLS)
+	case overForeign:
+		return &foreign{l: l}
+	default:
+		return l
 	}
-	return l
+}
+
+// handshake reads how the stream begins, as a connector does that waits for a greeting, and leaves a deadline behind.
+func (s *lane) handshake(conn net.Conn, l *link) error {
+	l.read.turn.Lock()
+	defer l.read.turn.Unlock()
+	if err := conn.SetReadDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	var begin [8]byte
+	n, err := io.ReadFull(conn, begin[:])
+	l.log.note("handshake", n, err)
+	if wrong := l.in.Check(begin[:n]); wrong != nil {
+		s.damaged(l.in.Result())
+		s.fail(l, wrong)
+	}
+	return err
 }
 
 // dial connects from an address drawn from n, another one if the pool does not know of the connection.
-func (s *soak) dial(ctx context.Context, n uint64, extra bool) (*net.TCPConn, error) {
+func (s *lane) dial(ctx context.Context, n uint64, extra bool) (*net.TCPConn, error) {
 	var d net.Dialer
 	if ownAddresses {
 		second := byte(1)

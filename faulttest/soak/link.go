@@ -21,6 +21,7 @@ type link struct {
 	addr   linkAddr
 	book   *book
 	log    trail
+	quirks *quirks
 
 	read, write side
 
@@ -32,6 +33,10 @@ type link struct {
 	end    *arrival              // what the server knows, when both ends are done; guarded likewise
 	cause  atomic.Pointer[error] // the first error that was its own
 	closes atomic.Int32
+	// hurt says that it has failed, was killed, or has ended with the whole pool: something that was written may be lost.
+	hurt atomic.Bool
+	bye  atomic.Bool // the pool has ended its writing, or all of it
+	eof  atomic.Bool // the pool was told of the server's end
 	// extra says that it is open without the pool's knowledge, so that the capacity is not the pool's to keep.
 	extra atomic.Bool
 }
@@ -61,21 +66,9 @@ func linkOf(lease interface{ LocalAddr() net.Addr }) *link {
 	return nil
 }
 
-// Close is called by the pool.
-func (l *link) Close() error {
-	err := l.TCPConn.Close()
-	if n := l.closes.Add(1); n > 1 {
-		l.book.wrong(l, fmt.Errorf("closed %d times", n))
-		return err
-	}
-	l.log.add("closed by the pool")
-	l.book.clientDone(l)
-	return err
-}
-
 // book is all connections that are not done.
 type book struct {
-	s *soak
+	s *lane
 
 	mu      sync.Mutex
 	next    uint32
@@ -89,15 +82,18 @@ type book struct {
 
 // arrival is what the server knows of a connection that has ended there.
 type arrival struct {
-	id     uint32 // of the client's stream, if known
-	known  bool
-	got    uint64
-	clean  bool // the client's end came as a FIN
-	source *oracle.Source
-	number int // of the connection, at the proxy
+	id    uint32 // of the client's stream, if known
+	known bool
+	got   uint64
+	clean bool // the client's end came as a FIN
+	// unharmed says that the server has read to the end, whatever that was, and until then nothing had ended the
+	// connection on its side.
+	unharmed bool
+	source   *oracle.Source
+	number   int // of the connection, at the proxy
 }
 
-func newBook(s *soak) *book {
+func newBook(s *lane) *book {
 	return &book{
 		s: s, open: make(map[*link]struct{}), hidden: make(map[string]bool), closed: make(map[string]*link), served: make(map[string]arrival),
 	}
@@ -128,7 +124,7 @@ func (b *book) dialFailed() {
 
 // enter makes a link of a connection that was dialled; dialing is 1 if it was counted as such, and extra says that the
 // pool does not know of it.
-func (b *book) enter(tcp *net.TCPConn, dialing int, extra bool) *link {
+func (b *book) enter(tcp *net.TCPConn, p *setup, dialing int, extra bool) *link {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dialing -= dialing
@@ -140,6 +136,9 @@ func (b *book) enter(tcp *net.TCPConn, dialing int, extra bool) *link {
 	l.addr = linkAddr{tcp.LocalAddr(), l}
 	l.log.start = b.s.Start
 	l.extra.Store(extra)
+	if !extra {
+		l.quirks = b.s.drawQuirks(p, l.number)
+	}
 	b.open[l] = struct{}{}
 	if extra {
 		b.hidden[l.addr.Addr.String()] = true
@@ -212,11 +211,9 @@ func (b *book) settle() error {
 	return nil
 }
 
-func (b *book) wrong(l *link, err error) { b.s.fail(l, err) }
-
 // reconcile compares the two ends of a connection that has ended at both. The client's account is complete when the
 // turns of both halves are free, which may be a moment later.
-func (s *soak) reconcile(l *link, a arrival) {
+func (s *lane) reconcile(l *link, a arrival) {
 	s.accounts.Go(func() {
 		l.read.turn.Lock()
 		defer l.read.turn.Unlock()
@@ -226,7 +223,7 @@ func (s *soak) reconcile(l *link, a arrival) {
 	})
 }
 
-func (s *soak) closeAccount(l *link, a arrival) {
+func (s *lane) closeAccount(l *link, a arrival) {
 	sent, got := l.out.Sent(), a.got
 	switch {
 	case a.known && a.id != l.out.ID():
@@ -237,6 +234,11 @@ func (s *soak) closeAccount(l *link, a arrival) {
 	case a.clean && got != sent:
 		s.sums.lost.Add(sent - got)
 		s.fail(l, fmt.Errorf("%d bytes were written, and the server got %d and a clean end", sent, got))
+	case a.unharmed && !l.hurt.Load() && got != sent:
+		s.sums.lost.Add(sent - got)
+		s.fail(l, fmt.Errorf("it has ended in good order after %d bytes were written, and the server got %d", sent, got))
+	case a.unharmed && !l.hurt.Load() && sent > 0:
+		s.sums.graceful.Add(1)
 	}
 	l.end = &a
 	s.checkRead(l)
@@ -244,7 +246,7 @@ func (s *soak) closeAccount(l *link, a arrival) {
 
 // checkRead compares what the readers got with what the server has sent, as far as both are known. The caller has the
 // read side's turn. What a connection left to be read can be read when both its ends are done.
-func (s *soak) checkRead(l *link) {
+func (s *lane) checkRead(l *link) {
 	if l.end == nil || l.in.Err() != nil {
 		return // damage has been reported when it came
 	}
@@ -257,7 +259,7 @@ func (s *soak) checkRead(l *link) {
 	case got > sent:
 		s.sums.doubled.Add(got - sent)
 		s.fail(l, fmt.Errorf("its readers got %d bytes, though the server has sent only %d", got, sent))
-	case l.sawEnd && got != sent:
+	case l.sawEnd && got != sent && (l.eof.Load() || !l.bye.Load()): // what the pool ends may end before the server does
 		s.sums.lost.Add(sent - got)
 		s.fail(l, fmt.Errorf("the server has sent %d bytes, and its readers got %d and then io.EOF", sent, got))
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -23,28 +22,41 @@ type reading struct {
 }
 
 func (c *consumer) readers() {
-	for {
+	c.leases(func() bool {
 		half, take := "reader", c.pool.Reader
-		if c.ready {
+		if c.p.ready {
 			half, take = "ready reader", c.pool.ReadyReader
 		}
 		r, ok := acquire(c, half, take)
 		if !ok {
-			return
+			return false
 		}
 		l := linkOf(r)
 		l.read.begin(c.s, l, "read")
 		l.log.add("reader leased")
+		c.callback(r.Conn())
 		c.read(&reading{Reader: r, c: c, l: l})
-	}
+		return true
+	})
 }
 
 // read uses one lease and ends it.
 func (c *consumer) read(r *reading) {
-	l := r.l
-	switch c.rng.IntN(10) {
-	default:
-		r.reads(1 + c.rng.IntN(20))
+	l, whole := r.l, false
+	defer func() {
+		if !whole { // the transport has ended the goroutine
+			r.end("closed late", r.Close)
+			l.read.turn.Unlock()
+		}
+	}()
+	way := c.rng.IntN(10)
+	if c.p.life.short() && !c.chance(20) {
+		way = briefly
+	}
+	switch way {
+	case briefly:
+		r.deadline(500*time.Microsecond + c.moment(10*time.Millisecond))
+		r.read(1 + c.rng.IntN(16<<10))
 	case 5:
 		r.missed()
 	case 6:
@@ -57,15 +69,19 @@ func (c *consumer) read(r *reading) {
 		for range 1 + c.rng.IntN(3) {
 			r.cancelled()
 		}
+	default:
+		r.reads(1 + c.rng.IntN(20))
 	}
-	if c.chance(500) {
+	if c.killing() {
 		r.end("killed", func() error {
+			l.hurt.Store(true)
 			c.s.sums.consumer[kill].Add(1)
 			return r.Kill()
 		})
 	} else {
 		r.end("closed", r.Close)
 	}
+	whole = true
 	l.read.turn.Unlock()
 	if c.chance(50) {
 		r.stale()
@@ -76,7 +92,7 @@ func (c *consumer) read(r *reading) {
 func (r *reading) end(what string, how func() error) {
 	r.once.Do(func() {
 		r.l.read.leased.Store(false)
-		err := how()
+		err := r.c.s.endLease(r.l, "reader "+what, how)
 		r.l.log.note("reader "+what, -1, err)
 		if err != nil {
 			r.c.s.fail(r.l, errors.Join(errors.New("a read lease was "+what), err))
@@ -99,7 +115,7 @@ func (r *reading) reads(n int) {
 }
 
 func (r *reading) deadline(d time.Duration) {
-	if err := r.SetReadDeadline(time.Now().Add(d)); err != nil && r.l.closes.Load() == 0 && !errors.Is(err, plex.ErrLeaseClosed) {
+	if err := r.SetReadDeadline(time.Now().Add(d)); err != nil && r.l.closes.Load() == 0 && !errors.Is(err, plex.ErrLeaseClosed) && !errors.Is(err, errCrash) {
 		r.c.s.fatal(r.l, err)
 	}
 }
@@ -133,7 +149,7 @@ func (r *reading) ended(err error) {
 	}
 	r.over = true
 	switch {
-	case errors.Is(err, plex.ErrLeaseClosed), errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, plex.ErrLeaseClosed), missed(err):
 	case err == io.EOF: // never wrapped
 		r.l.sawEnd = true
 		r.c.s.checkRead(r.l)
@@ -236,7 +252,7 @@ func (r *reading) streamEnded(ctx context.Context) {
 			r.over = true
 		}
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, plex.ErrClosed):
+	case missed(err), errors.Is(err, plex.ErrClosed):
 		r.over = true // the pool's Close ends a stream, whatever the connection has died of
 	default:
 		r.ended(err)

@@ -6,15 +6,30 @@ import (
 	"fmt"
 	"time"
 
+	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/faulttest/proxy"
 	"go.atomizer.io/plex/faulttest/scaffold"
 )
 
+// proxyFaults are those of all proxies.
+func (s *soak) proxyFaults() map[proxy.Kind]uint64 {
+	all := make(map[proxy.Kind]uint64)
+	for _, l := range s.lanes {
+		for k, n := range l.proxy.Counts() {
+			all[k] += n
+		}
+	}
+	return all
+}
+
 // connectionFaults are those that end a connection.
 func (s *soak) connectionFaults() (n uint64) {
-	counts := s.proxy.Counts()
+	counts := s.proxyFaults()
 	for _, k := range []proxy.Kind{proxy.Reset, proxy.FIN, proxy.HalfClose, proxy.AcceptClose, proxy.AcceptReset} {
 		n += counts[k]
+	}
+	for _, k := range []foreignFault{saidBusy, transportPanics, transportEndsGoroutine} {
+		n += s.sums.foreign[k].Load()
 	}
 	return n + s.sums.consumer[kill].Load()
 }
@@ -31,7 +46,13 @@ func (s *soak) progress() string {
 	before, took := s.before, now.at.Sub(s.before.at).Seconds()
 	s.before = now
 	rate := func(n uint64) uint64 { return uint64(float64(n) / took) }
-	st := s.stats.Load()
+	var st plex.Stats
+	for _, l := range s.lanes {
+		one := l.stats.Load()
+		st.Open += one.Open
+		st.Capacity += one.Capacity
+		st.Waiting += one.Waiting + one.WaitingReady
+	}
 	return fmt.Sprintf("faults %s (%s/s)  verified %s (%s/s)  leases %s/s  open %d/%d, waiting %d",
 		scaffold.Grouped(now.faults), scaffold.Grouped(rate(now.faults-before.faults)),
 		scaffold.Size(now.verified), scaffold.Size(rate(now.verified-before.verified)),
@@ -40,28 +61,38 @@ func (s *soak) progress() string {
 
 // figures adds up, before the proxy is closed, which is no fault.
 func (s *soak) figures() *scaffold.Figures {
-	f := s.Figures("")
+	f := s.Figures(fmt.Sprintf(" -lanes %d -stops=%t", s.options.lanes, s.options.stops))
 	f.Rate("connection faults", s.connectionFaults())
-	f.Faults(s.proxy.Counts())
+	f.Faults(s.proxyFaults())
 	for k := connectorWell + 1; k < connectorFaults; k++ {
 		f.Count("  "+k.String(), s.sums.connector[k].Load())
+	}
+	for k := range foreignFaults {
+		f.Count("  "+k.String(), s.sums.foreign[k].Load())
 	}
 	for k := range consumerFaults {
 		f.Count("  "+k.String(), s.sums.consumer[k].Load())
 	}
+	f.Count("retired for their age", s.sums.expired.Load())
+	f.Count("retired as surplus", s.sums.scaledDown.Load())
+	f.Count("ended in good order, and all had arrived", s.sums.graceful.Load())
 	f.Count("pools", s.sums.pools.Load())
 	f.Count("connections", s.sums.connections.Load())
 	f.Rate("leases", s.sums.leases.Load())
 	f.Bytes("bytes verified", s.sums.verified.Load())
 	f.Row("slowest acquire", "%v", time.Duration(s.sums.slowest.Load()).Round(time.Microsecond))
-	s.book.mu.Lock()
-	peak := s.book.peak
-	s.book.mu.Unlock()
-	f.Row("capacity", "%d", s.Capacity)
-	f.Row("  most connections at the server", "%d", s.proxy.Peak())
+	var atServer, peak int
+	for _, l := range s.lanes {
+		l.book.mu.Lock()
+		peak = max(peak, l.book.peak)
+		l.book.mu.Unlock()
+		atServer = max(atServer, l.proxy.Peak())
+	}
+	f.Row("capacity of each pool", "%d", s.Capacity)
+	f.Row("  most connections at the server", "%d", atServer)
 	f.Row("  most open and being connected", "%d", peak)
-	if p := s.proxy.Peak(); p > s.Capacity {
-		s.fail(nil, fmt.Errorf("capacity %d: %d connections at the server", s.Capacity, p))
+	if atServer > s.Capacity {
+		s.fail(nil, fmt.Errorf("capacity %d: %d connections at the server", s.Capacity, atServer))
 	}
 	return f
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"go.atomizer.io/plex/faulttest/scaffold"
@@ -17,10 +18,62 @@ type setup struct {
 	readers int
 	writers int
 	leaks   time.Duration
-	tls     bool
+	kind    transportKind
+	life    lifeKind
 	ready   bool // the readers ask for connections that have something to deliver
 	end     ending
+
+	greets     bool // the server greets and says nothing more, and nobody reads
+	handshake  bool // the connector reads how the stream begins
+	kills      bool // consumers kill many connections
+	slowClose  bool // some transports take long to close
+	noClose    bool // and some never do
+	crashes    bool // transports panic and end goroutines
+	callbacks  bool // consumers want to be told of the ends, by functions that panic and end goroutines
+	badBackoff bool // so does the function for the pauses
+	logs       bool // and the log handler
 }
+
+// transportKind is what the connections are.
+type transportKind int
+
+const (
+	overTCP transportKind = iota
+	overTLS
+	overForeign // without a socket that could be seen, and with a timeout of its own
+	transportKinds
+)
+
+func (k transportKind) String() string { return [...]string{"TCP", "TLS", "foreign streams"}[k] }
+
+// lifeKind is how connections live.
+type lifeKind int
+
+const (
+	// harshLife is short: they fail soon, or at once, so that the pool thinks badly of the service and has few at a time.
+	harshLife lifeKind = iota
+	// usefulLife is that of many short leases, after which they fail. The pool replaces them at once and is mostly whole.
+	usefulLife
+	// mildLife ends in good order: they become too old, and surplus.
+	mildLife
+	lifeKinds
+)
+
+func (k lifeKind) String() string { return [...]string{"harsh", "useful", "mild"}[k] }
+
+// lives are those of the pools of one round, if there are so many lanes.
+var lives = [...]lifeKind{harshLife, usefulLife, harshLife, mildLife}
+
+// faults is how many faults there are per MB, for a pool of the kind.
+func (k lifeKind) faults(all float64) float64 {
+	return all * [...]float64{1, 0.1, 0.001}[k]
+}
+
+// spared is how many bytes pass without a fault.
+func (k lifeKind) spared() uint64 { return [...]uint64{0, 256 << 10, 1 << 20}[k] }
+
+// rare says how rare it is that a connection, or a connect, fails at once, compared with a harsh life.
+func (k lifeKind) rare() int { return [...]int{1, 40, 400}[k] }
 
 type ending int
 
@@ -37,46 +90,83 @@ func (e ending) String() string {
 }
 
 func (p setup) String() string {
-	protocol := "TCP"
-	if p.tls {
-		protocol = "TLS"
-	}
 	kind := "readers"
 	if p.ready {
 		kind = "ready readers"
 	}
-	return fmt.Sprintf("pool %d, %s, %v: capacity %d, minimum %d, %d %s, %d writers, "+
-		"scaling %v, idle %v, lifetime %v, leaks %v, pause %v; %v",
-		p.number, protocol, p.length, p.Capacity, p.Minimum, p.readers, kind, p.writers,
-		p.Scaling, p.Idle, p.Lifetime, p.leaks, p.Pause, p.end)
+	var text strings.Builder
+	fmt.Fprintf(&text, "pool %d, %v, %v, %v: capacity %d, minimum %d, %d %s, %d writers, "+
+		"scaling %v, idle %v, lifetime %v, leaks %v, pause %v",
+		p.number, p.kind, p.life, p.length, p.Capacity, p.Minimum, p.readers, kind, p.writers,
+		p.Scaling, p.Idle, p.Lifetime, p.leaks, p.Pause)
+	for _, special := range []struct {
+		is   bool
+		what string
+	}{
+		{p.greets, "the server only greets"},
+		{p.handshake, "handshakes"},
+		{p.kills, "many kills"},
+		{p.slowClose, "slow closes"},
+		{p.noClose, "endless closes"},
+		{p.crashes, "transports that crash"},
+		{p.callbacks, "callbacks"},
+		{p.badBackoff, "a backoff that crashes"},
+		{p.logs, "a log handler that crashes"},
+	} {
+		if special.is {
+			text.WriteString(", " + special.what)
+		}
+	}
+	return fmt.Sprintf("%v; %v", &text, p.end)
 }
 
-// drawSetup draws how pool n is set up.
-func (s *soak) drawSetup(n int) setup {
+// short reports whether leases are short.
+func (k lifeKind) short() bool { return k != harshLife }
+
+// drawSetup draws how pool n of the lane is set up.
+func (s *lane) drawSetup(n int) setup {
 	rng := s.Rand(0x44, uint64(n))
+	oneIn := func(n int) bool { return rng.IntN(n) == 0 }
 	p := setup{number: n, end: ending(rng.IntN(int(endings)))}
+	p.life = lives[(n+s.number)%len(lives)]
 	p.Capacity, p.ConnectTimeout, p.Pauses = s.Capacity, 50*time.Millisecond, 10
-	p.length = []time.Duration{2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second}[rng.IntN(4)]
-	if s.Each > 0 {
-		p.length = s.Each
-	}
 	p.Minimum = p.Capacity
-	if n%3 == 1 && p.Capacity > 1 {
-		p.Scaling, p.Idle = time.Duration(1+rng.IntN(5))*time.Millisecond, 200*time.Millisecond
+	if (n+s.number)%4 == 1 && p.Capacity > 1 {
+		p.Scaling, p.Idle = time.Duration(1+rng.IntN(5))*time.Millisecond, 100*time.Millisecond
 		p.Minimum = rng.IntN(p.Capacity)
 	}
-	if rng.IntN(3) == 0 {
-		p.Lifetime = 500 * time.Millisecond
+	if p.life == mildLife || oneIn(3) {
+		p.Lifetime = time.Duration(50+rng.IntN(450)) * time.Millisecond
 	}
-	if rng.IntN(4) == 0 {
+	if oneIn(4) {
 		p.leaks = time.Minute
 	}
-	if rng.IntN(4) == 0 {
+	if oneIn(4) {
 		p.Pause = time.Millisecond
 	}
-	p.tls = n%4 == 2
-	p.ready = n%5 == 1 || n%5 == 3
+	switch rng.IntN(8) {
+	case 0:
+		p.kind = overTLS
+	case 1:
+		p.kind = overForeign
+	case 2:
+		if p.life != harshLife { // a handshake costs as much as a hundred dials
+			p.kind = overTLS
+		}
+	}
+	p.ready = rng.IntN(5) < 2
 	p.readers = p.Capacity + rng.IntN(p.Capacity+1)
 	p.writers = p.Capacity + rng.IntN(p.Capacity+1)
+	if p.greets = p.life == mildLife && oneIn(3); p.greets {
+		p.readers, p.ready = 0, false
+	}
+	if p.life == mildLife { // so that both halves of a connection are idle at times
+		p.readers /= 2
+		p.writers /= 2
+	}
+	p.handshake = !p.greets && oneIn(4)
+	p.kills = oneIn(6)
+	p.slowClose, p.noClose = oneIn(3), oneIn(24)
+	p.crashes, p.callbacks, p.badBackoff, p.logs = oneIn(3), oneIn(2), oneIn(3), oneIn(2)
 	return p
 }

@@ -21,12 +21,13 @@ var (
 
 // A short soak of many pools, so that each kind of pool and of end has its turn.
 func TestSoak(t *testing.T) {
-	o := scaffold.Options{
+	o := options{lanes: len(lives), stops: canStop}
+	o.Options = scaffold.Options{
 		Length: *soakFor, Seed: *soakSeed, Capacity: 6, Faults: 10, Each: 200 * time.Millisecond, Verbose: true,
 		Program: program,
-	}
+	}.Drawn()
 	var out bytes.Buffer
-	f, err := run(context.Background(), o.Drawn(), &out)
+	f, err := run(context.Background(), o, &out)
 	require.NoError(t, err)
 	f.Print(&out)
 	require.False(t, f.Failed(), out.String())
@@ -35,7 +36,7 @@ func TestSoak(t *testing.T) {
 
 func TestTheSameSeedDrivesTheSameFaults(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
-		a, b := still(t, seed), still(t, seed)
+		a, b := still(t, seed).lanes[0], still(t, seed).lanes[0]
 		a.mercy.Store(true) // no faults of the listener, for there is none
 		b.mercy.Store(true)
 		for n := range 200 {
@@ -56,7 +57,7 @@ func TestTheSameSeedDrivesTheSameFaults(t *testing.T) {
 // still is a soak that does not run.
 func still(t *testing.T, seed uint64) *soak {
 	o := scaffold.Options{Length: time.Second, Seed: seed, Capacity: 4, Faults: 10, Program: program}
-	s, err := newSoak(o, io.Discard)
+	s, err := newSoak(options{Options: o, lanes: 1}, io.Discard)
 	require.NoError(t, err)
 	return s
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -29,25 +28,37 @@ type writing struct {
 }
 
 func (c *consumer) writers() {
-	for {
+	c.leases(func() bool {
 		w, ok := acquire(c, "writer", c.pool.Writer)
 		if !ok {
-			return
+			return false
 		}
 		l := linkOf(w)
 		l.write.begin(c.s, l, "write")
 		l.log.add("writer leased")
+		c.callback(w.Conn())
 		c.write(&writing{Writer: w, c: c, l: l})
-	}
+		return true
+	})
 }
 
 // write uses one lease and ends it.
 func (c *consumer) write(w *writing) {
-	l := w.l
+	l, whole := w.l, false
+	defer func() {
+		if !whole { // the transport has ended the goroutine
+			w.end("closed late", w.Close)
+			l.write.turn.Unlock()
+		}
+	}()
 	w.deadline(500*time.Microsecond + c.moment(10*time.Millisecond))
-	switch c.rng.IntN(10) {
-	default:
-		w.writes(1 + c.rng.IntN(10))
+	way := c.rng.IntN(10)
+	if c.p.life.short() && !c.chance(20) {
+		way = briefly
+	}
+	switch way {
+	case briefly:
+		w.writeSome(1 + c.rng.IntN(8<<10))
 	case 5:
 		c.s.sums.consumer[pastDeadline].Add(1)
 		w.deadline(-time.Second)
@@ -68,8 +79,14 @@ func (c *consumer) write(w *writing) {
 		ctx, cancel := context.WithTimeout(context.Background(), c.moment(500*time.Microsecond))
 		w.stream(ctx)
 		cancel()
+	default:
+		w.writes(1 + c.rng.IntN(10))
 	}
 	w.endSomehow()
+	if w.short {
+		l.hurt.Store(true)
+	}
+	whole = true
 	l.write.turn.Unlock()
 	if c.chance(50) {
 		w.stale()
@@ -78,11 +95,12 @@ func (c *consumer) write(w *writing) {
 
 // endSomehow closes the lease, or kills it.
 func (w *writing) endSomehow() {
-	if !w.c.chance(500) {
+	if !w.c.killing() {
 		w.end("closed", w.Close)
 		return
 	}
 	w.end("killed", func() error {
+		w.l.hurt.Store(true)
 		w.killed = true
 		w.c.s.sums.consumer[kill].Add(1)
 		return w.Kill()
@@ -93,7 +111,7 @@ func (w *writing) endSomehow() {
 func (w *writing) end(what string, how func() error) {
 	w.once.Do(func() {
 		w.l.write.leased.Store(false)
-		w.err = how()
+		w.err = w.c.s.endLease(w.l, "writer "+what, how)
 		w.l.log.note("writer "+what, -1, w.err)
 		var unsent *plex.UnsentError
 		if w.err != nil && !errors.As(w.err, &unsent) {
@@ -117,12 +135,15 @@ func (w *writing) settle() {
 		w.c.s.fail(w.l, fmt.Errorf("a stream that took %d bytes has not written %d", w.accepted, missing))
 		missing = w.accepted
 	}
+	if missing > 0 {
+		w.l.hurt.Store(true) // perhaps in the middle of a chunk
+	}
 	w.l.log.note("wrote by a stream", int(w.accepted-missing), err)
 	w.l.out.Wrote(int(w.accepted - missing))
 }
 
 func (w *writing) deadline(d time.Duration) {
-	if err := w.SetWriteDeadline(time.Now().Add(d)); err != nil && w.l.closes.Load() == 0 && !errors.Is(err, plex.ErrLeaseClosed) {
+	if err := w.SetWriteDeadline(time.Now().Add(d)); err != nil && w.l.closes.Load() == 0 && !errors.Is(err, plex.ErrLeaseClosed) && !errors.Is(err, errCrash) {
 		w.c.s.fatal(w.l, err)
 	}
 }
@@ -147,6 +168,10 @@ func (w *writing) write() {
 	if w.c.chance(3) {
 		size = 1 + w.c.rng.IntN(size)
 	}
+	w.writeSome(size)
+}
+
+func (w *writing) writeSome(size int) {
 	p := w.c.buf[:size]
 	w.l.out.Fill(p)
 	n, err := w.Write(p)
@@ -164,7 +189,7 @@ func (w *writing) write() {
 
 func (w *writing) ended(err error) {
 	w.over = true
-	if !errors.Is(err, plex.ErrLeaseClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !errors.Is(err, plex.ErrLeaseClosed) && !missed(err) {
 		w.c.s.fatal(w.l, err)
 	}
 }

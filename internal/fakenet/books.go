@@ -17,17 +17,18 @@ type CloseCounter interface {
 	Closes() int
 }
 
-// Books say which connections were closed exactly once, and which were not. The zero Books check nothing by
-// themselves; see NewBooks.
+// Books say which connections were closed exactly once, and which were not. The zero Books check
+// nothing by themselves; see NewBooks.
 type Books struct {
 	mu    sync.Mutex
 	conns []CloseCounter
 	back  map[net.Conn]bool
 }
 
-// NewBooks makes books that must be balanced when the test ends. Outside of a synctest bubble, which sees to its own
-// goroutines, the process must also have no more goroutines and descriptors than now, so such a test must not run in
-// parallel with others. Call it first in a test, and within the bubble if there is one.
+// NewBooks makes books that must be balanced when the test ends. Outside of a synctest bubble,
+// which sees to its own goroutines, the process must also have no more goroutines and descriptors
+// than now, so such a test must not run in parallel with others. Call it first in a test, and
+// within the bubble if there is one.
 func NewBooks(t testing.TB) *Books {
 	t.Helper()
 
@@ -79,7 +80,8 @@ func (b *Books) Watch(conns ...CloseCounter) {
 	b.conns = append(b.conns, conns...)
 }
 
-// HandedBack says that these connections in the books must never be closed, because they still belong to the test.
+// HandedBack says that these connections in the books must never be closed, because they still
+// belong to the test.
 func (b *Books) HandedBack(conns ...net.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -107,7 +109,8 @@ func (b *Books) Open() (n int) {
 	return n
 }
 
-// Unbalanced returns what is wrong, one line for each connection that was not closed exactly once, or "".
+// Unbalanced returns what is wrong, one line for each connection that was not closed exactly once,
+// or "".
 func (b *Books) Unbalanced() (wrong string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,10 +129,12 @@ func (b *Books) Unbalanced() (wrong string) {
 	return wrong
 }
 
-// InBubble says whether the caller runs in a synctest bubble, whose clock starts at the beginning of the year 2000.
+// InBubble says whether the caller runs in a synctest bubble, whose clock starts at the beginning
+// of the year 2000.
 func InBubble() bool { return time.Now().Year() < 2020 }
 
-// BalanceProcess fails the test unless the process has no more goroutines and descriptors at its end than now.
+// BalanceProcess fails the test unless the process has no more goroutines and descriptors at its
+// end than now.
 func BalanceProcess(t testing.TB) {
 	openPoller()
 

@@ -7,8 +7,9 @@ import (
 	"os"
 )
 
-// Datagrams is a connected datagram socket. A Read takes one packet and drops what does not fit; a Write sends one.
-// Its deadlines, Close and counts are those of a Conn, and its addresses those of UDP.
+// Datagrams is a connected datagram socket. A Read takes one packet and drops what does not fit; a
+// Write sends one. Its deadlines, Close and counts are those of a Conn, and its addresses those of
+// UDP.
 type Datagrams struct {
 	*Conn
 
@@ -104,7 +105,8 @@ func (d *Datagrams) FailRead(err error) {
 	d.w.change(func() { d.w.readErrs = append(d.w.readErrs, err) })
 }
 
-// Peer is the test's end. What it sends and reads is no packet, but it says whether packets have ended.
+// Peer is the test's end. What it sends and reads is no packet, but it says whether packets have
+// ended.
 func (d *Datagrams) Peer() *Peer { return d.peer }
 
 // Allow stalls writes if n is 0, and lets them go on otherwise.

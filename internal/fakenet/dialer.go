@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Dialer dials under the test's control: as a function that returns a connection, or as one that attaches it to a
-// handle. Each call blocks until the test answers it, or is answered by Auto at once. The Dialer counts the calls, and
-// what they and their connections take of a capacity.
+// Dialer dials under the test's control: as a function that returns a connection, or as one that
+// attaches it to a handle. Each call blocks until the test answers it, or is answered by Auto at
+// once. The Dialer counts the calls, and what they and their connections take of a capacity.
 type Dialer struct {
 	// Set before use.
 	Auto      func(n int) (*Conn, error)       // answers the nth dial, counting from 1
@@ -61,9 +61,9 @@ func (d *Dialer) Dial(ctx context.Context) (net.Conn, error) {
 	return conn, err
 }
 
-// Connect is a dial for functions that get a handle. It calls attach with the handle and the connection that the test
-// has answered with, and returns what attach returns. A dial that is answered with neither a connection nor an error
-// attaches nothing.
+// Connect is a dial for functions that get a handle. It calls attach with the handle and the
+// connection that the test has answered with, and returns what attach returns. A dial that is
+// answered with neither a connection nor an error attaches nothing.
 func (d *Dialer) Connect(ctx context.Context, handle net.Conn, attach func(handle, conn net.Conn) error) error {
 	_, err := d.do(&Dial{Ctx: ctx, Handle: handle}, func(conn *Conn) error { return attach(handle, conn) })
 

@@ -170,7 +170,8 @@ func TestALaterDeadlineReplacesAnEarlierOne(t *testing.T) {
 	})
 }
 
-// A timer may have fired already when a new deadline stops it, and come for the lock only afterwards.
+// A timer may have fired already when a new deadline stops it, and come for the lock only
+// afterwards.
 func TestATimerThatComesTooLateEndsNoLaterDeadline(t *testing.T) {
 	for name, later := range map[string]time.Time{"none": {}, "another": time.Now().Add(time.Hour)} {
 		c, p := Pair()
