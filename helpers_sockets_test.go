@@ -36,8 +36,9 @@ import (
 	"go.atomizer.io/plex/internal/fakenet"
 )
 
-// patience bounds everything in these tests that has to happen soon. It is never waited out when all is well.
-const patience = 20 * time.Second
+// patience bounds everything in these tests that has to happen soon. It is never waited out when all is well, so it is
+// long enough for a busy machine and the race detector.
+const patience = time.Minute
 
 // transport is one kind of connection with the traits that the tests have to know.
 type transport struct {
@@ -662,7 +663,12 @@ func (p *peer) send(t testing.TB, offset, n int64) {
 // requireHealed waits until m is whole again with as many connections as have been lost.
 func requireHealed(t testing.TB, m *plex.Multiplexer, open, lost int) {
 	t.Helper()
-	ok := within(patience, func() bool {
+	requireHealedWithin(t, patience, m, open, lost)
+}
+
+func requireHealedWithin(t testing.TB, d time.Duration, m *plex.Multiplexer, open, lost int) {
+	t.Helper()
+	ok := within(d, func() bool {
 		s := m.Stats()
 		return s.Open == open && s.Lost == uint64(lost) && s.Healed == uint64(lost) && s.Connecting == 0
 	})

@@ -85,10 +85,10 @@ func within(d time.Duration, ok func() bool) bool {
 	return true
 }
 
-// eventually fails the test unless ok holds within 10 s.
+// eventually fails the test unless ok holds within the patience that tests have.
 func eventually(t testing.TB, ok func() bool, what string, args ...any) {
 	t.Helper()
-	require.True(t, within(10*time.Second, ok), append([]any{"did not happen within 10 s: " + what}, args...)...)
+	require.True(t, within(patience, ok), append([]any{"did not happen in time: " + what}, args...)...)
 }
 
 // ---------------------------------------------------------------------------------------------------------------

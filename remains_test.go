@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -122,26 +123,27 @@ func TestWhatIsKeptOfAnEndedConnectionIsGivenUpWithAKill(t *testing.T) {
 	}
 }
 
-// A consumer that keeps its lease on a connection which is over delays nobody who waits for another.
+// A ready reader that keeps its lease on a connection which is over delays nobody who waits for another.
+// If it did, every fourth or so would wait for a second, until the oldest of these is given up.
 func TestHeldRemainsDoNotDelayConnecting(t *testing.T) {
-	var slowest time.Duration
+	var took []time.Duration
 	for range 3 { // the machine may be busy for a while
 		l := newLedger(t)
 		m := l.mux(plex.WithConnector(hangUps(t)), plex.WithMinConnections(1), plex.WithBackoff(func(int) time.Duration { return 0 }))
-		slowest = 0
-		for range 10 {
+		took = nil
+		for range 20 {
 			time.Sleep(20 * time.Millisecond) // the next one has come and ended
 			began := time.Now()
-			r := leaseReader(t, m)
-			slowest = max(slowest, time.Since(began))
+			r := readyReader(t, m)
+			took = append(took, time.Since(began))
 			require.Equal(t, "x", readN(t, r, 1))
 			defer requireClosedSoon(t, r)
 		}
-		if slowest < 500*time.Millisecond {
+		if slices.Sort(took); took[len(took)-3] < time.Second/2 {
 			return
 		}
 	}
-	require.Fail(t, "a caller waits while there is room to connect", "for %v", slowest)
+	require.Fail(t, "callers wait while there is room to connect", "they waited for %v", took)
 }
 
 // Err tells why the connection has failed as long as the lease does, and after it. A writer that stops because of Done

