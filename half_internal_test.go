@@ -15,36 +15,17 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex/internal/fakenet"
 )
-
-// walkConn is a transport that never blocks: there is nothing to be read but, once ended, EOF.
-type walkConn struct {
-	net.Conn
-	ended bool
-}
-
-func (c *walkConn) Read([]byte) (int, error) {
-	if c.ended {
-		return 0, io.EOF
-	}
-	return 0, os.ErrDeadlineExceeded
-}
-
-func (*walkConn) Write(p []byte) (int, error)      { return len(p), nil }
-func (*walkConn) Close() error                     { return nil }
-func (*walkConn) LocalAddr() net.Addr              { return nil }
-func (*walkConn) RemoteAddr() net.Addr             { return nil }
-func (*walkConn) SetDeadline(time.Time) error      { return nil }
-func (*walkConn) SetReadDeadline(time.Time) error  { return nil }
-func (*walkConn) SetWriteDeadline(time.Time) error { return nil }
 
 // walk is a multiplexer of one connection on which steps are made. Each step is the work of one
 // goroutine up to the point where another may come in between.
 type walk struct {
-	m  *Multiplexer
-	nc *walkConn
-	c  *conn
-	h  *half // the one that is walked
+	m *Multiplexer
+	c *conn
+	h *half // the one that is walked
+
+	peerEnded bool
 
 	hand    *half // taken out of the queue, by a caller that has not looked at it yet
 	id      word  // the lease, 0 if there is none
@@ -112,15 +93,15 @@ var steps = map[string]func(w *walk) bool{
 		return !w.h.writes() && len(w.h.back) > 0 && w.operate(func() { _, _ = w.h.read(make([]byte, 1)) })
 	},
 	"the lease reads the end": func(w *walk) bool {
-		return !w.h.writes() && len(w.h.back) == 0 && w.nc.ended && w.operate(func() { _, _ = w.h.read(make([]byte, 1)) })
+		return !w.h.writes() && len(w.h.back) == 0 && w.peerEnded && w.operate(func() { _, _ = w.h.read(make([]byte, 1)) })
 	},
 	"the peer ends": func(w *walk) bool {
-		was := w.nc.ended
-		w.nc.ended = true
+		was := w.peerEnded
+		w.peerEnded = true
 		return !was
 	},
 	"the end is noticed": func(w *walk) bool {
-		if w.noticed || !w.nc.ended {
+		if w.noticed || !w.peerEnded {
 			return false
 		}
 		w.noticed, w.sees = true, true
@@ -219,7 +200,7 @@ func (w *walk) triedIfDue() {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
 	idle := w.c.r.word().idle() && w.c.w.word().idle() && w.hand == nil
-	if idle && w.c.life.due() && len(w.c.r.back) == 0 && !w.nc.ended && w.m.canSpareLocked(time.Now()) {
+	if idle && w.c.life.due() && len(w.c.r.back) == 0 && !w.peerEnded && w.m.canSpareLocked(time.Now()) {
 		w.wrong = "its connection is due, and the end of the lease has not tried to retire it"
 	}
 }
@@ -270,7 +251,7 @@ func (w *walk) place() place {
 	q := w.h.queue
 	return place{
 		word: w.h.word() & flagMask, entries: len(q.idle), hand: w.hand != nil, lease: w.id != 0, holds: w.holds,
-		attended: len(w.c.parkWake) > 0, noticed: w.noticed, sees: w.sees, ended: w.nc.ended,
+		attended: len(w.c.parkWake) > 0, noticed: w.noticed, sees: w.sees, ended: w.peerEnded,
 		due: w.c.life.due(), failed: w.c.failure() != nil, left: len(w.h.back) > 0, mode: w.m.reading.Load(),
 		stage: stage(w.c.peer.stage.Load()), phase: w.c.life.phase, over: w.ended,
 		stale: q.stale.Load(), circulating: q.circulating.Load(), listed: q.listed(), leased: q.leased(), wrong: w.wrong,
@@ -331,8 +312,15 @@ func (p place) broken(writes bool, how attention) string {
 
 // newWalk begins at the beginning and makes the steps of a path.
 func newWalk(t *testing.T, writes bool, how attention, path []string) *walk {
-	w := &walk{nc: &walkConn{}}
-	m, err := New(t.Context(), WithConnections(w.nc), WithConnector(DialFunc(func(ctx context.Context) (net.Conn, error) {
+	w := &walk{}
+	nc, _ := fakenet.Pair()
+	nc.OnRead(func([]byte, func([]byte) (int, error)) (int, error) { // it never blocks
+		if w.peerEnded {
+			return 0, io.EOF
+		}
+		return 0, os.ErrDeadlineExceeded
+	})
+	m, err := New(t.Context(), WithConnections(nc), WithConnector(DialFunc(func(ctx context.Context) (net.Conn, error) {
 		<-ctx.Done() // with a connector there are no tokens in the queues
 		return nil, ctx.Err()
 	})))

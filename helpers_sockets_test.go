@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -716,52 +715,6 @@ func readerOn(t *testing.T, m *plex.Multiplexer, p *peer) plex.Reader {
 		}
 		others = append(others, r)
 	}
-}
-
-// journal is a slog.Handler that keeps what it is told.
-type journal struct {
-	mu      sync.Mutex
-	entries []entry
-}
-
-type entry struct {
-	message string
-	attrs   map[string]any
-}
-
-func (*journal) Enabled(context.Context, slog.Level) bool { return true }
-func (j *journal) WithAttrs([]slog.Attr) slog.Handler     { return j }
-func (j *journal) WithGroup(string) slog.Handler          { return j }
-
-func (j *journal) Handle(_ context.Context, r slog.Record) error {
-	e := entry{r.Message, map[string]any{}}
-	r.Attrs(func(a slog.Attr) bool {
-		e.attrs[a.Key] = a.Value.Any()
-		return true
-	})
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.entries = append(j.entries, e)
-	return nil
-}
-
-func (j *journal) logger() *slog.Logger { return slog.New(j) }
-
-// named waits for the first n entries with this message, and returns them.
-func (j *journal) named(t testing.TB, message string, n int) (found []entry) {
-	t.Helper()
-	eventually(t, func() bool {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		found = nil
-		for _, e := range j.entries {
-			if e.message == message {
-				found = append(found, e)
-			}
-		}
-		return len(found) >= n
-	}, "%d log entries %q", n, message)
-	return found
 }
 
 // ---------------------------------------------------------------------------------------------------------------

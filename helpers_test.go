@@ -844,8 +844,10 @@ func (b *logbook) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+func (b *logbook) logger() *slog.Logger { return slog.New(b) }
+
 // option has a multiplexer write into the book.
-func (b *logbook) option() plex.Option { return plex.WithLogger(slog.New(b)) }
+func (b *logbook) option() plex.Option { return plex.WithLogger(b.logger()) }
 
 // with returns the records with one message.
 func (b *logbook) with(msg string) (found []record) {
@@ -857,6 +859,14 @@ func (b *logbook) with(msg string) (found []record) {
 			found = append(found, r)
 		}
 	}
+
+	return found
+}
+
+// named waits for the first n records with this message, and returns them.
+func (b *logbook) named(t testing.TB, msg string, n int) (found []record) {
+	t.Helper()
+	eventually(t, func() bool { found = b.with(msg); return len(found) >= n }, "%d records %q", n, msg)
 
 	return found
 }

@@ -198,7 +198,7 @@ func TestProcessWithoutDescriptorsKeepsTheHealthyConnectionsAndRecovers(t *testi
 	}
 	l := newLedger(t)
 	s := newHost(t, "tcp")
-	var log journal
+	var log logbook
 	m := l.mustOpen(8, s.connect(), plex.WithLogger(log.logger()))
 	peers := make([]*peer, 8)
 	for i := range peers {
@@ -266,7 +266,7 @@ func TestProcessWithoutADescriptorForTheWatcherHealsOnUse(t *testing.T) {
 	l := newLedger(t)
 	s := newHost(t, "tcp")
 	p := s.open()
-	var log journal
+	var log logbook
 	lift := limitDescriptors(t)
 	m := l.mux(plex.WithConnections(p.client), plex.WithConnector(s.connect()), plex.WithLogger(log.logger()), retryAtOnce)
 	assert.ErrorIs(t, log.named(t, "plex: idle connections are not watched", 1)[0].attrs["cause"].(error), syscall.EMFILE)

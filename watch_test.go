@@ -49,7 +49,7 @@ func TestIdleConnectionThatItsPeerEndsIsReplacedUnasked(t *testing.T) {
 				if s.kind == end.skip {
 					t.Skip("not seen by the watcher")
 				}
-				var log journal
+				var log logbook
 				m, p := s.mux(l, plex.WithLogger(log.logger()))
 				if end.name == "reset" { // a Unix socket is reset by what it leaves unread
 					w := leaseWriter(t, m)
