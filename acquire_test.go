@@ -777,7 +777,7 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 	}
 }
 
-func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *testing.T) {
+func TestWaiterOfAnEmptyMultiplexerWaitsOnWhenAnAddFails(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
 		m := l.mux()
 		out := s.queue(m, 1, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })

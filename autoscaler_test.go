@@ -1131,7 +1131,7 @@ func TestWhatWasScaledDownIsNotHealedAndWhatIsLostIsKeptAtItsNumber(t *testing.T
 	})
 }
 
-func TestTheMinimumIsKeptThoughAScaleUpFailsAfterTheScaleDownThatDidNotWaitForIt(t *testing.T) {
+func TestTheMinimumIsKeptThoughAScaleUpFailsAfterTheScaleDown(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
 		c.IgnoreCtx = true

@@ -335,7 +335,7 @@ func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
 	})
 }
 
-func TestFINWithoutAWriteLeaseClosesTheConnectionAndItsWriteHalfIsNeverLeasedAgain(t *testing.T) {
+func TestFINWithoutAWriteLeaseClosesTheConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
 		r := readerOf(t, m)

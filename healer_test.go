@@ -324,7 +324,7 @@ func TestWithoutAConnectorWhatIsLostIsDroppedAndTheLastLossIsTold(t *testing.T) 
 // ---------------------------------------------------------------------------------------------------------------
 // Every way in which a connect can end
 
-func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *testing.T) {
+func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeated(t *testing.T) {
 	boom := errors.New("boom")
 
 	for _, bad := range []struct {
@@ -624,7 +624,7 @@ func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 }
 
 // A connect that hangs holds its own slot. It must not hold up a caller for whom there is another slot.
-func TestAConnectThatHangsForEverDoesNotKeepAnEmptyPoolFromConnectingInAnotherSlot(t *testing.T) {
+func TestAConnectThatHangsDoesNotKeepAnEmptyPoolFromConnecting(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
 		c.IgnoreCtx = true
@@ -835,7 +835,7 @@ func TestTheDefaultBackoffBeginsBelow100MillisecondsAndGrowsTo30Seconds(t *testi
 	})
 }
 
-func TestADeadServiceIsProbedByOneConnectAtATimeAndServesEveryoneSoonAfterItsReturn(t *testing.T) {
+func TestADeadServiceIsProbedByOneConnectAtATime(t *testing.T) {
 	for _, waiters := range []int{0, 50} {
 		t.Run(fmt.Sprint(waiters, " waiters"), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {

@@ -73,7 +73,7 @@ func (l *ledger) single2(opts ...plex.Option) (*plex.Multiplexer, *fakenet.Conn,
 	return l.mux(append(opts, plex.WithConnections(c))...), c, p
 }
 
-func TestAHealIsLoggedWithItsAttemptsAndTheTimeItTookAndSoAreTheFailuresBefore(t *testing.T) {
+func TestAHealIsLoggedWithItsAttemptsItsTimeAndTheFailuresBefore(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c, book := newConnector(l), &logbook{}
 		conns, _ := l.Pairs(2)

@@ -574,7 +574,7 @@ func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 }
 
 // Nothing is blocked in the connection, so nothing has to be closed.
-func TestStreamThatWaitsForItsConsumerOnAConnectionWithoutDeadlinesLosesNothing(t *testing.T) {
+func TestStreamWithoutDeadlinesThatWaitsForItsConsumerLosesNothing(t *testing.T) {
 	for name, end := range map[string]func(r plex.Reader, cancel func()) error{
 		"the ctx ends":     func(_ plex.Reader, cancel func()) error { cancel(); synctest.Wait(); return nil },
 		"the lease closes": func(r plex.Reader, _ func()) error { return nil },

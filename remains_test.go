@@ -274,7 +274,7 @@ func TestAReadHalfThatHasComeToItsEndIsNotLeasedAgain(t *testing.T) {
 	})
 }
 
-func TestWhatALostConnectionHasLeftToReadIsHadBeforeTheErrorThatThereIsNone(t *testing.T) {
+func TestWhatALostConnectionHasLeftComesBeforeErrNoConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		given, peers := l.Pairs(1)

@@ -958,7 +958,7 @@ func TestSendStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T)
 	}
 }
 
-func TestSendStreamThatWaitsForItsSenderOnAConnectionWithoutDeadlinesKeepsIt(t *testing.T) {
+func TestSendStreamWithoutDeadlinesThatWaitsForItsSenderKeepsItsConnection(t *testing.T) {
 	for _, how := range []string{"the ctx ends", "the lease closes"} {
 		t.Run(how, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {

@@ -415,7 +415,7 @@ func TestWrappedConnectionThatHidesItsSocketIsHealedOnUse(t *testing.T) {
 // ---------------------------------------------------------------------------------------------------------------
 // Many
 
-func TestFourThousandIdleConnectionsCostNoGoroutineAndAreReplacedTogether(t *testing.T) {
+func TestFourThousandIdleConnectionsAreReplacedTogether(t *testing.T) {
 	const n = 4000
 	l := newLedger(t)
 	s := newHost(t, "tcp")
