@@ -203,13 +203,14 @@ func (c *conn) failure() error {
 func (c *conn) wasReset() bool { return c.socket.WasReset() && !c.saidBye.Load() }
 
 // fail is the hard end, with the error that both halves shall report. The first error counts; later
-// ones are mostly its consequences.
+// ones are mostly its consequences. But each does the whole work, for the first may not have come to
+// it: after any fail no half is leased again.
 func (c *conn) fail(cause error) {
-	if !c.cause.CompareAndSwap(nil, &cause) {
-		c.retireFor(cause) // in case the first has not come to it: after any fail, no half is leased again
-		return
+	first := cause
+	if !c.cause.CompareAndSwap(nil, &first) {
+		first = c.failure()
 	}
-	m, y := c.m, whyOf(cause)
+	m, y := c.m, whyOf(first)
 	m.mu.Lock()
 	left := c.leaveLocked(y)
 	closes := c.closeLocked(y)
@@ -221,7 +222,7 @@ func (c *conn) fail(cause error) {
 	c.r.failed()
 	c.w.failed()
 	if left && y != whyShutDown {
-		c.noteLoss(cause)
+		c.noteLoss(first)
 	}
 }
 

@@ -131,7 +131,6 @@ func TestAKillIsNoFailureOfTheService(t *testing.T) {
 // Both halves fail at once, or a kill comes beside a failure: the second finds a cause, but the first
 // may not have come further than that.
 func TestFailuresThatMeetAreOneLoss(t *testing.T) {
-	t.Skip("fail stores its cause first; a second fail that overtakes it has the connection leave as if the multiplexer shut down: not counted, logged or replaced")
 	nc, _ := fakenet.Pair()
 	m := muxOf(t, nc)
 	c := m.roster.all()[0]

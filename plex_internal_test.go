@@ -11,7 +11,6 @@ import (
 // The end retires all halves before it tells anyone. A connection that is closed in between is no
 // reason for ErrNoConnections.
 func TestTheEndIsNotToldAsALoss(t *testing.T) {
-	t.Skip("between refusing and refused, the close of the last connection is told as ErrNoConnections")
 	synctest.Test(t, func(t *testing.T) {
 		nc, _ := fakenet.Pair()
 		m := muxOf(t, nc)

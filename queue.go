@@ -200,6 +200,8 @@ func (m *Multiplexer) hopelessLocked() error {
 	switch {
 	case m.refused:
 		return ErrClosed
+	case m.refusing: // all will be told in a moment, and of that
+		return nil
 	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0 && m.looking == 0:
 		return ErrNoConnections
 	}

@@ -311,7 +311,6 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 
 // The end of a connection may overtake the watching of its admission.
 func TestAConnectionMayEndWhileItIsAdmitted(t *testing.T) {
-	t.Skip("the race detector finds that poll.Member.Remove reads what Poller.Add writes")
 	l := newLedger(t)
 	for i := range 300 {
 		client, server := tcpPair(t)

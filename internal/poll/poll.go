@@ -31,10 +31,10 @@ type Poller[T any] struct {
 }
 
 // Member is a connection of a Poller. It is made to be a field of a larger struct; the zero value
-// is a member of nothing. Its methods may be called by several goroutines, but for that Add comes
-// first.
+// is a member of nothing. Its methods may be called by several goroutines, also while it is added;
+// before that, they find it to be a member of nothing.
 type Member[T any] struct {
-	poller *Poller[T]
+	poller atomic.Pointer[Poller[T]] // set by Add, after the rest
 	raw    syscall.RawConn
 	value  T
 	key    uint32
@@ -118,8 +118,9 @@ func (p *Poller[T]) Add(m *Member[T], raw syscall.RawConn, value T) {
 		p.last++
 		_, used = p.members[p.last]
 	}
-	m.poller, m.raw, m.value, m.key = p, raw, value, p.last
+	m.raw, m.value, m.key = raw, value, p.last
 	p.members[m.key] = m
+	m.poller.Store(p)
 }
 
 func (p *Poller[T]) find(key uint32) *Member[T] {
@@ -129,18 +130,19 @@ func (p *Poller[T]) find(key uint32) *Member[T] {
 }
 
 // Added reports whether m has been added, though it may have been removed.
-func (m *Member[T]) Added() bool { return m.poller != nil }
+func (m *Member[T]) Added() bool { return m.poller.Load() != nil }
 
 // WatchEnd has Ends told of the end of the connection, once, also if it has come already or there
 // is unread data before it. It is called once. An error says that nothing is watched: the system
 // has no room, or does not watch such a descriptor, or m has been removed.
 func (m *Member[T]) WatchEnd() error {
-	if m.poller == nil || m.poller.find(m.key) != m {
+	p := m.poller.Load()
+	if p == nil || p.find(m.key) != m {
 		return errNotAdded
 	}
-	err := m.poller.ends.add(m.raw, m.key)
-	if m.poller.find(m.key) != m { // removed meanwhile, perhaps before it was in the queue
-		m.poller.ends.remove(m.raw)
+	err := p.ends.add(m.raw, m.key)
+	if p.find(m.key) != m { // removed meanwhile, perhaps before it was in the queue
+		p.ends.remove(m.raw)
 		return errNotAdded
 	}
 	return err
@@ -151,10 +153,11 @@ func (m *Member[T]) WatchEnd() error {
 // same time, either may be the later. An error says that nothing will be told: the system has no
 // room, does not watch such a descriptor, or it is closed.
 func (m *Member[T]) Arm(tag uint32) error {
-	if m.poller == nil {
+	p := m.poller.Load()
+	if p == nil {
 		return errNotAdded
 	}
-	q := m.poller.readable.Load()
+	q := p.readable.Load()
 	if q == nil {
 		return errNotAdded
 	}
@@ -164,7 +167,7 @@ func (m *Member[T]) Arm(tag uint32) error {
 // Remove ends the watching of m, before its connection is closed; a function that is being told is
 // not waited for. Removing it again, or what was never added, does nothing.
 func (m *Member[T]) Remove() {
-	p := m.poller
+	p := m.poller.Load()
 	if p == nil {
 		return
 	}
