@@ -67,6 +67,7 @@ var table = []row{
 	{"any foreign function panics, exits its goroutine or hangs", tests(TestFaultAForeignFunctionGoesWrong, TestFaultATransportGoesWrong, TestFaultAProtocolGoesWrong)},
 	{"deadlines of transports without a kernel", tests(TestFaultDeadlinesOfATransportWithoutAKernel)},
 	{"the process stands still for seconds", stoppedTests},
+	{"TLS key update while a Write is blocked", tests(TestFaultKeyUpdateWhileAWriteIsBlocked)},
 	{"a transport closed by someone else in this process", tests(TestFaultATransportClosedBySomeoneElse)},
 	{"a datagram is refused or too long, on any kind of datagram socket", tests(TestFaultADatagramIsTooLong, TestFaultADatagramIsRefusedByAUnixSocketsPeer, TestFaultARequestInADatagramIsRefused)},
 }
@@ -84,7 +85,6 @@ var later = []owed{
 	{"a rolling restart of several servers", 14, "it takes more than one address in a pool"},
 	{"the name points elsewhere, one address is dead", 14, "it takes a pool that looks its addresses up"},
 	{"thousands of connections end, expire or are killed at once", 16, "it takes the figures of pools of that size"},
-	{"TLS key update while a Write is blocked", 11, "its test is not written yet"},
 }
 
 func tests(fs ...func(*testing.T)) []func(*testing.T) { return fs }
