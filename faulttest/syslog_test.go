@@ -1,6 +1,7 @@
 package faulttest_test
 
-// Log lines over TLS, as to a syslog server: whoever writes them reads nothing, and the server's tickets are unread input.
+// Log lines over TLS, as to a syslog server: whoever writes them reads nothing, so the server's tickets, and what it says
+// now and then, are unread input.
 
 import (
 	"bufio"
@@ -21,7 +22,7 @@ import (
 
 // Of the row "a peer that greets, or a TLS 1.3 server that sends tickets, to a user who only writes": of 75,000 lines none
 // is missing, though the server is a bit slower than those who write.
-// Catches: a close with unread tickets, and one that does not wait for what the server has yet to read.
+// Catches: a close with unread input, and one that does not wait for what the server has yet to read.
 func TestFaultLinesOverTLSAllArrive(t *testing.T) {
 	const writers, each = 25, 3000
 	for name, opts := range map[string][]plex.Option{
@@ -35,10 +36,14 @@ func TestFaultLinesOverTLSAllArrive(t *testing.T) {
 			var got, resets atomic.Int64
 			w := newWorld(t, 8, proxy.Config{Handler: func(c *proxy.Conn) {
 				_ = c.SetReadBuffer(32 << 10)
-				lines := bufio.NewScanner(tls.Server(c, server))
-				for lines.Scan() {
+				s := tls.Server(c, server)
+				lines := bufio.NewScanner(s)
+				for n := 0; lines.Scan(); n++ {
 					if got.Add(1)%100 == 0 {
 						time.Sleep(time.Millisecond)
+					}
+					if n%500 == 0 {
+						_, _ = s.Write([]byte("ok\n")) // which nobody reads
 					}
 				}
 				if lines.Err() != nil {
