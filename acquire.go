@@ -18,8 +18,8 @@ var epoch = time.Now()
 // them to a time does not overflow.
 const maxWait = 100 * 365 * 24 * time.Hour
 
-// acquire leases a half of q. The common case is one receive from a channel
-// and one atomic operation.
+// acquire leases a half of q. The common case is one receive from a channel and one atomic
+// operation.
 func (m *Multiplexer) acquire(ctx context.Context, timeout time.Duration, q *queue) (*half, word, error) {
 	if ctx.Err() == nil {
 		select {
@@ -47,10 +47,9 @@ func (m *Multiplexer) acquireSlow(ctx context.Context, timeout time.Duration, q 
 	}
 	h, lease, err := m.tryTake(q)
 	if h == nil && err == nil && q.waiting.Load() == 0 {
-		// Nobody queues, so those who hold the halves have just been running:
-		// let them, it costs less than being put to sleep and woken. A caller
-		// that comes back here with a half has overtaken no waiter, for while
-		// one waits the channel is empty.
+		// Nobody queues, so those who hold the halves have just been running: let them, it costs
+		// less than being put to sleep and woken. A caller that comes back here with a half has
+		// overtaken no waiter, for while one waits the channel is empty.
 		runtime.Gosched()
 		h, lease, err = m.tryTake(q)
 	}
@@ -88,8 +87,8 @@ func (m *Multiplexer) tryTake(q *queue) (*half, word, error) {
 	}
 }
 
-// wait blocks until the queue hands over a half, the caller's time is up, or
-// there is nothing left to wait for.
+// wait blocks until the queue hands over a half, the caller's time is up, or there is nothing left
+// to wait for.
 func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue) (*half, word, error) {
 	q.waiting.Add(1)
 	q.waited.Add(1)
@@ -115,8 +114,8 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 	)
 	for leased == nil && err == nil {
 		var h *half
-		// The bare receive is half the price of the select and needs no way
-		// out: the token is its way out.
+		// The bare receive is half the price of the select and needs no way out: the token is its
+		// way out.
 		if done := ctx.Done(); done == nil && expired == nil {
 			h = <-q.idle
 		} else {
@@ -137,10 +136,9 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		} else if id, ok := h.lease(); ok {
 			leased, lease = h, id
 		}
-		// A half that died between its release and this moment sends its
-		// waiter to the end of the queue. That takes a fault within the
-		// microseconds of a hand-over, so it can delay a waiter but not
-		// starve it.
+		// A half that died between its release and this moment sends its waiter to the end of the
+		// queue. That takes a fault within the microseconds of a hand-over, so it can delay a
+		// waiter but not starve it.
 	}
 
 	waited := time.Since(epoch) - start
@@ -152,8 +150,8 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 	return leased, lease, nil
 }
 
-// want is called for a caller for whom there is nothing at this moment, which is a reason to connect,
-// or to do so sooner, if connections are missing.
+// want is called for a caller for whom there is nothing at this moment, which is a reason to
+// connect, or to do so sooner, if connections are missing.
 func (m *Multiplexer) want(q *queue) {
 	if m.short.Load() && !q.ready.Load() {
 		m.wanted.Store(true)
@@ -161,8 +159,8 @@ func (m *Multiplexer) want(q *queue) {
 	}
 }
 
-// timers are reused. They are pooled for each multiplexer, not for all, since a timer must not cross the
-// bubbles of testing/synctest.
+// timers are reused. They are pooled for each multiplexer, not for all, since a timer must not
+// cross the bubbles of testing/synctest.
 type timers struct{ pool sync.Pool }
 
 // get returns a running timer.

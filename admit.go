@@ -1,7 +1,8 @@
 package plex
 
-// The one way in. Every connection is claimed, prepared and admitted, whatever brought it: given to New
-// or Add, healed, or added because callers wait. Here closed-ness, capacity and identity are checked.
+// The one way in. Every connection is claimed, prepared and admitted, whatever brought it: given to
+// New or Add, healed, or added because callers wait. Here closed-ness, capacity and identity are
+// checked.
 
 import (
 	"context"
@@ -42,8 +43,8 @@ func (m *Multiplexer) unreserveLocked() {
 	m.kick()
 }
 
-// claim makes nc known, in a slot that the caller has reserved. Its halves begin in a lease that ends
-// with the admission, so that whoever does the handshake uses them as any consumer would.
+// claim makes nc known, in a slot that the caller has reserved. Its halves begin in a lease that
+// ends with the admission, so that whoever does the handshake uses them as any consumer would.
 func (m *Multiplexer) claim(nc net.Conn, dialed bool) (*conn, error) {
 	if caller.IsNil(nc) {
 		return nil, ErrNilConnection
@@ -117,9 +118,9 @@ func (c *conn) prepareUnguarded(ctx context.Context, timeout time.Duration) erro
 	if !ok || tc.ConnectionState().HandshakeComplete {
 		return nil
 	}
-	// A handshake must not be left to the first consumer: a timeout within one breaks the connection
-	// for good. HandshakeContext would close the connection, which may not be ours, when ctx ends. So
-	// a deadline interrupts it.
+	// A handshake must not be left to the first consumer: a timeout within one breaks the
+	// connection for good. HandshakeContext would close the connection, which may not be ours, when
+	// ctx ends. So a deadline interrupts it.
 	if err := tc.SetDeadline(time.Now().Add(min(timeout, maxWait))); err != nil {
 		return fmt.Errorf("plex: TLS handshake: %w", err)
 	}
@@ -151,7 +152,8 @@ func (m *Multiplexer) admit(c *conn) error {
 		h.takeBack()
 		h.clear()
 	}
-	// What a handshake has read proves nothing: a service that is overloaded can say so and hang up.
+	// What a handshake has read proves nothing: a service that is overloaded can say so and hang
+	// up.
 	c.delivered.Store(false)
 
 	m.mu.Lock()

@@ -1,7 +1,7 @@
 package plex
 
-// The auto-scaler: when to add connections because callers wait, and when to close those that nobody
-// has needed. The supervisor carries out its decisions.
+// The auto-scaler: when to add connections because callers wait, and when to close those that
+// nobody has needed. The supervisor carries out its decisions.
 
 import (
 	"slices"
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// idleSlots is in how many parts the idle timeout is looked at: a surplus connection goes when it has
-// been surplus in so many parts in a row.
+// idleSlots is in how many parts the idle timeout is looked at: a surplus connection goes when it
+// has been surplus in so many parts in a row.
 const idleSlots = 10
 
 // scaler is the auto-scaler's part of the multiplexer; mu guards it.
@@ -21,8 +21,8 @@ type scaler struct {
 	waiters sync.Pool // *waiter; safe without mu
 }
 
-// waiter is a caller that waits, with auto-scaling. It has no timer: the supervisor looks at the line
-// when the first waiter in it becomes overdue.
+// waiter is a caller that waits, with auto-scaling. It has no timer: the supervisor looks at the
+// line when the first waiter in it becomes overdue.
 type waiter struct {
 	prev, next *waiter
 	since      time.Time
@@ -32,8 +32,8 @@ type waiter struct {
 // line is the waiters of one kind in the order in which they came. Multiplexer.mu guards it.
 //
 // How many are overdue is all that decides: there are never more connects under way than overdue
-// waiters, so nothing is asked for or withdrawn. What a new connection serves is counted, because its
-// waiter is overdue until it has woken up.
+// waiters, so nothing is asked for or withdrawn. What a new connection serves is counted, because
+// its waiter is overdue until it has woken up.
 type line struct {
 	first, last *waiter
 	prompt      *waiter // the first that is not overdue
@@ -76,8 +76,8 @@ func (l *line) remove(w *waiter) {
 	*w = waiter{}
 }
 
-// age finds the waiters that have become overdue, each once. If a connection that should have served one
-// has served nobody for as long, it has not.
+// age finds the waiters that have become overdue, each once. If a connection that should have
+// served one has served nobody for as long, it has not.
 func (l *line) age(now time.Time, timeout time.Duration, next *time.Time) {
 	for ; l.prompt != nil; l.prompt = l.prompt.next {
 		if late := l.prompt.since.Add(timeout); now.Before(late) {
@@ -96,8 +96,8 @@ func (l *line) age(now time.Time, timeout time.Duration, next *time.Time) {
 	}
 }
 
-// serve counts that a connection has come: the first waiter is served, and the first is overdue if any
-// is.
+// serve counts that a connection has come: the first waiter is served, and the first is overdue if
+// any is.
 func (l *line) serve(now time.Time) {
 	if l.served < l.overdue {
 		l.served++
@@ -130,10 +130,10 @@ func (m *Multiplexer) endWait(q *queue, w *waiter) {
 
 func (m *Multiplexer) scalingTimeout() time.Duration { return min(m.cfg.autoScaling.Get(), maxWait) }
 
-// surplusLocked says how many connections nobody has needed over the idle timeout. That a connection is
-// idle says little, as all of them take turns; what counts is how many were idle at the same time. So
-// each part of the timeout remembers the fewest that were, and the least of these is how many could
-// have been missing all the time.
+// surplusLocked says how many connections nobody has needed over the idle timeout. That a
+// connection is idle says little, as all of them take turns; what counts is how many were idle at
+// the same time. So each part of the timeout remembers the fewest that were, and the least of these
+// is how many could have been missing all the time.
 func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) (n int) {
 	d, s := m.cfg.idleTimeout, &m.scaler
 	if !d.Given() {
@@ -163,8 +163,8 @@ func (m *Multiplexer) surplusLocked(now time.Time, next *time.Time) (n int) {
 	return n
 }
 
-// lowLocked is how many connections nobody has needed in the present part. Read halves count only where
-// each idle one is listed.
+// lowLocked is how many connections nobody has needed in the present part. Read halves count only
+// where each idle one is listed.
 func (m *Multiplexer) lowLocked() int {
 	low := m.writers.low.Load()
 	if m.reading.Load() == readsAny {

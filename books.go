@@ -1,7 +1,7 @@
 package plex
 
-// The multiplexer's books of its connections. What has to be found is in an index or in order, so that
-// nothing under Multiplexer.mu has to look at all of them.
+// The multiplexer's books of its connections. What has to be found is in an index or in order, so
+// that nothing under Multiplexer.mu has to look at all of them.
 
 import (
 	"container/heap"

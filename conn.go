@@ -1,7 +1,7 @@
 package plex
 
-// A connection and its life. One phase says where it is, one why says for what reason it leaves, and
-// one stage says what is known of the peer's end. All three change here only.
+// A connection and its life. One phase says where it is, one why says for what reason it leaves,
+// and one stage says what is known of the peer's end. All three change here only.
 //
 //	phase    to       when                                             why
 //	claimed  open     it is admitted                                   none
@@ -19,8 +19,8 @@ package plex
 //	told        read     what that lease had read before goes back to the connection
 //
 // The word of each half says the rest: a half that is retired and in nobody's hands is over. A
-// transport is closed when its write half is over and its read half is over or has read all. The slot
-// is free when the transport is closed, or as soon as both peers have ended their side. The
+// transport is closed when its write half is over and its read half is over or has read all. The
+// slot is free when the transport is closed, or as soon as both peers have ended their side. The
 // multiplexer forgets the connection when the transport is closed and both halves are over.
 
 import (
@@ -186,8 +186,8 @@ type conn struct {
 // admitted reports whether the connection has ever been in service.
 func (c *conn) admitted() bool { return !c.admittedAt.IsZero() }
 
-// owned reports whether the transport is plex's to close. A connection of the caller's is not, before
-// its admission.
+// owned reports whether the transport is plex's to close. A connection of the caller's is not,
+// before its admission.
 func (c *conn) owned() bool { return c.dialed || c.life.phase > phaseClaimed }
 
 // failure is the error that both halves report, nil while there is none.
@@ -198,8 +198,8 @@ func (c *conn) failure() error {
 	return nil
 }
 
-// wasReset reports whether the kernel has seen a reset of the connection. The kernel is asked first: once
-// plex has closed the write side, a clean end looks like a reset.
+// wasReset reports whether the kernel has seen a reset of the connection. The kernel is asked
+// first: once plex has closed the write side, a clean end looks like a reset.
 func (c *conn) wasReset() bool { return c.socket.WasReset() && !c.saidBye.Load() }
 
 // fail is the hard end, with the error that both halves shall report. The first error counts; later
@@ -245,16 +245,16 @@ func (c *conn) retireFor(cause error) {
 	c.w.retire()
 }
 
-// peerNoticed is called when the kernel has told of the peer's end. What the peer has sent is still to
-// be read.
+// peerNoticed is called when the kernel has told of the peer's end. What the peer has sent is still
+// to be read.
 func (c *conn) peerNoticed() {
 	c.peer.turn(peerNoticed)
 	c.r.set(connEnded) // before anyone looks for a lease, so that the lease's end looks again
 }
 
 // peerEnded is called by the owner of the read half, who has come to the end of what the peer has
-// sent. A write lease may go on, since the peer may still be reading; there will be no other. The read
-// half itself goes when nothing is left to be delivered.
+// sent. A write lease may go on, since the peer may still be reading; there will be no other. The
+// read half itself goes when nothing is left to be delivered.
 func (c *conn) peerEnded(cause error) {
 	if !c.peer.reached(peerRead) {
 		c.peer.turn(peerRead)
@@ -266,8 +266,8 @@ func (c *conn) peerEnded(cause error) {
 	c.w.retire()
 }
 
-// leave takes the connection out of service for a reason, and closes the transport if nobody needs it. It
-// reports whether the connection was in service.
+// leave takes the connection out of service for a reason, and closes the transport if nobody needs
+// it. It reports whether the connection was in service.
 func (c *conn) leave(y why) bool {
 	m := c.m
 	m.mu.Lock()
@@ -280,8 +280,8 @@ func (c *conn) leave(y why) bool {
 	return left
 }
 
-// readEnough is called by the owner of the read half when plex reads no more of a connection that it has
-// retired. Nobody has to be told of that end, except whoever reads what is left.
+// readEnough is called by the owner of the read half when plex reads no more of a connection that
+// it has retired. Nobody has to be told of that end, except whoever reads what is left.
 func (c *conn) readEnough() {
 	if c.failure() == nil && c.peer.turn(peerRead) && len(c.r.back) == 0 {
 		c.peer.turn(peerTold)
@@ -290,9 +290,9 @@ func (c *conn) readEnough() {
 	c.leave(whyExpired) // it has left already, but now nobody needs the transport
 }
 
-// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for another.
-// The first failure says more than cause, and so do the last words of a peer that hung up. A connect that
-// has failed meanwhile says more to callers.
+// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for
+// another. The first failure says more than cause, and so do the last words of a peer that hung up.
+// A connect that has failed meanwhile says more to callers.
 func (c *conn) noteLoss(cause error) {
 	m := c.m
 	if failure := c.failure(); failure != nil {
@@ -310,8 +310,8 @@ func (c *conn) noteLoss(cause error) {
 }
 
 // finished reports whether a read half has nothing to be leased for any more: all that the peer has
-// sent is delivered, and whoever asks for ready readers has been told of the end. The caller owns the
-// read half.
+// sent is delivered, and whoever asks for ready readers has been told of the end. The caller owns
+// the read half.
 func (c *conn) finished() bool {
 	if len(c.r.back) > 0 {
 		c.peer.turnBack()
@@ -320,8 +320,8 @@ func (c *conn) finished() bool {
 	return c.peer.reached(peerTold) || c.peer.reached(peerRead) && c.m.reading.Load() != readsReady
 }
 
-// turnBack is for bytes that go back to the connection after a lease has read on to the end: the next
-// lease is told of the end, too.
+// turnBack is for bytes that go back to the connection after a lease has read on to the end: the
+// next lease is told of the end, too.
 func (p *peerEnd) turnBack() {
 	if p.reached(peerTold) {
 		p.turn(peerRead)
@@ -355,8 +355,8 @@ func (c *conn) leaveLocked(y why) bool {
 	return true
 }
 
-// closeLocked begins the closing of the transport. It reports true to the one caller that has to go on
-// with end.
+// closeLocked begins the closing of the transport. It reports true to the one caller that has to go
+// on with end.
 func (c *conn) closeLocked(y why) bool {
 	if !c.owned() {
 		return false

@@ -1,7 +1,7 @@
 package plex
 
-// Connecting: the user's Connect function, the handle that it is given, the
-// adapters for common cases, and the one place that calls it.
+// Connecting: the user's Connect function, the handle that it is given, the adapters for common
+// cases, and the one place that calls it.
 
 import (
 	"context"
@@ -16,49 +16,46 @@ import (
 	"go.atomizer.io/plex/internal/sock"
 )
 
-// connectGrace is how long Close, and New, wait for a connector whose ctx has
-// ended. One that honours its ctx returns well within it.
+// connectGrace is how long Close, and New, wait for a connector whose ctx has ended. One that
+// honours its ctx returns well within it.
 const connectGrace = 250 * time.Millisecond
 
-// Connect establishes conn: it makes a transport, gives it to conn with
-// [Attach], does what handshake or login there is, through conn or before, and
-// returns nil. For a lost connection conn.RemoteAddr is the address that it had;
-// for an additional one it is that of the pool's first connection, nil if there
-// was none.
+// Connect establishes conn: it makes a transport, gives it to conn with [Attach], does what
+// handshake or login there is, through conn or before, and returns nil. For a lost connection
+// conn.RemoteAddr is the address that it had; for an additional one it is that of the pool's first
+// connection, nil if there was none.
 //
-// ctx ends after the connect timeout, when the multiplexer closes, and when
-// Connect returns, so it must not be what keeps the transport alive. Nothing that
-// a caller of Reader or Writer does ends it. When it ends, what has been attached
-// fails, and with it whatever Connect is waiting for there; a Connect that hangs
-// elsewhere and ignores ctx holds its slot of the capacity until it returns.
+// ctx ends after the connect timeout, when the multiplexer closes, and when Connect returns, so it
+// must not be what keeps the transport alive. Nothing that a caller of Reader or Writer does ends
+// it. When it ends, what has been attached fails, and with it whatever Connect is waiting for
+// there; a Connect that hangs elsewhere and ignores ctx holds its slot of the capacity until it
+// returns.
 //
-// conn is usable until Connect returns. Deadlines set on it end then. What its
-// handshake has not read is there for the first Reader. An error, a panic, or a
-// return without an attached transport makes the connect fail; a transport that
-// was attached is then closed.
+// conn is usable until Connect returns. Deadlines set on it end then. What its handshake has not
+// read is there for the first Reader. An error, a panic, or a return without an attached transport
+// makes the connect fail; a transport that was attached is then closed.
 //
 // Connect may be called from several goroutines at once.
 type Connect func(ctx context.Context, conn net.Conn) error
 
-// ContextDialer is what [net.Dialer], [crypto/tls.Dialer] and the dialers of
-// golang.org/x/net/proxy have in common.
+// ContextDialer is what [net.Dialer], [crypto/tls.Dialer] and the dialers of golang.org/x/net/proxy
+// have in common.
 type ContextDialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Attach makes conn, which has to be the handle that a [Connect] was given, run
-// over transport. From then on transport is plex's to close, also if Attach
-// returns an error: it has then closed it, unless it is in the pool already.
+// Attach makes conn, which has to be the handle that a [Connect] was given, run over transport.
+// From then on transport is plex's to close, also if Attach returns an error: it has then closed
+// it, unless it is in the pool already.
 //
-// A transport whose LocalAddr is of a network named udp…, ip…, unixgram or
-// unixpacket is one of datagrams: a Read takes one, and what does not fit is
-// lost. A stream that runs over such a socket, as QUIC's do, must have an
-// address of another network; examples/quic shows one.
+// A transport whose LocalAddr is of a network named udp…, ip…, unixgram or unixpacket is one of
+// datagrams: a Read takes one, and what does not fit is lost. A stream that runs over such a
+// socket, as QUIC's do, must have an address of another network; examples/quic shows one.
 //
-// Errors: [ErrNilConnection], [ErrKnownConnection] if transport is in the pool,
-// [ErrAttached] if conn has a transport (the connect then fails, and both are
-// closed), [ErrClosed] if the multiplexer has been closed, and one that says so
-// if conn is no handle or its Connect has returned.
+// Errors: [ErrNilConnection], [ErrKnownConnection] if transport is in the pool, [ErrAttached] if
+// conn has a transport (the connect then fails, and both are closed), [ErrClosed] if the
+// multiplexer has been closed, and one that says so if conn is no handle or its Connect has
+// returned.
 func Attach(conn, transport net.Conn) error {
 	h, ok := conn.(*handle)
 	if !ok || h == nil {
@@ -67,14 +64,13 @@ func Attach(conn, transport net.Conn) error {
 	return h.attach(transport)
 }
 
-// Dial returns a Connect that dials with a [net.Dialer]. The name in address is
-// resolved anew each time.
+// Dial returns a Connect that dials with a [net.Dialer]. The name in address is resolved anew each
+// time.
 func Dial(network, address string) Connect {
 	return DialContext(&net.Dialer{}, network, address)
 }
 
-// DialContext returns a Connect that dials with d, or nil if d is nil, which
-// WithConnector refuses.
+// DialContext returns a Connect that dials with d, or nil if d is nil, which WithConnector refuses.
 func DialContext(d ContextDialer, network, address string) Connect {
 	if caller.IsNil(d) {
 		return nil
@@ -84,9 +80,8 @@ func DialContext(d ContextDialer, network, address string) Connect {
 	})
 }
 
-// DialFunc returns a Connect that calls dial, or nil if dial is nil, which
-// WithConnector refuses. If dial returns both a connection and an error, the
-// connection is closed.
+// DialFunc returns a Connect that calls dial, or nil if dial is nil, which WithConnector refuses.
+// If dial returns both a connection and an error, the connection is closed.
 func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
 	if dial == nil {
 		return nil
@@ -103,10 +98,9 @@ func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
 	}
 }
 
-// handle is the net.Conn that a Connect works with. Its reads and writes are
-// those of leases on the halves of the connection to be, so that what holds for
-// every lease holds here: it can be interrupted, leaves no deadline behind, and
-// reaches nothing once it has ended.
+// handle is the net.Conn that a Connect works with. Its reads and writes are those of leases on the
+// halves of the connection to be, so that what holds for every lease holds here: it can be
+// interrupted, leaves no deadline behind, and reaches nothing once it has ended.
 type handle struct {
 	m    *Multiplexer
 	addr net.Addr // of the connection that is replaced
@@ -130,8 +124,8 @@ func (h *handle) attach(transport net.Conn) error {
 	return fmt.Errorf("plex: Attach: %w", err)
 }
 
-// take claims transport for h, or says why it cannot, and whether it has to be closed. A transport that
-// is in the pool already is left alone; so is one that is no transport.
+// take claims transport for h, or says why it cannot, and whether it has to be closed. A transport
+// that is in the pool already is left alone; so is one that is no transport.
 func (h *handle) take(transport net.Conn) (unwanted bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -159,8 +153,8 @@ func (h *handle) take(transport net.Conn) (unwanted bool, err error) {
 	return !h.m.knows(transport), err
 }
 
-// giveUp is called when the time for the Connect is up: what it has attached
-// fails, so that it does not go on waiting for the transport.
+// giveUp is called when the time for the Connect is up: what it has attached fails, so that it does
+// not go on waiting for the transport.
 func (h *handle) giveUp(cause error) {
 	h.mu.Lock()
 	c := h.c
@@ -173,8 +167,8 @@ func (h *handle) giveUp(cause error) {
 	}
 }
 
-// finish ends the Connect that was given h: it returns the connection, which
-// has failed if there is an error, and is nil if none was attached.
+// finish ends the Connect that was given h: it returns the connection, which has failed if there is
+// an error, and is nil if none was attached.
 func (h *handle) finish(err error) (*conn, error) {
 	h.mu.Lock()
 	h.returned = true
@@ -266,7 +260,8 @@ func (h *handle) RemoteAddr() net.Addr {
 }
 
 // connect calls the connector once, in a slot that the supervisor has reserved, and admits what it
-// brings. It returns when the connector does, however long that takes; then the slot is taken or free.
+// brings. It returns when the connector does, however long that takes; then the slot is taken or
+// free.
 func (m *Multiplexer) connect(a *attempt) {
 	ctx, cancel := context.WithTimeout(m.ctx, min(m.cfg.connectTimeout.Get(), maxWait))
 	defer cancel()
@@ -314,11 +309,11 @@ func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 	}
 }
 
-// connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of the
-// service. The first error is New's, with two exceptions, in which the supervisor tries again and New gives
-// up when nothing has succeeded for the connect timeout: a full backlog, and, once others have succeeded,
-// whatever says that it is temporary. The caller closes the multiplexer then, and with it what the others
-// bring.
+// connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of
+// the service. The first error is New's, with two exceptions, in which the supervisor tries again
+// and New gives up when nothing has succeeded for the connect timeout: a full backlog, and, once
+// others have succeeded, whatever says that it is temporary. The caller closes the multiplexer
+// then, and with it what the others bring.
 func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
 	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
 	patience := time.NewTimer(math.MaxInt64)

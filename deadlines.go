@@ -92,8 +92,8 @@ func (d *deadlines) resume(on deadliner) error {
 	return on.setDeadline(d.until)
 }
 
-// clear ends the lease's use of deadlines. If touched is set, one may be set on the transport and is
-// taken away. Nothing is wrong with a transport that has refused every deadline.
+// clear ends the lease's use of deadlines. If touched is set, one may be set on the transport and
+// is taken away. Nothing is wrong with a transport that has refused every deadline.
 func (d *deadlines) clear(on deadliner, touched bool) error {
 	d.calm()
 	var err error

@@ -1,9 +1,9 @@
 package plex
 
 // The one way out: how a transport is closed, whatever the reason. It happens in a goroutine of its
-// own and under no lock, since a transport may take long to close, and nobody but Close and Shutdown
-// waits for it. The slot is free only when the transport is closed, so that the peer never sees more
-// connections than the capacity.
+// own and under no lock, since a transport may take long to close, and nobody but Close and
+// Shutdown waits for it. The slot is free only when the transport is closed, so that the peer never
+// sees more connections than the capacity.
 //
 //	hard      the multiplexer closes, or nothing is unsent          Close
 //	linger    after a failure, with something unsent                end both directions, wait until the peer has
@@ -30,6 +30,7 @@ func (c *conn) end() { c.m.tasks.startForeign(transportTask, c.closeTransport) }
 
 func (c *conn) closeTransport() {
 	defer c.closed() // also if the transport panics or ends the goroutine
+	defer c.shut()
 	c.member.Remove()
 	switch endingOf(c.failure(), c.peer.reached(peerRead), c.socket.Unsent()) {
 	case endsLingering:
@@ -38,7 +39,6 @@ func (c *conn) closeTransport() {
 		c.sayGoodbye()
 		_ = c.r.readUntilTaken(time.Now().Add(c.m.cfg.linger.Get()), 0) // what comes is nobody's any more
 	}
-	c.shut()
 }
 
 // shut closes the transport, once.
@@ -56,8 +56,8 @@ const (
 	endsGracefully
 )
 
-// endingOf says how a transport is closed: after a failure or without one, with all that the peer sends
-// read or not, and with so many bytes unsent.
+// endingOf says how a transport is closed: after a failure or without one, with all that the peer
+// sends read or not, and with so many bytes unsent.
 func endingOf(cause error, read bool, unsent int) ending {
 	switch {
 	case cause == nil && !read:
@@ -69,11 +69,11 @@ func endingOf(cause error, read bool, unsent int) ending {
 }
 
 // linger ends both directions, which wakes whoever is blocked in them, and waits until the peer has
-// taken what was sent or its time is up. The close of a TCP connection that has failed may queue behind
-// what the peer has not taken, for minutes if it has stopped reading; for so long the peer would have
-// one connection more than the capacity. So the close will be a reset, also when what was sent has
-// arrived: a peer that is itself blocked in a write learns of the end only by that, since the window
-// that it waits for is not opened any more.
+// taken what was sent or its time is up. The close of a TCP connection that has failed may queue
+// behind what the peer has not taken, for minutes if it has stopped reading; for so long the peer
+// would have one connection more than the capacity. So the close will be a reset, also when what
+// was sent has arrived: a peer that is itself blocked in a write learns of the end only by that,
+// since the window that it waits for is not opened any more.
 func (c *conn) linger() {
 	c.socket.ShutDown()
 	end, closing := time.Now().Add(c.m.cfg.linger.Get()), c.m.tasks.closing
@@ -97,14 +97,14 @@ func (c *conn) sayGoodbye() {
 	if c.wasReset() || c.saidBye.Swap(true) {
 		return
 	}
-	_ = caller.Guard("the transport's CloseWrite", func() error { return sock.CloseWrite(c.nc) })
+	_ = caller.Apart("the transport's CloseWrite", func() error { return sock.CloseWrite(c.nc) })
 	if tc, ok := c.nc.(*tls.Conn); ok { // whose CloseWrite leaves the connection beneath open
-		_ = caller.Guard("the transport's CloseWrite", func() error { return sock.CloseWrite(tc.NetConn()) })
+		_ = caller.Apart("the transport's CloseWrite", func() error { return sock.CloseWrite(tc.NetConn()) })
 	}
 }
 
-// closeWriteSide says goodbye to a peer that has said so, after the last write lease. The connection is
-// kept for what is still to be read, but no longer counts: both sides have ended it.
+// closeWriteSide says goodbye to a peer that has said so, after the last write lease. The
+// connection is kept for what is still to be read, but no longer counts: both sides have ended it.
 func (c *conn) closeWriteSide() {
 	c.sayGoodbye()
 	c.m.mu.Lock()
@@ -126,9 +126,9 @@ func (c *conn) closed() {
 	m.changed.Broadcast()
 }
 
-// readOut is the end of a connection that is retired: its write half is retired, and its read half held.
-// It says goodbye and reads what the peer still sends, until the peer ends its side or has taken
-// everything, for the linger at most. What has arrived is kept for whoever asks for it.
+// readOut is the end of a connection that is retired: its write half is retired, and its read half
+// held. It says goodbye and reads what the peer still sends, until the peer ends its side or has
+// taken everything, for the linger at most. What has arrived is kept for whoever asks for it.
 func (c *conn) readOut() {
 	h, more := &c.r, false
 	until := c.leftAt.Add(c.m.cfg.linger.Get())

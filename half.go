@@ -4,11 +4,11 @@ package plex
 // of service (lease, hold, retire) and the ways back (the fast close, and arrive for all else), and
 // the life of a lease between the two.
 //
-// Who owns what: the word belongs to everyone, by atomic swaps. Whoever is busy owns the transport's
-// direction and the fields marked so; so does whoever holds the half, and whoever ends the lease once
-// nobody is busy. mu is for what is rare: deadlines, the start and end of a stream, waiting for an
-// operation to leave. It is never held while the transport reads, writes or closes. See plex.go for
-// the order of locks.
+// Who owns what: the word belongs to everyone, by atomic swaps. Whoever is busy owns the
+// transport's direction and the fields marked so; so does whoever holds the half, and whoever ends
+// the lease once nobody is busy. mu is for what is rare: deadlines, the start and end of a stream,
+// waiting for an operation to leave. It is never held while the transport reads, writes or closes.
+// See plex.go for the order of locks.
 
 import (
 	"errors"
@@ -113,7 +113,8 @@ func (h *half) lease() (id word, ok bool) {
 }
 
 // hold takes an idle half out of service, and reports whether it was idle. Until arrive the holder
-// owns what whoever is busy owns. Its entry stays in the queue; a caller that comes upon it drops it.
+// owns what whoever is busy owns. Its entry stays in the queue; a caller that comes upon it drops
+// it.
 func (h *half) hold() bool {
 	_, ok := h.change(word.held)
 	return ok
@@ -125,8 +126,8 @@ func (h *half) promised() bool {
 	return h.queue.waiting.Load() > 0 && h.word().is(poolListed)
 }
 
-// retire has the half never leased again. If nobody has it, it is settled here, otherwise by whoever
-// has it, when it arrives.
+// retire has the half never leased again. If nobody has it, it is settled here, otherwise by
+// whoever has it, when it arrives.
 func (h *half) retire() {
 	if h.markRetired() {
 		h.settle()
@@ -149,9 +150,9 @@ const (
 	intoRetire                // it is retired
 )
 
-// arrive is the one way back: for the end of a lease, of a hold, and of an admission. The half becomes
-// idle, or is looked at first, or is settled if it is retired. Whoever retires it comes either before
-// the swap, and is seen here, or after it, and finds the half idle or held.
+// arrive is the one way back: for the end of a lease, of a hold, and of an admission. The half
+// becomes idle, or is looked at first, or is settled if it is retired. Whoever retires it comes
+// either before the swap, and is seen here, or after it, and finds the half idle or held.
 func (h *half) arrive(how arrival) {
 	c := h.conn
 	looked := h.looked
@@ -268,8 +269,8 @@ func (h *half) closeSlow(id word) error {
 	return h.endInTime(id)
 }
 
-// beginEnd marks the lease as ending and halts its stream: from now on nothing new starts. It reports
-// false if the lease has ended or is ending.
+// beginEnd marks the lease as ending and halts its stream: from now on nothing new starts. It
+// reports false if the lease has ended or is ending.
 func (h *half) beginEnd(id word) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -303,9 +304,9 @@ func (h *half) kill(id word) error {
 	return nil
 }
 
-// endInTime is end, but does not wait for long for an operation or a stream that stays in the transport
-// after the connection has failed and is being closed. Then the half comes back, or is settled, whenever
-// the transport returns.
+// endInTime is end, but does not wait for long for an operation or a stream that stays in the
+// transport after the connection has failed and is being closed. Then the half comes back, or is
+// settled, whenever the transport returns.
 func (h *half) endInTime(id word) error {
 	if h.sentLast() == nil && !h.word().is(leaseBusy) {
 		return h.end(id)
@@ -333,18 +334,23 @@ func (h *half) end(id word) error {
 	err := h.finishSending(id)
 	h.evict()
 	h.takeBack()
-	if h.readAhead() { // the peer's end: nobody gets ErrNoConnections before the half is back
+	ended := false
+	defer func() { // also if the transport ends the goroutine in readAhead
+		h.keepCause(id)
+		h.clear()
+		h.arrive(fromLease)
+		if ended {
+			h.conn.m.endLook()
+		}
+	}()
+	if ended = h.readAhead(); ended { // the peer's end: nobody gets ErrNoConnections before the half is back
 		h.conn.m.beginLook()
-		defer h.conn.m.endLook()
 	}
-	h.keepCause(id)
-	h.clear()
-	h.arrive(fromLease)
 	return err
 }
 
-// evict waits until nobody is busy in h; it interrupts whoever is. The lease is ending, so nobody new
-// comes in.
+// evict waits until nobody is busy in h; it interrupts whoever is. The lease is ending, so nobody
+// new comes in.
 func (h *half) evict() {
 	for {
 		h.mu.Lock()
@@ -395,8 +401,9 @@ func (h *half) interruptLocked() {
 	h.deadlines.interrupt(h)
 }
 
-// setDeadline sets the deadline of this direction of the transport. A transport whose peer has ended
-// may be closed while what it has delivered is still being read from memory, where nothing blocks.
+// setDeadline sets the deadline of this direction of the transport. A transport whose peer has
+// ended may be closed while what it has delivered is still being read from memory, where nothing
+// blocks.
 func (h *half) setDeadline(t time.Time) error {
 	if h.writes() {
 		return guardDeadline(h.conn.nc.SetWriteDeadline, t)
@@ -411,9 +418,9 @@ func (h *half) setDeadline(t time.Time) error {
 // stuck is called when an interrupt has not helped.
 func (h *half) stuck() { h.conn.fail(errUninterruptible) }
 
-// consumerDeadline is Reader.SetReadDeadline and Writer.SetWriteDeadline. It holds mu from looking at
-// the lease until the deadline is set, and a lease with a deadline needs mu to end. So a stale handle
-// cannot set a deadline on the next lease, and none is left behind.
+// consumerDeadline is Reader.SetReadDeadline and Writer.SetWriteDeadline. It holds mu from looking
+// at the lease until the deadline is set, and a lease with a deadline needs mu to end. So a stale
+// handle cannot set a deadline on the next lease, and none is left behind.
 func (h *half) consumerDeadline(id word, t time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -430,8 +437,8 @@ func (h *half) consumerDeadline(id word, t time.Time) error {
 }
 
 // deadlineLeft is for an error of taking a deadline away. The half cannot be used with a stranger's
-// deadline. But a pipe refuses deadlines when its peer has closed it, which is an EOF like any other:
-// what was read before is still to be delivered.
+// deadline. But a pipe refuses deadlines when its peer has closed it, which is an EOF like any
+// other: what was read before is still to be delivered.
 func (h *half) deadlineLeft(err error) {
 	c := h.conn
 	switch {
@@ -450,8 +457,8 @@ func (h *half) doneChannel(id word) <-chan struct{} {
 	if !h.mark(id, leaseWatched) {
 		return closedChannel
 	}
-	// fail stores the cause before it comes by mu to close done. So either the cause is seen here or
-	// done is seen there.
+	// fail stores the cause before it comes by mu to close done. So either the cause is seen here
+	// or done is seen there.
 	if h.conn.failure() != nil {
 		return closedChannel
 	}
@@ -467,8 +474,8 @@ var closedChannel = func() chan struct{} {
 	return c
 }()
 
-// failedChannel returns a channel that is closed when the connection has failed, or when the lease, which
-// is ending, has ended.
+// failedChannel returns a channel that is closed when the connection has failed, or when the lease,
+// which is ending, has ended.
 func (h *half) failedChannel() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,7 +1,7 @@
 package plex
 
-// The healer replaces what is lost. How fast is decided by package pace; here is the account of what
-// is missing and of the connects that are under way.
+// The healer replaces what is lost. How fast is decided by package pace; here is the account of
+// what is missing and of the connects that are under way.
 
 import (
 	"container/list"
@@ -174,8 +174,8 @@ func (h *healer) removeLocked(a *attempt) {
 	}
 }
 
-// nextLossLocked takes the loss to be replaced next. Losses may have been forgotten when the pool was
-// whole for a moment; the place is then still to be filled.
+// nextLossLocked takes the loss to be replaced next. Losses may have been forgotten when the pool
+// was whole for a moment; the place is then still to be filled.
 func (m *Multiplexer) nextLossLocked() loss {
 	h := &m.healer
 	if len(h.losses) > 0 {
@@ -201,8 +201,8 @@ func (m *Multiplexer) attemptLocked(a *attempt) {
 	m.tasks.startForeign(foreignTask, func() { m.connect(a) })
 }
 
-// succeededLocked is called in the same moment as the attempt's connection is admitted, before anyone
-// can use it.
+// succeededLocked is called in the same moment as the attempt's connection is admitted, before
+// anyone can use it.
 func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.removeLocked(a)
@@ -244,8 +244,8 @@ func (m *Multiplexer) reportFirst(a *attempt, err error) {
 	}
 }
 
-// leftLocked is told of each connection that leaves service, once: its place is to be filled, unless
-// nobody needs it, and the pace has to know whether it was the service that ended it.
+// leftLocked is told of each connection that leaves service, once: its place is to be filled,
+// unless nobody needs it, and the pace has to know whether it was the service that ended it.
 func (c *conn) leftLocked() {
 	m := c.m
 	y := c.life.why
@@ -264,16 +264,16 @@ func (c *conn) leftLocked() {
 	}
 }
 
-// usefulLeases is how often a connection that delivers must have been leased to have been of use, however
-// short its life: a service may close connections after so many requests, and be well.
+// usefulLeases is how often a connection that delivers must have been leased to have been of use,
+// however short its life: a service may close connections after so many requests, and be well.
 const usefulLeases = 32
 
 func (c *conn) wasUseful() bool {
 	return c.delivered.Load() && c.r.word().leases()+c.w.word().leases() >= usefulLeases
 }
 
-// consumersDoing reports whether a connection has failed because of what a consumer did to it, which
-// says nothing about the service.
+// consumersDoing reports whether a connection has failed because of what a consumer did to it,
+// which says nothing about the service.
 func consumersDoing(cause error) bool {
 	return errors.Is(cause, ErrKilled) || errors.Is(cause, ErrPartialWrite) || errors.Is(cause, errUninterruptible)
 }
@@ -301,8 +301,8 @@ func (m *Multiplexer) decidePause(failures int) {
 	m.healer.pace.SetPause(failures, pause)
 }
 
-// backoff is the pause after so many failures. If the user's function fails, or does not return, the
-// default applies.
+// backoff is the pause after so many failures. If the user's function fails, or does not return,
+// the default applies.
 func (m *Multiplexer) backoff(failures int) time.Duration {
 	pause := pace.DefaultBackoff(failures, rand.Float64())
 	if m.cfg.backoff == nil {

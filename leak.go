@@ -1,7 +1,7 @@
 package plex
 
-// Leak detection: with WithLeakDetection each lease remembers when it began and
-// who took it, and the supervisor looks for those that are held for too long.
+// Leak detection: with WithLeakDetection each lease remembers when it began and who took it, and
+// the supervisor looks for those that are held for too long.
 
 import (
 	"net"
@@ -60,8 +60,8 @@ func (m *Multiplexer) reportLeaks(now time.Time, next *time.Time) {
 
 // suspect reports once about a lease that is older than the threshold.
 func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
-	// h.mu may be held by whoever tells the transport of a deadline, and a transport with one mutex for
-	// everything lets that wait for a Read. The supervisor does not wait; there is a next time.
+	// h.mu may be held by whoever tells the transport of a deadline, and a transport with one mutex
+	// for everything lets that wait for a Read. The supervisor does not wait; there is a next time.
 	if !h.mu.TryLock() {
 		return leak{}, false
 	}

@@ -1,14 +1,14 @@
 package plex
 
-// Retirement: how a healthy connection that is due leaves the pool. The supervisor marks what is due.
-// A due connection is replaced first, where the capacity has room for one more; where it has none, it
-// leaves only while the service answers. One leaves at a time, so that a pool whose connections were
-// made together does not lose them together.
+// Retirement: how a healthy connection that is due leaves the pool. The supervisor marks what is
+// due. A due connection is replaced first, where the capacity has room for one more; where it has
+// none, it leaves only while the service answers. One leaves at a time, so that a pool whose
+// connections were made together does not lose them together.
 //
 // A connection leaves between leases, with both halves held. If it is pinned, because something is
-// expected of it without a lease, its write half goes and its read half stays until it is unpinned, for
-// the retire grace at most. Where there was no room to replace it, it goes on in service as long as
-// that, except for a last moment in which nothing new is asked of it.
+// expected of it without a lease, its write half goes and its read half stays until it is unpinned,
+// for the retire grace at most. Where there was no room to replace it, it goes on in service as
+// long as that, except for a last moment in which nothing new is asked of it.
 //
 // What cannot be retired now is tried again when the reason is gone: when a lease ends, when the
 // connection is unpinned, or when it can be spared.
@@ -93,8 +93,8 @@ func (c *conn) retireDue() {
 	}
 }
 
-// mayRetire reports whether a connection is due and can be spared. If it cannot be spared yet, it is
-// tried again.
+// mayRetire reports whether a connection is due and can be spared. If it cannot be spared yet, it
+// is tried again.
 func (c *conn) mayRetire() bool {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
@@ -109,8 +109,8 @@ func (c *conn) mayRetireLocked() bool {
 	return false
 }
 
-// tryLater has a connection tried again that could not be held: by the supervisor if it is due, and at
-// once if it leaves and nothing more is expected of it.
+// tryLater has a connection tried again that could not be held: by the supervisor if it is due, and
+// at once if it leaves and nothing more is expected of it.
 func (c *conn) tryLater() {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
@@ -121,8 +121,8 @@ func (c *conn) tryLater() {
 	}
 }
 
-// retirePinned retires the write half of a connection that is pinned: what is expected of it may still
-// arrive, but nothing more is asked for. It reports whether the connection is pinned.
+// retirePinned retires the write half of a connection that is pinned: what is expected of it may
+// still arrive, but nothing more is asked for. It reports whether the connection is pinned.
 func (c *conn) retirePinned() bool {
 	pinned, left, grace := c.leavePinned()
 	if left {
@@ -132,8 +132,8 @@ func (c *conn) retirePinned() bool {
 	return pinned
 }
 
-// leavePinned takes a connection that is pinned out of service, unless its pins keep it in service, and
-// says for how long they keep what is expected of it.
+// leavePinned takes a connection that is pinned out of service, unless its pins keep it in service,
+// and says for how long they keep what is expected of it.
 func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 	m := c.m
 	m.mu.Lock()
@@ -152,8 +152,8 @@ func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 	return true, c.leaveLocked(whyExpired), grace
 }
 
-// endRetirementAfter has the retirement of a connection that leaves go on after a time, when its pins do
-// not count any more or its linger is over.
+// endRetirementAfter has the retirement of a connection that leaves go on after a time, when its
+// pins do not count any more or its linger is over.
 func (c *conn) endRetirementAfter(d time.Duration) {
 	c.m.tasks.start(func() {
 		timer := time.NewTimer(d)
@@ -166,9 +166,9 @@ func (c *conn) endRetirementAfter(d time.Duration) {
 	})
 }
 
-// retireHeld retires a connection that is due, with both halves held, if it can still be spared. Where
-// ready readers come for what arrives, it looks once more: what has come by now may be the beginning of
-// something.
+// retireHeld retires a connection that is due, with both halves held, if it can still be spared.
+// Where ready readers come for what arrives, it looks once more: what has come by now may be the
+// beginning of something.
 func (c *conn) retireHeld() {
 	if c.m.reading.Load() != readsReady {
 		c.retireLooked()
@@ -222,9 +222,9 @@ func (c *conn) retireBoth() {
 	c.m.tasks.aside(c.readOut)
 }
 
-// endRetirement ends a connection that leaves, whose write half is retired, once it is not pinned any
-// more. If a lease has the read half, its end does so, see look: whoever has it may have read the
-// beginning of something, and pin the connection for the rest of it before the lease ends.
+// endRetirement ends a connection that leaves, whose write half is retired, once it is not pinned
+// any more. If a lease has the read half, its end does so, see look: whoever has it may have read
+// the beginning of something, and pin the connection for the rest of it before the lease ends.
 func (c *conn) endRetirement() {
 	if c.drained() {
 		c.r.take(c.readOut)
@@ -243,7 +243,8 @@ func (c *conn) drainedLocked() bool {
 		(c.pins == 0 || !c.graceEnds.IsZero() && !time.Now().Before(c.graceEnds))
 }
 
-// lookDue is for a half, held, whose lease has just ended on a connection that is due, or that leaves.
+// lookDue is for a half, held, whose lease has just ended on a connection that is due, or that
+// leaves.
 func (c *conn) lookDue(h *half) {
 	other := &c.w
 	if h.writes() {
@@ -260,17 +261,17 @@ func (c *conn) lookDue(h *half) {
 	}
 }
 
-// againIfUnleased is called by whoever has let go of one half of a connection because the other could
-// not be held. If nobody has leased that, it was held at the same time for the same reason, and let go
-// for this one: then both are tried again. The end of a lease looks by itself.
+// againIfUnleased is called by whoever has let go of one half of a connection because the other
+// could not be held. If nobody has leased that, it was held at the same time for the same reason,
+// and let go for this one: then both are tried again. The end of a lease looks by itself.
 func (c *conn) againIfUnleased(other *half) {
 	if !other.word().is(leaseLive) {
 		c.tryLater()
 	}
 }
 
-// takeBoth takes an idle connection out of service and has f called, which owns both halves then. It
-// reports whether the connection was idle.
+// takeBoth takes an idle connection out of service and has f called, which owns both halves then.
+// It reports whether the connection was idle.
 func (c *conn) takeBoth(f func()) bool {
 	if !c.w.hold() {
 		return false

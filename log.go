@@ -1,8 +1,8 @@
 package plex
 
-// What is logged, in one place, so that messages and keys stay the same. A handler is the user's code
-// and may be slow, or call the multiplexer. So it is called by a goroutine of its own, which is there
-// only while there is something to log. Only Close waits for it, and only briefly.
+// What is logged, in one place, so that messages and keys stay the same. A handler is the user's
+// code and may be slow, or call the multiplexer. So it is called by a goroutine of its own, which
+// is there only while there is something to log. Only Close waits for it, and only briefly.
 
 import (
 	"context"

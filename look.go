@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// remainsLimit is how much of what the peer has sent before its end is kept in memory. More stays
-	// with the system, and with it the transport.
+	// remainsLimit is how much of what the peer has sent before its end is kept in memory. More
+	// stays with the system, and with it the transport.
 	remainsLimit = 64 << 10
 
 	// remainsTime bounds the reading of what should be there already.
@@ -58,9 +58,9 @@ func (m *Multiplexer) endLook() {
 	m.wakeIfHopelessLocked()
 }
 
-// examine reads until a moment, or until limit bytes have come; a limit of 0 means one Read. It returns
-// the error that has ended the reading, nil if that was the moment or the limit. It sets the deadline
-// and clears it again; at the end of a lease, half.clear does the latter.
+// examine reads until a moment, or until limit bytes have come; a limit of 0 means one Read. It
+// returns the error that has ended the reading, nil if that was the moment or the limit. It sets
+// the deadline and clears it again; at the end of a lease, half.clear does the latter.
 func (h *half) examine(until time.Time, limit int, leaseEnds bool) error {
 	h.mu.Lock()
 	h.deadlines.calm()
@@ -130,9 +130,9 @@ func (h *half) readParked(buf []byte) error {
 // errMoreToRead says that a limit has ended the reading.
 var errMoreToRead = errors.New("plex: there is more to read")
 
-// readUntilTaken reads until the peer has taken all that was sent to it, or ends its side, or a moment
-// comes; and no longer than until limit bytes wait for a lease, which is errMoreToRead. With a limit of
-// 0 what comes is dropped.
+// readUntilTaken reads until the peer has taken all that was sent to it, or ends its side, or a
+// moment comes; and no longer than until limit bytes wait for a lease, which is errMoreToRead. With
+// a limit of 0 what comes is dropped.
 func (h *half) readUntilTaken(until time.Time, limit int) error {
 	c := h.conn
 	for pause := lingerLook; ; pause = min(2*pause, lingerPause) {
@@ -226,9 +226,9 @@ func (h *half) lookFailed(err error) {
 	}
 }
 
-// readAhead fetches what the transport has inside itself, without waiting for more: nobody would tell
-// a ready reader of it. The lease is ending and nobody is busy; clear sets the deadline back. It
-// reports whether it has found the connection's end.
+// readAhead fetches what the transport has inside itself, without waiting for more: nobody would
+// tell a ready reader of it. The lease is ending and nobody is busy; clear sets the deadline back.
+// It reports whether it has found the connection's end.
 func (h *half) readAhead() (ended bool) {
 	w, c := h.word(), h.conn
 	if !w.is(poolOnDemand) || w.is(poolRetired) || c.attention != inside || c.m.reading.Load() != readsReady ||
@@ -286,8 +286,8 @@ func (c *conn) inspectAside() {
 	}
 }
 
-// readRemains reads what is left in a read half that is held, to see whether there is anything but the
-// end: bytes for the next lease, or nothing to lease at all.
+// readRemains reads what is left in a read half that is held, to see whether there is anything but
+// the end: bytes for the next lease, or nothing to lease at all.
 func (c *conn) readRemains() {
 	h := &c.r
 	c.whileHeld(func() arrival {
@@ -312,8 +312,8 @@ func (c *conn) whileHeld(look func() arrival) {
 // lastWords is how much of what the peer said before it hung up goes into the cause of the loss.
 const lastWords = 128
 
-// noteLastWords keeps what a peer has said that hung up before anyone read it, as a service does that is
-// too busy. The caller owns the read half.
+// noteLastWords keeps what a peer has said that hung up before anyone read it, as a service does
+// that is too busy. The caller owns the read half.
 func (c *conn) noteLastWords() {
 	back := c.r.back
 	if len(back) == 0 || c.delivered.Load() || c.kind.Datagram() || c.said.Load() != nil {

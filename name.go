@@ -1,7 +1,7 @@
 package plex
 
-// The name of a connection, for consumers whose interest in it outlasts a
-// lease: those who wait for a reply, or for the rest of a message.
+// The name of a connection, for consumers whose interest in it outlasts a lease: those who wait for
+// a reply, or for the rest of a message.
 
 import (
 	"errors"
@@ -11,24 +11,21 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// ErrRetired is the cause that [Conn.AfterEnd] gives for a connection that plex
-// has closed for its age or because nobody needed it.
+// ErrRetired is the cause that [Conn.AfterEnd] gives for a connection that plex has closed for its
+// age or because nobody needed it.
 var ErrRetired = errors.New("plex: connection retired, for its age or because nobody needed it")
 
-// Conn names the connection that a lease is on. Two leases are on the same
-// connection if their Conns are equal; a connection and its replacement are not
-// the same. It keeps nothing open and stays valid after the lease. The zero Conn
-// is that of the zero Reader and the zero Writer.
+// Conn names the connection that a lease is on. Two leases are on the same connection if their
+// Conns are equal; a connection and its replacement are not the same. It keeps nothing open and
+// stays valid after the lease. The zero Conn is that of the zero Reader and the zero Writer.
 //
 // All methods may be called from several goroutines.
 type Conn struct{ c *conn }
 
-// Conn returns the name of the connection that the lease is on, also after the
-// lease has ended.
+// Conn returns the name of the connection that the lease is on, also after the lease has ended.
 func (r Reader) Conn() Conn { return r.h.name() }
 
-// Conn returns the name of the connection that the lease is on, also after the
-// lease has ended.
+// Conn returns the name of the connection that the lease is on, also after the lease has ended.
 func (w Writer) Conn() Conn { return w.h.name() }
 
 func (h *half) name() Conn {
@@ -46,8 +43,7 @@ func (c Conn) LocalAddr() net.Addr {
 	return c.c.nc.LocalAddr()
 }
 
-// RemoteAddr returns the remote address of the connection; nil for the zero
-// Conn.
+// RemoteAddr returns the remote address of the connection; nil for the zero Conn.
 func (c Conn) RemoteAddr() net.Addr {
 	if c.c == nil {
 		return nil
@@ -55,14 +51,13 @@ func (c Conn) RemoteAddr() net.Addr {
 	return c.c.remote
 }
 
-// Datagram reports whether the connection keeps the boundaries of messages, as
-// plex judges it by the network of its local address; see [Attach].
+// Datagram reports whether the connection keeps the boundaries of messages, as plex judges it by
+// the network of its local address; see [Attach].
 func (c Conn) Datagram() bool { return c.c != nil && c.c.kind.Datagram() }
 
-// Kill ends the connection, both its halves, as the Kill of a lease does: for a
-// consumer that finds it to be of no use without having a lease on it. It is
-// closed and counts as lost. If it has ended already, what is left of it to be
-// read is given up, and that is all.
+// Kill ends the connection, both its halves, as the Kill of a lease does: for a consumer that finds
+// it to be of no use without having a lease on it. It is closed and counts as lost. If it has ended
+// already, what is left of it to be read is given up, and that is all.
 func (c Conn) Kill() {
 	if c.c != nil {
 		c.c.fail(ErrKilled)
@@ -72,16 +67,16 @@ func (c Conn) Kill() {
 // afterEnd is one call of AfterEnd.
 type afterEnd struct{ f func(cause error) }
 
-// AfterEnd arranges to call f in a goroutine of its own when nothing more will
-// be read from the connection: it is lost or retired, and its last read lease has
-// ended, so that whatever had arrived has been read or is given up. If that is so
-// already, and for the zero Conn, f is called right away.
+// AfterEnd arranges to call f in a goroutine of its own when nothing more will be read from the
+// connection: it is lost or retired, and its last read lease has ended, so that whatever had
+// arrived has been read or is given up. If that is so already, and for the zero Conn, f is called
+// right away.
 //
 // The cause is the connection's error as its leases report it, io.EOF after a clean end by the
 // peer, [ErrClosed] after Close or Shutdown, and [ErrRetired].
 //
-// stop reports whether it has kept f from being called. It does not wait for an f
-// that runs. Close of the multiplexer waits for it, but only briefly.
+// stop reports whether it has kept f from being called. It does not wait for an f that runs. Close
+// of the multiplexer waits for it, but only briefly.
 func (c Conn) AfterEnd(f func(cause error)) (stop func() bool) {
 	if c.c == nil {
 		go func() { // of no multiplexer
@@ -130,11 +125,10 @@ func (c *conn) endedLocked() {
 	})
 }
 
-// Pin keeps plex from retiring the connection, because of its age or because
-// nobody needs it, until unpin is called: for a consumer that expects something
-// of it without having a lease. Of one that is too old no more writers are leased
-// meanwhile, so that it comes to an end. Pin keeps nothing from failing. Every
-// Pin has to be undone; to call unpin again does nothing.
+// Pin keeps plex from retiring the connection, because of its age or because nobody needs it, until
+// unpin is called: for a consumer that expects something of it without having a lease. Of one that
+// is too old no more writers are leased meanwhile, so that it comes to an end. Pin keeps nothing
+// from failing. Every Pin has to be undone; to call unpin again does nothing.
 func (c Conn) Pin() (unpin func()) {
 	if c.c == nil {
 		return func() {}

@@ -1,7 +1,7 @@
 package plex
 
-// Options write into a config; one validate checks them together, so that
-// their order never matters. Nothing here opens, closes or starts anything.
+// Options write into a config; one validate checks them together, so that their order never
+// matters. Nothing here opens, closes or starts anything.
 
 import (
 	"log/slog"
@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxCapacity keeps a mistyped capacity from being an out-of-memory: the
-	// queues of idle halves are allocated for it at once.
+	// maxCapacity keeps a mistyped capacity from being an out-of-memory: the queues of idle halves
+	// are allocated for it at once.
 	maxCapacity = 1 << 20
 
 	defaultConnectTimeout = 10 * time.Second
@@ -24,13 +24,12 @@ const (
 	defaultRetireGrace    = 30 * time.Second
 )
 
-// Option sets up a Multiplexer in New. The order of options never matters; of
-// the same option given twice the later one counts, except WithConnections,
-// which adds up.
+// Option sets up a Multiplexer in New. The order of options never matters; of the same option given
+// twice the later one counts, except WithConnections, which adds up.
 type Option func(*config)
 
-// config is what the options say. A field is meaningless unless the matching
-// set flag is on, so that a bad value can be told from none.
+// config is what the options say. A field is meaningless unless the matching set flag is on, so
+// that a bad value can be told from none.
 type config struct {
 	connections    []net.Conn
 	connect        Connect
@@ -49,99 +48,95 @@ type config struct {
 	connectSet, backoffSet, loggerSet bool
 }
 
-// WithConnections gives the first connections. The multiplexer owns them once
-// New has returned without an error. Their number is the capacity unless
-// WithMaxCapacity says otherwise, and the minimum that scaling down keeps
-// unless WithMinConnections says otherwise.
+// WithConnections gives the first connections. The multiplexer owns them once New has returned
+// without an error. Their number is the capacity unless WithMaxCapacity says otherwise, and the
+// minimum that scaling down keeps unless WithMinConnections says otherwise.
 func WithConnections(connections ...net.Conn) Option {
 	return func(c *config) { c.connections = append(c.connections, connections...) }
 }
 
-// WithMaxCapacity sets the capacity: the most connections that are open or
-// being connected at one moment. The default is the number of connections
-// given or the minimum, whichever is more, and at least 1. Above those that there are at the start, or one, a pool
-// grows only with WithAutoScaling, or by Add.
+// WithMaxCapacity sets the capacity: the most connections that are open or being connected at one
+// moment. The default is the number of connections given or the minimum, whichever is more, and at
+// least 1. Above those that there are at the start, or one, a pool grows only with WithAutoScaling,
+// or by Add.
 func WithMaxCapacity(max int) Option {
 	return func(c *config) { c.capacity.Give(max) }
 }
 
-// WithConnector says how to connect: for healing, for scaling, and for the
-// minimum. Without one a lost connection is dropped and not replaced.
+// WithConnector says how to connect: for healing, for scaling, and for the minimum. Without one a
+// lost connection is dropped and not replaced.
 func WithConnector(connect Connect) Option {
 	return func(c *config) { c.connect, c.connectSet = connect, true }
 }
 
-// WithAutoScaling adds a connection, up to the capacity, whenever a Reader or
-// Writer has been waited for longer than timeout. It needs a connector and a
-// capacity above the connections that there are at the start. Off by default.
+// WithAutoScaling adds a connection, up to the capacity, whenever a Reader or Writer has been
+// waited for longer than timeout. It needs a connector and a capacity above the connections that
+// there are at the start. Off by default.
 func WithAutoScaling(timeout time.Duration) Option {
 	return func(c *config) { c.autoScaling.Give(timeout) }
 }
 
-// WithMinConnections makes New open connections until there are n, or fail;
-// later on n are kept, and scaling down never goes below. The default is the
-// number of connections given. It needs a connector if n is above that.
+// WithMinConnections makes New open connections until there are n, or fail; later on n are kept,
+// and scaling down never goes below. The default is the number of connections given. It needs a
+// connector if n is above that.
 func WithMinConnections(n int) Option {
 	return func(c *config) { c.minimum.Give(n) }
 }
 
-// WithIdleTimeout closes surplus connections: those above the minimum that
-// nobody has needed for d. The default is 5 minutes with auto-scaling, and no
-// timeout without. Without auto-scaling surplus connections, such as Add brings,
-// are closed all the same and do not come back; only a pool of which none is
-// left connects again for whoever waits, if it has a connector.
+// WithIdleTimeout closes surplus connections: those above the minimum that nobody has needed for d.
+// The default is 5 minutes with auto-scaling, and no timeout without. Without auto-scaling surplus
+// connections, such as Add brings, are closed all the same and do not come back; only a pool of
+// which none is left connects again for whoever waits, if it has a connector.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) { c.idleTimeout.Give(d) }
 }
 
-// WithMaxLifetime replaces a connection that is older than d, less a jitter of
-// up to 10 %, between leases. Off by default. It needs a connector.
+// WithMaxLifetime replaces a connection that is older than d, less a jitter of up to 10 %, between
+// leases. Off by default. It needs a connector.
 func WithMaxLifetime(d time.Duration) Option {
 	return func(c *config) { c.maxLifetime.Give(d) }
 }
 
-// WithLinger bounds the end of a connection that plex closes in good order, for its age, as surplus or by
-// Shutdown: for so long plex reads what the peer still sends, until the peer has taken everything that
-// was written. The default is 1 second.
+// WithLinger bounds the end of a connection that plex closes in good order, for its age, as surplus
+// or by Shutdown: for so long plex reads what the peer still sends, until the peer has taken
+// everything that was written. The default is 1 second.
 func WithLinger(d time.Duration) Option {
 	return func(c *config) { c.linger.Give(d) }
 }
 
 // WithRetireGrace bounds how long a connection that is to be retired is kept because something is
-// expected of it: a reply, or the rest of a message, see [Conn.Pin]. What is still in flight then fails
-// with ErrRetired. The default is 30 seconds.
+// expected of it: a reply, or the rest of a message, see [Conn.Pin]. What is still in flight then
+// fails with ErrRetired. The default is 30 seconds.
 func WithRetireGrace(d time.Duration) Option {
 	return func(c *config) { c.retireGrace.Give(d) }
 }
 
-// WithConnectTimeout bounds one call of the connector: its context ends after
-// d. The default is 10 seconds.
+// WithConnectTimeout bounds one call of the connector: its context ends after d. The default is 10
+// seconds.
 func WithConnectTimeout(d time.Duration) Option {
 	return func(c *config) { c.connectTimeout.Give(d) }
 }
 
-// WithBackoff sets the pause before the next connect after so many failures in
-// a row, counted from 1. A pause below zero counts as none. The default starts
-// below 100 ms, goes on with 250 ms × 1.6 each ± 20 %, and stops at 30 s.
+// WithBackoff sets the pause before the next connect after so many failures in a row, counted from
+// 1. A pause below zero counts as none. The default starts below 100 ms, goes on with 250 ms × 1.6
+// each ± 20 %, and stops at 30 s.
 func WithBackoff(backoff func(failures int) time.Duration) Option {
 	return func(c *config) { c.backoff, c.backoffSet = backoff, true }
 }
 
-// WithLeakDetection reports leases that are held for longer than threshold, with
-// the stack that took them, to the logger. It costs a clock reading and a
-// stack for every lease. Off by default.
+// WithLeakDetection reports leases that are held for longer than threshold, with the stack that
+// took them, to the logger. It costs a clock reading and a stack for every lease. Off by default.
 func WithLeakDetection(threshold time.Duration) Option {
 	return func(c *config) { c.leakThreshold.Give(threshold) }
 }
 
-// WithLogger logs losses, heals, scaling and suspected leaks. By default
-// nothing is logged.
+// WithLogger logs losses, heals, scaling and suspected leaks. By default nothing is logged.
 func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) { c.logger, c.loggerSet = logger, true }
 }
 
-// configure applies the options and fills in the defaults. Its error joins all
-// that is wrong, so that one run is enough to mend it.
+// configure applies the options and fills in the defaults. Its error joins all that is wrong, so
+// that one run is enough to mend it.
 func configure(opts []Option) (*config, error) {
 	c := &config{}
 	problems := option.Apply("plex", c, opts)
@@ -244,8 +239,8 @@ func (c *config) validate(problems *option.Problems) {
 	}
 }
 
-// identity returns nc as a map key. A connection of a type that cannot be
-// compared has no identity that could be checked.
+// identity returns nc as a map key. A connection of a type that cannot be compared has no identity
+// that could be checked.
 func identity(nc net.Conn) (any, bool) {
 	if !reflect.ValueOf(nc).Comparable() {
 		return nil, false

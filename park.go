@@ -1,14 +1,14 @@
 package plex
 
-// Parking: where nobody tells what arrives, a goroutine of the connection's own sits in a Read of its idle
-// read half, which costs nothing while nothing arrives. The half is held meanwhile. Whoever needs it gets it
-// by take, which interrupts the Read.
+// Parking: where nobody tells what arrives, a goroutine of the connection's own sits in a Read of
+// its idle read half, which costs nothing while nothing arrives. The half is held meanwhile.
+// Whoever needs it gets it by take, which interrupts the Read.
 
 import "sync"
 
-// parking is the state of a half whose connection has such a goroutine. The half is held, or let go, in the
-// same moment as in changes, so that whoever finds it held and not in may go away: the goroutine is out of
-// its Read, and looks next at what the connection is needed for.
+// parking is the state of a half whose connection has such a goroutine. The half is held, or let
+// go, in the same moment as in changes, so that whoever finds it held and not in may go away: the
+// goroutine is out of its Read, and looks next at what the connection is needed for.
 type parking struct {
 	mu   sync.Mutex
 	in   bool   // the goroutine is in its Read, or about to be
@@ -38,10 +38,12 @@ func wakeUp(wake chan<- struct{}) {
 	}
 }
 
-// parkedBuffer is how much is read at first of what arrives. The lease that comes for it reads the rest.
+// parkedBuffer is how much is read at first of what arrives. The lease that comes for it reads the
+// rest.
 const parkedBuffer = 512
 
-// keepParked reads whenever the read half is idle and has nothing to deliver yet, until it is retired.
+// keepParked reads whenever the read half is idle and has nothing to deliver yet, until it is
+// retired.
 func (c *conn) keepParked(wake <-chan struct{}) {
 	buf := make([]byte, parkedBuffer)
 	if c.kind.Datagram() {
@@ -101,8 +103,8 @@ func (c *conn) unpark(err error) {
 	}
 }
 
-// endParking says who has asked for the half, and whether the Read has been interrupted, which it takes
-// back.
+// endParking says who has asked for the half, and whether the Read has been interrupted, which it
+// takes back.
 func (h *half) endParking() (next func(), interrupted bool) {
 	p := &h.parking
 	p.mu.Lock()
@@ -120,8 +122,8 @@ func (h *half) endParking() (next func(), interrupted bool) {
 	return next, interrupted
 }
 
-// take has f called with the half held: at once if the half is idle, and soon, in another goroutine, if it
-// is parked. It reports false if neither is so; f is not called then.
+// take has f called with the half held: at once if the half is idle, and soon, in another
+// goroutine, if it is parked. It reports false if neither is so; f is not called then.
 func (h *half) take(f func()) bool {
 	p := &h.parking
 	p.mu.Lock()
@@ -149,8 +151,8 @@ func (h *half) leaveParking() {
 	}
 }
 
-// interruptParked interrupts the Read in a goroutine, because a transport may take long to set a deadline.
-// If that comes too late, and interrupts the next Read, that begins again.
+// interruptParked interrupts the Read in a goroutine, because a transport may take long to set a
+// deadline. If that comes too late, and interrupts the next Read, that begins again.
 func (h *half) interruptParked() {
 	h.conn.m.tasks.startForeign(transportTask, func() {
 		h.mu.Lock()
@@ -164,8 +166,8 @@ func (h *half) interruptParked() {
 // parkedHalf is a half that is parked, for its deadlines.
 type parkedHalf struct{ *half }
 
-// stuck closes a connection whose transport does not heed the deadline. At the multiplexer's end that is no
-// loss.
+// stuck closes a connection whose transport does not heed the deadline. At the multiplexer's end
+// that is no loss.
 func (h parkedHalf) stuck() {
 	if !h.word().is(poolRetired) {
 		h.half.stuck()

@@ -1,58 +1,50 @@
 // Package plex multiplexes N interchangeable connections to one service.
 //
-// A [Multiplexer] owns the connections. A consumer asks it for a [Reader] or a
-// [Writer], which is a lease on one half of some connection, uses it, and
-// closes it, which puts the half back for the next consumer. The two halves of
-// a connection are leased separately, so one consumer can read from it while
-// another writes to it.
+// A [Multiplexer] owns the connections. A consumer asks it for a [Reader] or a [Writer], which is a
+// lease on one half of some connection, uses it, and closes it, which puts the half back for the
+// next consumer. The two halves of a connection are leased separately, so one consumer can read
+// from it while another writes to it.
 //
 // # Which connection
 //
-// plex makes no promise about which connection a lease belongs to. What is
-// written through one lease may be answered on any connection that the service
-// likes, and a read lease gets what arrives on its own. So messages have to be
-// routed by what is in them, not by the connection that they came over. That
-// suits every protocol whose messages carry an identifier, or need no reply.
-// A consumer reads whole messages before it closes its Reader; what it has not
-// read is there for the next.
+// plex makes no promise about which connection a lease belongs to. What is written through one
+// lease may be answered on any connection that the service likes, and a read lease gets what
+// arrives on its own. So messages have to be routed by what is in them, not by the connection that
+// they came over. That suits every protocol whose messages carry an identifier, or need no reply. A
+// consumer reads whole messages before it closes its Reader; what it has not read is there for the
+// next.
 //
-// [Multiplexer.ReadyReader] leases the read half of whichever idle connection
-// has something to deliver, so that a few goroutines read all connections. A
-// [Conn] names the connection of a lease: for those whose interest in it
-// outlasts the lease.
+// [Multiplexer.ReadyReader] leases the read half of whichever idle connection has something to
+// deliver, so that a few goroutines read all connections. A [Conn] names the connection of a lease:
+// for those whose interest in it outlasts the lease.
 //
 // # Messages and requests
 //
-// Two packages take the routing off the consumer's hands.
-// [go.atomizer.io/plex/message] finds whole messages in what arrives on all
-// connections, and writes whole ones. [go.atomizer.io/plex/request] makes
-// requests and finds the reply to each by its identifier.
+// Two packages take the routing off the consumer's hands. [go.atomizer.io/plex/message] finds whole
+// messages in what arrives on all connections, and writes whole ones. [go.atomizer.io/plex/request]
+// makes requests and finds the reply to each by its identifier.
 //
 // # Life of a connection
 //
-// Connections are given to [New] or [Multiplexer.Add], or made by the
-// [Connect] function of [WithConnector]. From then on they are plex's to close.
-// One that fails, by an error, by the peer's close, by a write that was cut
-// short, or because a consumer kills it, is taken out: both halves report the
-// first error that it had, and it is closed. What the peer had sent before it
-// closed is still delivered. Deadlines that a consumer sets, contexts that it
-// cancels, and leases that it closes while they are in use say nothing about
-// the connection.
+// Connections are given to [New] or [Multiplexer.Add], or made by the [Connect] function of
+// [WithConnector]. From then on they are plex's to close. One that fails, by an error, by the
+// peer's close, by a write that was cut short, or because a consumer kills it, is taken out: both
+// halves report the first error that it had, and it is closed. What the peer had sent before it
+// closed is still delivered. Deadlines that a consumer sets, contexts that it cancels, and leases
+// that it closes while they are in use say nothing about the connection.
 //
-// With a connector, a lost connection is replaced: at once, or under a backoff
-// that probes a dead service by one connect at a time. Idle connections are
-// watched, so that a dead one is replaced before anyone acquires it. With
-// [WithAutoScaling] callers that wait for too long add connections, and those
-// that nobody needs any more are closed; with [WithMaxLifetime] old ones are
-// replaced. A connect serves everyone: no caller's context ends it.
+// With a connector, a lost connection is replaced: at once, or under a backoff that probes a dead
+// service by one connect at a time. Idle connections are watched, so that a dead one is replaced
+// before anyone acquires it. With [WithAutoScaling] callers that wait for too long add connections,
+// and those that nobody needs any more are closed; with [WithMaxLifetime] old ones are replaced. A
+// connect serves everyone: no caller's context ends it.
 //
 // # What plex does not do
 //
-// By itself it does not know where a message ends and does not match replies to
-// requests (see above). It does not order what goes over different leases, and
-// sends nothing twice: a Write that returned no error is the operating system's
-// to deliver, and what was on its way when a connection died may or may not have
-// arrived.
+// By itself it does not know where a message ends and does not match replies to requests (see
+// above). It does not order what goes over different leases, and sends nothing twice: a Write that
+// returned no error is the operating system's to deliver, and what was on its way when a connection
+// died may or may not have arrived.
 package plex
 
 import (
@@ -69,9 +61,10 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and log, and last
-// that of tasks. queue.sweeping is held while nothing else is. No lock is held while a transport or a
-// callback is called, except half.mu while a deadline is set, which nothing that holds mu waits for.
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and log, and
+// last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
+// transport or a callback is called, except half.mu while a deadline is set, which nothing that
+// holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
@@ -109,9 +102,9 @@ type Multiplexer struct {
 	remains  remains
 }
 
-// New makes a multiplexer. It checks all options before it does anything, then admits the connections
-// given and connects what is missing for [WithMinConnections]. If that fails, it leaves nothing open
-// that it opened and has closed nothing that it was given.
+// New makes a multiplexer. It checks all options before it does anything, then admits the
+// connections given and connects what is missing for [WithMinConnections]. If that fails, it leaves
+// nothing open that it opened and has closed nothing that it was given.
 //
 // When ctx ends, the multiplexer closes as by [Multiplexer.Close].
 func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
@@ -139,8 +132,8 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
 	m.writers.init("writer", m.capacity, 1)
-	// Connects outlive New and serve everyone, so they are bound to the multiplexer, not to ctx, whose
-	// end closes it anyway.
+	// Connects outlive New and serve everyone, so they are bound to the multiplexer, not to ctx,
+	// whose end closes it anyway.
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 
 	if err := m.populate(ctx); err != nil {
@@ -153,8 +146,8 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	return m, nil
 }
 
-// populate admits the connections given and connects up to the minimum. The former are admitted last,
-// since from then on they are plex's to close.
+// populate admits the connections given and connects up to the minimum. The former are admitted
+// last, since from then on they are plex's to close.
 func (m *Multiplexer) populate(ctx context.Context) error {
 	all := m.cfg.connections
 	missing := max(0, m.cfg.minimum.Get()-len(all))
@@ -201,12 +194,12 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	return nil
 }
 
-// Reader leases the read half of some connection. It waits until one is idle, first come first served,
-// for at most timeout: zero means that only ctx bounds the wait, a negative timeout that there is none.
-// Neither has a bearing on the lease that comes of it.
+// Reader leases the read half of some connection. It waits until one is idle, first come first
+// served, for at most timeout: zero means that only ctx bounds the wait, a negative timeout that
+// there is none. Neither has a bearing on the lease that comes of it.
 //
-// A multiplexer's read halves are asked for in one way: once Reader has been called, ReadyReader, which
-// packages message and request use, fails with [ErrReaderMode], and the other way round.
+// A multiplexer's read halves are asked for in one way: once Reader has been called, ReadyReader,
+// which packages message and request use, fails with [ErrReaderMode], and the other way round.
 //
 // Any error except that for a nil ctx and [ErrReaderMode] is an [AcquireError].
 func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader, error) {
@@ -217,8 +210,7 @@ func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader
 	return Reader{h, lease}, err
 }
 
-// Writer leases the write half of some connection; all else is as in
-// [Multiplexer.Reader].
+// Writer leases the write half of some connection; all else is as in [Multiplexer.Reader].
 func (m *Multiplexer) Writer(ctx context.Context, timeout time.Duration) (Writer, error) {
 	if ctx == nil {
 		return Writer{}, errNilContext("Writer")
@@ -230,12 +222,11 @@ func (m *Multiplexer) Writer(ctx context.Context, timeout time.Duration) (Writer
 	return Writer{h, lease}, err
 }
 
-// Add admits connections, in order, as far as they fit into the capacity. What
-// it did not take is in rest, stays open and is the caller's; err then says
-// why, for each, and matches [ErrTooManyConnections], [ErrClosed],
-// [ErrNilConnection], [ErrKnownConnection] or the ctx's error. A TLS
-// handshake that has not been made is made here, bounded by ctx and the
-// connect timeout.
+// Add admits connections, in order, as far as they fit into the capacity. What it did not take is
+// in rest, stays open and is the caller's; err then says why, for each, and matches
+// [ErrTooManyConnections], [ErrClosed], [ErrNilConnection], [ErrKnownConnection] or the ctx's
+// error. A TLS handshake that has not been made is made here, bounded by ctx and the connect
+// timeout.
 func (m *Multiplexer) Add(ctx context.Context, conns ...net.Conn) (rest []net.Conn, err error) {
 	if ctx == nil {
 		return conns, errNilContext("Add")
@@ -288,8 +279,8 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	return nil
 }
 
-// Addr returns the remote address of the first connection that was admitted,
-// nil before there is one.
+// Addr returns the remote address of the first connection that was admitted, nil before there is
+// one.
 func (m *Multiplexer) Addr() net.Addr {
 	if addr := m.addr.Load(); addr != nil {
 		return *addr
@@ -297,11 +288,11 @@ func (m *Multiplexer) Addr() net.Addr {
 	return nil
 }
 
-// Close refuses new leases, wakes every waiter with [ErrClosed], closes every connection, leased or not,
-// and returns when all of plex's goroutines have ended. It does not wait for long for foreign code: a
-// Connect that ignores the end of its ctx, whose connection is closed when it comes; a callback or log
-// handler, or a transport's Read, Write or Close, that does not return. Close may be called twice, and
-// from anywhere; it returns nil.
+// Close refuses new leases, wakes every waiter with [ErrClosed], closes every connection, leased or
+// not, and returns when all of plex's goroutines have ended. It does not wait for long for foreign
+// code: a Connect that ignores the end of its ctx, whose connection is closed when it comes; a
+// callback or log handler, or a transport's Read, Write or Close, that does not return. Close may
+// be called twice, and from anywhere; it returns nil.
 func (m *Multiplexer) Close() error {
 	m.beginEnd()
 	m.tasks.close()
@@ -334,9 +325,10 @@ func (c *conn) isOwned() bool {
 	return c.owned()
 }
 
-// Shutdown refuses new leases, wakes every waiter with [ErrClosed], waits until the live leases have
-// ended, their streams flushed, and closes. If ctx ends first, it closes at once and returns the ctx's
-// error. Idle connections are closed right away. Shutdown may be called twice, and from anywhere.
+// Shutdown refuses new leases, wakes every waiter with [ErrClosed], waits until the live leases
+// have ended, their streams flushed, and closes. If ctx ends first, it closes at once and returns
+// the ctx's error. Idle connections are closed right away. Shutdown may be called twice, and from
+// anywhere.
 func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext("Shutdown")
@@ -361,9 +353,9 @@ func (m *Multiplexer) Shutdown(ctx context.Context) error {
 	return errors.Join(err, m.Close())
 }
 
-// beginEnd begins the end: no new connection, no new lease, no waiter. All halves are retired before
-// anyone is told, so once a caller has seen ErrClosed, no later call succeeds. Whoever else begins the
-// end meanwhile waits for that.
+// beginEnd begins the end: no new connection, no new lease, no waiter. All halves are retired
+// before anyone is told, so once a caller has seen ErrClosed, no later call succeeds. Whoever else
+// begins the end meanwhile waits for that.
 func (m *Multiplexer) beginEnd() {
 	m.refuse.Do(func() {
 		m.mu.Lock()

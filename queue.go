@@ -1,11 +1,12 @@
 package plex
 
-// A queue holds the idle halves of one kind and, by the channel's own order, the callers that wait for
-// one. Acquiring is in acquire.go; the ways back are half.close and half.arrive.
+// A queue holds the idle halves of one kind and, by the channel's own order, the callers that wait
+// for one. Acquiring is in acquire.go; the ways back are half.close and half.arrive.
 //
-// What the channel gives for free is what makes pools hard. A caller that waits is handed a half by the
-// very send that frees it, first come first served. A caller that gives up while it is being served
-// either has the half or has never had it. And no wake-up is lost, since nobody checks before waiting.
+// What the channel gives for free is what makes pools hard. A caller that waits is handed a half by
+// the very send that frees it, first come first served. A caller that gives up while it is being
+// served either has the half or has never had it. And no wake-up is lost, since nobody checks
+// before waiting.
 
 import (
 	"runtime"
@@ -15,14 +16,14 @@ import (
 
 // queue is one of the multiplexer's two channels and its figures.
 type queue struct {
-	// idle holds each listed half once. It never blocks a sender, see init. A nil in it is the token
-	// that says: look at the state of the multiplexer (see wakeLocked).
+	// idle holds each listed half once. It never blocks a sender, see init. A nil in it is the
+	// token that says: look at the state of the multiplexer (see wakeLocked).
 	idle chan *half
 	kind string // "reader" or "writer"
 	// ready says that halves are listed only when they have something to deliver.
 	ready atomic.Bool
-	// low is the fewest halves that were idle since the auto-scaler looked last: those that nobody has
-	// needed. It is 0, and stays so, if nobody wants to know.
+	// low is the fewest halves that were idle since the auto-scaler looked last: those that nobody
+	// has needed. It is 0, and stays so, if nobody wants to know.
 	low atomic.Int64
 	// stale counts entries whose half is not idle. Whoever takes one out drops it.
 	stale atomic.Int64
@@ -46,8 +47,8 @@ type queue struct {
 }
 
 // init makes room for all that can be of use in the channel at one moment: the halves of every open
-// connection, those of connections that are over except for what is left to be read, at most so many
-// times the capacity, and the token. A quarter more is for stale entries, see sweep.
+// connection, those of connections that are over except for what is left to be read, at most so
+// many times the capacity, and the token. A quarter more is for stale entries, see sweep.
 func (q *queue) init(kind string, capacity, over int) {
 	q.kind = kind
 	q.idle = make(chan *half, 5*(1+over)*capacity/4+8)
@@ -61,8 +62,8 @@ func (q *queue) name() string {
 	return q.kind
 }
 
-// put lists h, whose word says so already. It does not block: a half is in the channel only once, and
-// what takes up the room for idle halves are stale entries.
+// put lists h, whose word says so already. It does not block: a half is in the channel only once,
+// and what takes up the room for idle halves are stale entries.
 func (q *queue) put(h *half) {
 	if !q.offer(h) {
 		q.makeRoom(h)
@@ -86,9 +87,9 @@ func (q *queue) makeRoom(h *half) {
 	}
 }
 
-// sweep drops stale entries if there are at least so many. It turns the channel once, holding one half
-// at a time, so that no caller finds it empty who would have found a half before, unless that was the
-// only one.
+// sweep drops stale entries if there are at least so many. It turns the channel once, holding one
+// half at a time, so that no caller finds it empty who would have found a half before, unless that
+// was the only one.
 func (q *queue) sweep(least int) {
 	if q.stale.Load() < int64(least) || !q.sweeping.TryLock() {
 		return
@@ -134,8 +135,8 @@ func (q *queue) take() (h *half, lease word, token bool) {
 	}
 }
 
-// listed is how many idle halves the channel holds, and leased how many consumers have. Both are right
-// when nothing changes meanwhile, and near that otherwise.
+// listed is how many idle halves the channel holds, and leased how many consumers have. Both are
+// right when nothing changes meanwhile, and near that otherwise.
 func (q *queue) listed() int { return max(0, len(q.idle)-int(q.stale.Load())) }
 func (q *queue) leased() int { return max(0, int(q.circulating.Load())-q.listed()) }
 
@@ -150,9 +151,9 @@ func (q *queue) noteLow() {
 	}
 }
 
-// wakeLocked puts the token into both queues, unless it is on its way there already. Each waiter that
-// takes it out looks at the multiplexer's state. If there is nothing to wait for, it puts the token back
-// for the next and fails; so one token wakes all waiters, and those still to come.
+// wakeLocked puts the token into both queues, unless it is on its way there already. Each waiter
+// that takes it out looks at the multiplexer's state. If there is nothing to wait for, it puts the
+// token back for the next and fails; so one token wakes all waiters, and those still to come.
 func (m *Multiplexer) wakeLocked() {
 	for _, q := range []*queue{&m.readers, &m.writers} {
 		if !q.token {
@@ -169,8 +170,8 @@ func (m *Multiplexer) wakeIfHopelessLocked() {
 	}
 }
 
-// tokenTaken is called with the token in hand. It puts the token back and says why there is nothing to
-// wait for, or drops it.
+// tokenTaken is called with the token in hand. It puts the token back and says why there is nothing
+// to wait for, or drops it.
 func (m *Multiplexer) tokenTaken(q *queue) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

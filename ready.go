@@ -6,11 +6,11 @@ package plex
 //	any        each idle read half is listed, as each idle write half is
 //	ready      a read half is listed once it has something to deliver: bytes, or an end
 //
-// In the last case each read half that becomes idle is attended to until it has something. Nothing is
-// overlooked, because the end of every lease and of every hold attends to the half again once it is
-// idle: first it looks at what is there, and then waits for more, in one step (an armed epoll reports
-// what is there already). And nothing is delivered that is not there: what was armed carries the number
-// of the last lease, and is of no interest after another.
+// In the last case each read half that becomes idle is attended to until it has something. Nothing
+// is overlooked, because the end of every lease and of every hold attends to the half again once it
+// is idle: first it looks at what is there, and then waits for more, in one step (an armed epoll
+// reports what is there already). And nothing is delivered that is not there: what was armed
+// carries the number of the last lease, and is of no interest after another.
 
 import (
 	"context"
@@ -38,24 +38,26 @@ const (
 	blind                   // that could not be interrupted either, as it refuses deadlines: it counts as ready whenever it is idle
 )
 
-// ReadyReader leases the read half of whichever idle connection has something to deliver: bytes that
-// have arrived, bytes that an earlier lease has left over, or an end, which the first Read returns. So
-// a few goroutines can serve any number of connections, including those that healing and scaling add
-// later, and no reply waits on a connection that nobody reads.
+// ReadyReader leases the read half of whichever idle connection has something to deliver: bytes
+// that have arrived, bytes that an earlier lease has left over, or an end, which the first Read
+// returns. So a few goroutines can serve any number of connections, including those that healing
+// and scaling add later, and no reply waits on a connection that nobody reads.
 //
-// Callers are served first come, first served. So are connections: one that always has something goes
-// to the end of the line when its lease ends. ctx and timeout are as in [Multiplexer.Reader], and so are
-// the errors; with a connector a caller goes on waiting while no connection is open. Waiting here is no
-// reason to add a connection, and no part of the figures of [Stats] but WaitingReady.
+// Callers are served first come, first served. So are connections: one that always has something
+// goes to the end of the line when its lease ends. ctx and timeout are as in [Multiplexer.Reader],
+// and so are the errors; with a connector a caller goes on waiting while no connection is open.
+// Waiting here is no reason to add a connection, and no part of the figures of [Stats] but
+// WaitingReady.
 //
-// A multiplexer's read halves are asked for in one way: once ReadyReader has been called, Reader fails
-// with [ErrReaderMode], and the other way round.
+// A multiplexer's read halves are asked for in one way: once ReadyReader has been called, Reader
+// fails with [ErrReaderMode], and the other way round.
 //
-// On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for TLS and whatever else
-// shows the socket beneath it (by SyscallConn, or NetConn as *tls.Conn does); no connection has a
-// goroutine. Elsewhere, and for connections without a socket, such as a [net.Pipe], one goroutine for
-// each connection waits in a Read of up to 512 bytes while the connection is idle. A connection that refuses
-// deadlines is not read from in this way: its lease is given out when it is idle, and its Read may block.
+// On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for TLS and whatever
+// else shows the socket beneath it (by SyscallConn, or NetConn as *tls.Conn does); no connection
+// has a goroutine. Elsewhere, and for connections without a socket, such as a [net.Pipe], one
+// goroutine for each connection waits in a Read of up to 512 bytes while the connection is idle. A
+// connection that refuses deadlines is not read from in this way: its lease is given out when it is
+// idle, and its Read may block.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
 	h, lease, err := m.acquireReader(ctx, timeout, readsReady)
 	if err == nil && m.tracks {
@@ -84,8 +86,8 @@ func (m *Multiplexer) acquireReader(ctx context.Context, timeout time.Duration, 
 	return m.acquire(ctx, timeout, &m.readers)
 }
 
-// decideReading decides how read halves are asked for, or says that it has been decided otherwise. A
-// connection that is admitted meanwhile either sees the decision or is seen here, since both come
+// decideReading decides how read halves are asked for, or says that it has been decided otherwise.
+// A connection that is admitted meanwhile either sees the decision or is seen here, since both come
 // after it is in the roster.
 func (m *Multiplexer) decideReading(mode int32) error {
 	m.deciding.Lock()
@@ -152,9 +154,9 @@ func (c *conn) arrived(tag uint32) {
 	}
 	h := &c.r
 	h.becomeReady(tag)
-	// What was armed after an earlier lease may have taken the place of what was armed after the last,
-	// if the end of the last overtook the end of the earlier one. Only a half that is idle is seen to
-	// here: the end of a lease or a hold arms again.
+	// What was armed after an earlier lease may have taken the place of what was armed after the
+	// last, if the end of the last overtook the end of the earlier one. Only a half that is idle is
+	// seen to here: the end of a lease or a hold arms again.
 	if w := h.word(); w.idle() && w.tag() != tag {
 		h.attend(w, true)
 	}

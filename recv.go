@@ -1,11 +1,10 @@
 package plex
 
-// Streams of what arrives. Everything that such a stream has read is at any
-// moment in one of three places: taken by the consumer, in the channel, or in
-// the goroutine's hands. When it ends, the goroutine puts what it has in hand
-// into half.back and leaves half.reclaim to fetch what is in the channel; the
-// next to use the half, or the end of the lease, does so. So nothing is lost,
-// nothing is there twice, and the order is kept: the channel's part is older.
+// Streams of what arrives. Everything that such a stream has read is at any moment in one of three
+// places: taken by the consumer, in the channel, or in the goroutine's hands. When it ends, the
+// goroutine puts what it has in hand into half.back and leaves half.reclaim to fetch what is in the
+// channel; the next to use the half, or the end of the lease, does so. So nothing is lost, nothing
+// is there twice, and the order is kept: the channel's part is older.
 
 import (
 	"bytes"
@@ -13,8 +12,8 @@ import (
 	"sync"
 )
 
-// Buffers are reused, since a consumer may start a stream for each message. Whatever one Read may bring
-// fits: a datagram of a Unix socket may be larger than others.
+// Buffers are reused, since a consumer may start a stream for each message. Whatever one Read may
+// bring fits: a datagram of a Unix socket may be larger than others.
 var (
 	byteBuffers     = sync.Pool{New: func() any { b := make([]byte, byteBuffer); return &b }}
 	datagramBuffers = sync.Pool{New: func() any { b := make([]byte, unixDatagram); return &b }}
@@ -56,8 +55,8 @@ func (s *stream) recvBytes(ch chan byte) {
 	}
 }
 
-// deliverBytes sends p, byte by byte, and returns how many it could send
-// before the stream was halted.
+// deliverBytes sends p, byte by byte, and returns how many it could send before the stream was
+// halted.
 func (s *stream) deliverBytes(ch chan<- byte, p []byte) int {
 	for i, b := range p {
 		select { // cheaper than the other select while there is room
@@ -95,8 +94,8 @@ func (s *stream) recvChunks(ch chan []byte, size int) {
 		if n == 0 && (err != nil || !h.conn.kind.Datagram()) {
 			continue
 		}
-		// A chunk is the receiver's. A small one gets memory of its size, so
-		// that it does not keep a large one's.
+		// A chunk is the receiver's. A small one gets memory of its size, so that it does not keep
+		// a large one's.
 		chunk := buf[:n:n]
 		if n <= size/2 {
 			chunk = bytes.Clone(chunk)
@@ -168,9 +167,8 @@ func drainChunks(ch <-chan []byte) (left [][]byte) {
 	}
 }
 
-// pushBack keeps p, which was read and not delivered, for the next read. It
-// was the last to be read, but what else is in back came after it: read gives
-// from back first.
+// pushBack keeps p, which was read and not delivered, for the next read. It was the last to be
+// read, but what else is in back came after it: read gives from back first.
 func (h *half) pushBack(p []byte) {
 	h.back = append([][]byte{p}, h.back...)
 	h.set(dataLeft)

@@ -35,8 +35,8 @@ func (r *remains) oldest() *conn {
 	return nil
 }
 
-// mostRemains is how many are kept. Where ready readers come for them, no message may be lost as long
-// as they do, so there may be more for a moment, see waitsForReaders.
+// mostRemains is how many are kept. Where ready readers come for them, no message may be lost as
+// long as they do, so there may be more for a moment, see waitsForReaders.
 func (m *Multiplexer) mostRemains() int {
 	if m.reading.Load() == readsReady {
 		return attendedRemains * m.capacity
@@ -44,9 +44,9 @@ func (m *Multiplexer) mostRemains() int {
 	return m.capacity
 }
 
-// keepRemains keeps a connection for what is left to be read. The caller holds its read half. If there
-// are too many, the one that ended first, and that nobody has come to read, is given up. keepRemains
-// reports true if that is c itself.
+// keepRemains keeps a connection for what is left to be read. The caller holds its read half. If
+// there are too many, the one that ended first, and that nobody has come to read, is given up.
+// keepRemains reports true if that is c itself.
 func (c *conn) keepRemains() (giveUp bool) {
 	m := c.m
 	m.mu.Lock()
@@ -69,8 +69,8 @@ func (c *conn) keepRemains() (giveUp bool) {
 }
 
 // waitsForReaders reports whether connecting has to wait until ready readers have read what earlier
-// connections have left: a peer that sends and hangs up, over and over, must not be faster than they
-// are. If they do not come for the oldest in time, they are not waited for.
+// connections have left: a peer that sends and hangs up, over and over, must not be faster than
+// they are. If they do not come for the oldest in time, they are not waited for.
 func (m *Multiplexer) waitsForReaders(now time.Time, next *time.Time) bool {
 	if m.reading.Load() != readsReady {
 		return false

@@ -1,55 +1,54 @@
 package plex
 
-// Streams of what is to be sent. The goroutine takes what is in the channel
-// until it is empty for a moment, and writes it. When the stream ends before
-// the sender has closed the channel, the goroutine gives the half back and
-// goes on emptying the channel: a sender must not hang because a connection
-// died meanwhile. What it so drops is counted.
+// Streams of what is to be sent. The goroutine takes what is in the channel until it is empty for a
+// moment, and writes it. When the stream ends before the sender has closed the channel, the
+// goroutine gives the half back and goes on emptying the channel: a sender must not hang because a
+// connection died meanwhile. What it so drops is counted.
 
 import (
 	"runtime"
 	"time"
 )
 
-// When its lease has ended, a channel is emptied until its sender has been silent
-// for senderPatience; when the multiplexer closes, which waits for it, until
-// the sender has been silent for senderGrace, and for senderPatience at most.
+// When its lease has ended, a channel is emptied until its sender has been silent for
+// senderPatience; when the multiplexer closes, which waits for it, until the sender has been silent
+// for senderGrace, and for senderPatience at most.
 const (
 	senderGrace    = 100 * time.Millisecond
 	senderPatience = 5 * time.Second
 )
 
-// gatherer makes few writes of many small pieces. It belongs to the stream's
-// goroutine.
+// gatherer makes few writes of many small pieces. It belongs to the stream's goroutine.
 type gatherer struct {
 	h      *half
 	buf    []byte // not written yet
 	wrote  bool   // a write has been made since the caller last looked
 	err    error  // why nothing can be written any more
 	unsent int64  // bytes that were not written because of err
+	inHand int64  // bytes of a piece that is in none of these, while another is written
 }
 
 func (g *gatherer) flush() {
-	if len(g.buf) > 0 {
-		g.write(g.buf)
-		g.buf = g.buf[:0]
+	if p := g.buf; len(p) > 0 {
+		g.buf = p[:0]
+		g.write(p)
 	}
 }
 
 func (g *gatherer) write(p []byte) {
 	n := 0
+	defer func() { g.unsent += int64(len(p) - n) }() // also if the transport ends the goroutine
 	if g.err == nil {
-		n, g.err = g.h.write(p)
 		g.wrote = true
+		n, g.err = g.h.write(p)
 	}
-	g.unsent += int64(len(p) - n)
 }
 
 // pieces is a gatherer of bytes or of chunks.
 type pieces[T any] interface {
 	add(piece T)
-	// take adds what ch holds, until it is empty for a moment, closed, or a
-	// write was made. Only a closed channel makes it report false.
+	// take adds what ch holds, until it is empty for a moment, closed, or a write was made. Only a
+	// closed channel makes it report false.
 	take(ch <-chan T) (open bool)
 	size(piece T) int // in bytes
 }
@@ -64,8 +63,8 @@ func (g *byteGatherer) add(b byte) {
 	}
 }
 
-// take is a loop of its own since a call for each byte, through an interface,
-// would cost a tenth of the stream's speed.
+// take is a loop of its own since a call for each byte, through an interface, would cost a tenth of
+// the stream's speed.
 func (g *byteGatherer) take(ch <-chan byte) (open bool) {
 	for !g.wrote {
 		select {
@@ -92,7 +91,9 @@ func (g *chunkGatherer) add(p []byte) {
 	case len(g.buf)+len(p) <= cap(g.buf):
 		g.buf = append(g.buf, p...)
 	default:
+		g.inHand = int64(len(p))
 		g.flush()
+		g.inHand = 0
 		if len(p) >= cap(g.buf) {
 			g.write(p)
 		} else {
@@ -132,14 +133,14 @@ func (s *stream) sendChunks(ch <-chan []byte, size int) {
 	sendFrom(s, ch, &g.gatherer, g)
 }
 
-// sendFrom is the life of a write stream: write until the end, give the half
-// back, and empty the channel. The pieces are those of g.
+// sendFrom is the life of a write stream: write until the end, give the half back, and empty the
+// channel. The pieces are those of g.
 func sendFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) {
 	open, returned := true, false
 	defer func() {
 		if !returned { // the transport has ended the goroutine
 			g.err = s.h.conn.failure()
-			g.unsent += int64(len(g.buf))
+			g.unsent += int64(len(g.buf)) + g.inHand
 		}
 		afterWriting(s, ch, g, p, open)
 	}()
@@ -152,10 +153,9 @@ func afterWriting[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T], open 
 	s.h.endStream(s, g.err)
 	s.unsent.Add(g.unsent)
 
-	// What still comes is dropped, and counted until the lease is over; unless
-	// its Close has had all written that it had to, then it is over now. From
-	// then on, and when the multiplexer closes, a sender that is silent is left
-	// to itself.
+	// What still comes is dropped, and counted until the lease is over; unless its Close has had
+	// all written that it had to, then it is over now. From then on, and when the multiplexer
+	// closes, a sender that is silent is left to itself.
 	var (
 		lease   = s.abandoned              // closed when the lease is over; nil after that
 		closing = s.h.conn.m.tasks.closing // closed when the multiplexer closes; nil after that
@@ -211,8 +211,8 @@ func afterWriting[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T], open 
 	}
 }
 
-// writeFrom writes what comes from ch until it is closed, a write fails, or
-// the stream is halted. It reports whether the sender has yet to close ch.
+// writeFrom writes what comes from ch until it is closed, a write fails, or the stream is halted.
+// It reports whether the sender has yet to close ch.
 func writeFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) (open bool) {
 	for g.err == nil {
 		select {
@@ -224,8 +224,8 @@ func writeFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) (open bo
 			p.add(v)
 			open = p.take(ch)
 			if open && !g.wrote {
-				// Before a write is made of what may be a single byte, give a
-				// running sender the chance to send its next.
+				// Before a write is made of what may be a single byte, give a running sender the
+				// chance to send its next.
 				runtime.Gosched()
 				open = p.take(ch)
 			}
@@ -238,8 +238,8 @@ func writeFrom[T any](s *stream, ch <-chan T, g *gatherer, p pieces[T]) (open bo
 				g.err = s.reason
 				return true
 			}
-			// The lease's Close flushes what had been accepted when it
-			// began, and no more, or an eager sender would keep it for ever.
+			// The lease's Close flushes what had been accepted when it began, and no more, or an
+			// eager sender would keep it for ever.
 			open = takeNow(ch, p.add)
 			g.flush()
 			return open
@@ -268,8 +268,7 @@ func takeNow[T any](ch <-chan T, add func(T)) (open bool) {
 	return true
 }
 
-// abandonLocked tells a write stream that its consumer has no more to do with
-// it; h.mu is held.
+// abandonLocked tells a write stream that its consumer has no more to do with it; h.mu is held.
 func (s *stream) abandonLocked() {
 	select {
 	case <-s.abandoned:
@@ -278,8 +277,8 @@ func (s *stream) abandonLocked() {
 	}
 }
 
-// finishSending waits until what the lease's write streams have accepted is
-// written or counted as not written, and returns the latter.
+// finishSending waits until what the lease's write streams have accepted is written or counted as
+// not written, and returns the latter.
 func (h *half) finishSending(id word) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -298,8 +297,8 @@ func (h *half) finishSending(id word) error {
 	return err
 }
 
-// retireSent makes room for another write stream on the lease: it keeps the
-// account of the last one. The caller is busy.
+// retireSent makes room for another write stream on the lease: it keeps the account of the last
+// one. The caller is busy.
 func (h *half) retireSent() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -322,8 +321,8 @@ func (h *half) unsentLocked() error {
 	return nil
 }
 
-// unsentTotalLocked adds what the last stream could not write to what those
-// before it could not, with the first error; nil if all was written.
+// unsentTotalLocked adds what the last stream could not write to what those before it could not,
+// with the first error; nil if all was written.
 func (h *half) unsentTotalLocked() *UnsentError {
 	e := h.unsent
 	if h.sent == nil {

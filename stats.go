@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// Stats is a snapshot of a multiplexer. Gauges say what is, counters what has
-// been since New and only ever grow. A half that is leased while its connection
-// is lost counts as leased until its lease ends, so that Leased may exceed Open
-// for that long.
+// Stats is a snapshot of a multiplexer. Gauges say what is, counters what has been since New and
+// only ever grow. A half that is leased while its connection is lost counts as leased until its
+// lease ends, so that Leased may exceed Open for that long.
 type Stats struct {
 	// Gauges.
 	Capacity      int // most connections open or being connected at one moment
@@ -42,8 +41,8 @@ type Stats struct {
 	LastConnectError error         // of the latest connect; nil if it succeeded
 }
 
-// Stats returns a snapshot. Each half is looked at once, so idle and leased halves add up. It costs a few
-// nanoseconds for each connection, and none for those who acquire meanwhile.
+// Stats returns a snapshot. Each half is looked at once, so idle and leased halves add up. It costs
+// a few nanoseconds for each connection, and none for those who acquire meanwhile.
 func (m *Multiplexer) Stats() Stats {
 	var acquired uint64
 	var halves Stats
@@ -63,7 +62,8 @@ func (m *Multiplexer) Stats() Stats {
 	s.IdleReaders, s.LeasedReaders = halves.IdleReaders, halves.LeasedReaders
 	s.IdleWriters, s.LeasedWriters = halves.IdleWriters, halves.LeasedWriters
 	s.Capacity, s.Open, s.Connecting = m.capacity, m.open, m.connecting
-	// A connection that was forgotten between the two looks is missing, or counts twice, for this once.
+	// A connection that was forgotten between the two looks is missing, or counts twice, for this
+	// once.
 	m.acquired = max(m.acquired, s.Acquired+acquired)
 	s.Acquired = m.acquired
 	queues := []*queue{&m.writers, &m.readers}

@@ -1,9 +1,8 @@
 package plex
 
-// What read and write streams share: their start and stop. A stream is one
-// goroutine that holds its half busy. It is started by Recv and its likes and
-// ends by itself when the data ends or fails, or when it is halted: by its ctx,
-// by the end of its lease, or by the multiplexer's Close.
+// What read and write streams share: their start and stop. A stream is one goroutine that holds its
+// half busy. It is started by Recv and its likes and ends by itself when the data ends or fails, or
+// when it is halted: by its ctx, by the end of its lease, or by the multiplexer's Close.
 
 import (
 	"context"
@@ -54,9 +53,8 @@ func (s *stream) isHalted() bool {
 	}
 }
 
-// startStream makes the caller's lease busy with a stream, which runs as a
-// goroutine of the multiplexer. It calls open before run, when nothing is wrong
-// with the arguments.
+// startStream makes the caller's lease busy with a stream, which runs as a goroutine of the
+// multiplexer. It calls open before run, when nothing is wrong with the arguments.
 func (h *half) startStream(ctx context.Context, id word, call string, size int, open func(), run func(*stream)) error {
 	switch {
 	case ctx == nil:
@@ -104,8 +102,8 @@ func (h *half) startStream(ctx context.Context, id word, call string, size int, 
 	open()
 	unwatch := func() bool { return true }
 	if ctx.Done() != nil {
-		// Once for a stream, not for each Read. There is no need to wait for
-		// it at the end: under mu it sees that s is over.
+		// Once for a stream, not for each Read. There is no need to wait for it at the end: under
+		// mu it sees that s is over.
 		unwatch = context.AfterFunc(ctx, func() { h.interruptStream(s, caller.ContextError(ctx)) })
 	}
 	if !h.conn.m.tasks.start(func() {
@@ -141,13 +139,12 @@ func (h *half) haltStream(reason error) {
 	}
 }
 
-// endStream gives the half back to its lease, in order: err is there before
-// anyone can know of the end, the deadline is again the consumer's, and then
-// the half is no longer busy.
+// endStream gives the half back to its lease, in order: err is there before anyone can know of the
+// end, the deadline is again the consumer's, and then the half is no longer busy.
 func (h *half) endStream(s *stream, err error) {
 	if s.isHalted() {
-		// An interrupt shows as a missed deadline. Close interrupts a Read, but
-		// lets a Write go on, so there a deadline is the consumer's.
+		// An interrupt shows as a missed deadline. Close interrupts a Read, but lets a Write go on,
+		// so there a deadline is the consumer's.
 		flushing := h.writes() && s.reason == ErrLeaseClosed
 		if err == nil || h.isInterrupt(err) && !flushing {
 			err = s.reason

@@ -1,9 +1,9 @@
 package plex
 
-// The supervisor: one goroutine that decides when to connect, for the healer and for the auto-scaler,
-// and when to close what is too old or too much. It decides by looking at the state under mu, so a
-// wake-up too many does no harm; it never connects itself. New starts it if there is anything for it to
-// do, and it ends when the multiplexer begins to close.
+// The supervisor: one goroutine that decides when to connect, for the healer and for the
+// auto-scaler, and when to close what is too old or too much. It decides by looking at the state
+// under mu, so a wake-up too many does no harm; it never connects itself. New starts it if there is
+// anything for it to do, and it ends when the multiplexer begins to close.
 
 import "time"
 

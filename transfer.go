@@ -78,16 +78,18 @@ func (c *conn) writeOnce(p []byte) (n int, err error) {
 	return c.saneWrite(n, len(p), err)
 }
 
-// crashed is called when the transport's method has not returned: with what it panicked with, nil if
-// it has ended its goroutine. In the latter case nobody gets the error, so the connection fails here.
+// crashed is called when the transport's method has not returned: with what it panicked with, nil
+// if it has ended its goroutine. In the latter case nobody gets the error, so the connection fails
+// here.
 func (c *conn) crashed(method string, panicked any) error {
 	err := caller.Crash(fmt.Sprintf("the transport's %s", method), panicked)
 	c.fail(err)
 	return err
 }
 
-// saneRead and saneWrite turn a number of bytes that cannot be into an error. What a Read has brought is
-// then unknown; a Write that says it has written more than all is taken to have written all.
+// saneRead and saneWrite turn a number of bytes that cannot be into an error. What a Read has
+// brought is then unknown; a Write that says it has written more than all is taken to have written
+// all.
 func (c *conn) saneRead(n, size int, err error) (int, error) {
 	if 0 <= n && n <= size {
 		return n, err
@@ -185,10 +187,10 @@ func (h *half) failedOperation(err error) error {
 	}
 }
 
-// resetBehindEOF returns why the connection has failed, if it has. The kernel tells a reset to one half
-// only, and the other one of a clean EOF. So an EOF is believed only of a connection that has not
-// failed. Where there is no socket to ask, a Write that is under way may be about to tell of the reset,
-// and is given a moment for it.
+// resetBehindEOF returns why the connection has failed, if it has. The kernel tells a reset to one
+// half only, and the other one of a clean EOF. So an EOF is believed only of a connection that has
+// not failed. Where there is no socket to ask, a Write that is under way may be about to tell of
+// the reset, and is given a moment for it.
 func (c *conn) resetBehindEOF() error {
 	if c.failure() == nil && c.wasReset() {
 		c.fail(sock.ErrReset)
@@ -220,8 +222,8 @@ func (h *half) operation() operation {
 	return operation{write: h.writes(), kind: c.kind, deadline: h.word().is(leaseDeadline), kernel: c.socket.Exists()}
 }
 
-// told is what a Read or Write returns for err. If the end of its own lease has interrupted it, that
-// is all there is to say.
+// told is what a Read or Write returns for err. If the end of its own lease has interrupted it,
+// that is all there is to say.
 func (h *half) told(err error) error {
 	if w := h.word(); w.is(leaseClosing) && !w.is(leaseStream) && h.isInterrupt(err) {
 		return ErrLeaseClosed
@@ -242,9 +244,9 @@ type operation struct {
 	kernel   bool // there is a socket beneath
 }
 
-// missed reports whether err says that a deadline has passed. A kernel's ETIMEDOUT says Timeout(), too,
-// and is no deadline. But a transport without a kernel, such as a stream of a multiplexed session, may
-// have an error of its own, and no ETIMEDOUT.
+// missed reports whether err says that a deadline has passed. A kernel's ETIMEDOUT says Timeout(),
+// too, and is no deadline. But a transport without a kernel, such as a stream of a multiplexed
+// session, may have an error of its own, and no ETIMEDOUT.
 func (op operation) missed(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
@@ -268,9 +270,9 @@ func judge(err error, op operation) verdict {
 	case errors.As(err, &broken):
 		return fatal
 	case op.missed(err):
-		// The consumer's own doing, with two exceptions. A TLS connection cannot write after a write
-		// that timed out. And if nobody set a deadline, the error is a dead connection's memory of
-		// an earlier one, as of a TLS connection inside another type.
+		// The consumer's own doing, with two exceptions. A TLS connection cannot write after a
+		// write that timed out. And if nobody set a deadline, the error is a dead connection's
+		// memory of an earlier one, as of a TLS connection inside another type.
 		if !op.deadline || op.kind.TLS() && op.write {
 			return fatal
 		}

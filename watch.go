@@ -1,7 +1,7 @@
 package plex
 
-// What the poller tells: that the peer has ended a connection, or that something has arrived. Where the
-// system has no poller, idle connections are looked at from time to time.
+// What the poller tells: that the peer has ended a connection, or that something has arrived. Where
+// the system has no poller, idle connections are looked at from time to time.
 
 import (
 	"crypto/tls"
@@ -114,8 +114,8 @@ func (w *watcher) startReadableLocked(p *poll.Poller[*conn]) error {
 	return err
 }
 
-// ended is called by the poller. A connection gets a goroutine of its own for its end, so that nothing
-// about one connection delays another.
+// ended is called by the poller. A connection gets a goroutine of its own for its end, so that
+// nothing about one connection delays another.
 func (w *watcher) ended(c *conn, reset bool) {
 	w.m.tasks.start(func() { c.noticed(reset) })
 }
@@ -148,14 +148,14 @@ func (c *conn) noticed(reset bool) {
 		c.noteLoss(errPeerClosed)
 	}
 	if reset && c.failure() == nil {
-		// A consumer has the read half and may still read what had arrived; then it finds the error. A
-		// consumer that does not read must not keep the slot.
+		// A consumer has the read half and may still read what had arrived; then it finds the
+		// error. A consumer that does not read must not keep the slot.
 		time.AfterFunc(resetGrace, func() { c.fail(sock.ErrReset) })
 	}
 }
 
-// sweeps reports whether c can be looked at while it is idle: it is of a type that is known to heed a
-// deadline.
+// sweeps reports whether c can be looked at while it is idle: it is of a type that is known to heed
+// a deadline.
 func sweeps(c *conn) bool {
 	switch c.nc.(type) {
 	case *net.TCPConn, *net.UnixConn, *tls.Conn:

@@ -24,9 +24,9 @@ package plex
 //	poolHeld        the multiplexer     plex itself has it, see half.hold
 //	poolRetired     the connection      it is never leased again
 //
-// The lease's flags end with the lease; dataLeft, the connection's and the multiplexer's outlive it.
-// A half is idle if it is neither live, held nor retired. An entry is stale if its half is listed
-// and not idle: whoever takes it out of the queue drops it.
+// The lease's flags end with the lease; dataLeft, the connection's and the multiplexer's outlive
+// it. A half is idle if it is neither live, held nor retired. An entry is stale if its half is
+// listed and not idle: whoever takes it out of the queue drops it.
 //
 // The transitions below are pure. Only half.go and queue.go apply them, and Read, Write, lease and
 // close write out the one swap of their common case.
@@ -167,8 +167,8 @@ func (w word) marked(id, flag word) (next word, ok bool) {
 }
 
 // arrived ends a lease or a hold. If the end of a lease finds that the connection has ended or is
-// due, the half goes on to a hold, to be looked at, so that no waiter is given what may be taken from
-// it again. Otherwise it is idle, with an entry in the queue unless that is made on demand.
+// due, the half goes on to a hold, to be looked at, so that no waiter is given what may be taken
+// from it again. Otherwise it is idle, with an entry in the queue unless that is made on demand.
 func (w word) arrived(retire bool) word {
 	next := w.lease() | w&lasting
 	if retire {

@@ -68,6 +68,7 @@ type Proxy struct {
 	mu        sync.Mutex
 	cond      sync.Cond
 	l         *net.TCPListener // nil while connects are refused
+	accepting chan struct{}    // closed when nobody accepts from the latest listener any more
 	backlog   int              // of the listener; below zero: the system's
 	closed    bool
 	paused    bool
@@ -100,7 +101,7 @@ func New(cfg Config) (*Proxy, error) {
 		l: l, backlog: -1, conns: make(map[int]*Conn),
 	}
 	p.cond.L = &p.mu
-	p.wg.Go(func() { p.accept(l) })
+	p.acceptLocked(l)
 	return p, nil
 }
 
@@ -136,6 +137,16 @@ func ownIP() net.IP {
 
 // Addr is where clients connect.
 func (p *Proxy) Addr() string { return p.addr.String() }
+
+// acceptLocked makes l the listener. p.mu is held, or nobody else knows p.
+func (p *Proxy) acceptLocked(l *net.TCPListener) {
+	over := make(chan struct{})
+	p.l, p.backlog, p.accepting = l, -1, over
+	p.wg.Go(func() {
+		defer close(over)
+		p.accept(l)
+	})
+}
 
 // accept runs for as long as l is open.
 func (p *Proxy) accept(l *net.TCPListener) {
@@ -342,12 +353,13 @@ func (p *Proxy) Refuse() {
 
 func (p *Proxy) refuse() {
 	p.mu.Lock()
-	l := p.l
+	l, accepting := p.l, p.accepting
 	p.l = nil
 	p.cond.Broadcast()
 	p.mu.Unlock()
 	if l != nil {
 		_ = l.Close()
+		<-accepting // as long as somebody is in Accept, the port is not free
 	}
 }
 
@@ -362,8 +374,7 @@ func (p *Proxy) Listen() error {
 	if err != nil {
 		return err
 	}
-	p.l, p.backlog = l, -1
-	p.wg.Go(func() { p.accept(l) })
+	p.acceptLocked(l)
 	return nil
 }
 

@@ -6,8 +6,8 @@ import (
 	"runtime/debug"
 )
 
-// Guard calls foreign code and turns a panic into an error that has the stack. What says whose code it
-// is, such as "the transport's Read". If f ends its goroutine, Guard cannot return: it has to be
+// Guard calls foreign code and turns a panic into an error that has the stack. What says whose code
+// it is, such as "the transport's Read". If f ends its goroutine, Guard cannot return: it has to be
 // called where that does no harm, or by Apart.
 func Guard(what string, f func() error) (err error) {
 	defer func() {
@@ -18,7 +18,8 @@ func Guard(what string, f func() error) (err error) {
 	return f()
 }
 
-// Apart is Guard in a goroutine of its own, so that even runtime.Goexit is an error. It waits for f.
+// Apart is Guard in a goroutine of its own, so that even runtime.Goexit is an error. It waits for
+// f.
 func Apart(what string, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -30,8 +31,8 @@ func Apart(what string, f func() error) error {
 }
 
 // Crash is the error for foreign code that has panicked, or, if panicked is nil, that has ended its
-// goroutine by runtime.Goexit. It has to be called while the panic is being recovered from, since it
-// adds the stack.
+// goroutine by runtime.Goexit. It has to be called while the panic is being recovered from, since
+// it adds the stack.
 func Crash(what string, panicked any) error {
 	switch p := panicked.(type) {
 	case nil:

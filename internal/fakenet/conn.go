@@ -1,13 +1,14 @@
 // Package fakenet holds scripted connections, dialers and listeners for tests.
 //
-// A [Pair] is a connection in memory: a [Conn], which is given to the code under test and behaves as a TCP socket
-// does, and a [Peer], with which the test says what arrives, how much can be written and how the connection dies.
-// The Conn's faults are scripted too: see [Conn.OnRead], [Conn.OnWrite], [Conn.OnClose], [Conn.TreatDeadlines] and
-// [OneMutex]. A [Dialer] blocks each dial until the test answers it, and a [Listener] hands out the other ends.
-// [Books] say afterwards which connections were not closed exactly once.
+// A [Pair] is a connection in memory: a [Conn], which is given to the code under test and behaves
+// as a TCP socket does, and a [Peer], with which the test says what arrives, how much can be
+// written and how the connection dies. The Conn's faults are scripted too: see [Conn.OnRead],
+// [Conn.OnWrite], [Conn.OnClose], [Conn.TreatDeadlines] and [OneMutex]. A [Dialer] blocks each dial
+// until the test answers it, and a [Listener] hands out the other ends. [Books] say afterwards
+// which connections were not closed exactly once.
 //
-// Everything works inside a testing/synctest bubble and outside of one: all waits are on a sync.Cond or a channel,
-// and mutexes are held for moments only, [OneMutex] excepted.
+// Everything works inside a testing/synctest bubble and outside of one: all waits are on a
+// sync.Cond or a channel, and mutexes are held for moments only, [OneMutex] excepted.
 package fakenet
 
 import (
@@ -54,8 +55,8 @@ const (
 	Both = Reads | Writes
 )
 
-// Hooks are called at the start of the Conn's method that they are named after. No lock is held, so they may block.
-// Set them before the connection is in use.
+// Hooks are called at the start of the Conn's method that they are named after. No lock is held, so
+// they may block. Set them before the connection is in use.
 type Hooks struct {
 	Read, Write      func(p []byte)
 	Close            func()
@@ -63,7 +64,8 @@ type Hooks struct {
 	SetWriteDeadline func(time.Time)
 }
 
-// IO takes the place of a Conn's Read or Write. It may call do, which is the original, as often as it likes.
+// IO takes the place of a Conn's Read or Write. It may call do, which is the original, as often as
+// it likes.
 type IO func(p []byte, do func(p []byte) (int, error)) (int, error)
 
 // Calls counts the calls of a Conn's methods.
@@ -81,7 +83,8 @@ func (c Calls) All() int {
 	return c.Reads + c.Writes + c.ReadDeadlines + c.WriteDeadlines + c.Closes + c.CloseWrites
 }
 
-// wire is what the two ends of a connection share. mu is held for moments only; cond is signalled on every change.
+// wire is what the two ends of a connection share. mu is held for moments only; cond is signalled
+// on every change.
 type wire struct {
 	mu   sync.Mutex
 	cond sync.Cond
@@ -131,7 +134,8 @@ type deadline struct {
 	timer  *time.Timer
 }
 
-// Conn is the end of a connection that the code under test gets. It is a net.Conn with a CloseWrite.
+// Conn is the end of a connection that the code under test gets. It is a net.Conn with a
+// CloseWrite.
 type Conn struct {
 	Hooks
 
@@ -139,7 +143,8 @@ type Conn struct {
 	number int64
 }
 
-// Peer is the test's end of a connection. It is a net.Conn without deadlines, so that it can echo with io.Copy.
+// Peer is the test's end of a connection. It is a net.Conn without deadlines, so that it can echo
+// with io.Copy.
 type Peer struct {
 	w    *wire
 	conn *Conn
@@ -187,7 +192,8 @@ func (w *wire) enter(calls, peak, now *int, io *IO) (IO, func()) {
 	return *io, func() { w.change(func() { *now-- }) }
 }
 
-// Read reads what the peer sent. The order of precedence is: closed, deadline, data, the error, EOF.
+// Read reads what the peer sent. The order of precedence is: closed, deadline, data, the error,
+// EOF.
 func (c *Conn) Read(p []byte) (int, error) {
 	w := c.w
 	instead, leave := w.enter(&w.calls.Reads, &w.calls.PeakReads, &w.nowReads, &w.onRead)
@@ -247,7 +253,8 @@ func (w *wire) told(half Half) bool {
 	return true
 }
 
-// Write blocks while the peer allows nothing. A deadline, a reset or a Close meanwhile makes it short.
+// Write blocks while the peer allows nothing. A deadline, a reset or a Close meanwhile makes it
+// short.
 func (c *Conn) Write(p []byte) (int, error) {
 	w := c.w
 	instead, leave := w.enter(&w.calls.Writes, &w.calls.PeakWrites, &w.nowWrites, &w.onWrite)
@@ -469,13 +476,15 @@ func (c *Conn) OnRead(f IO) { c.w.change(func() { c.w.onRead = f }) }
 // OnWrite has f take the place of Write, from the next call on. Nil takes it away.
 func (c *Conn) OnWrite(f IO) { c.w.change(func() { c.w.onWrite = f }) }
 
-// OnClose has f take the place of Close. Only the calls of do, which is the original, count as closes.
+// OnClose has f take the place of Close. Only the calls of do, which is the original, count as
+// closes.
 func (c *Conn) OnClose(f func(do func() error) error) { c.w.change(func() { c.w.closing = f }) }
 
 // FailClose has the first Close return err. It closes all the same.
 func (c *Conn) FailClose(err error) { c.w.change(func() { c.w.closeErr = err }) }
 
-// AfterClose has f called after the first Close, by whoever calls that. It is false if that has been already.
+// AfterClose has f called after the first Close, by whoever calls that. It is false if that has
+// been already.
 func (c *Conn) AfterClose(f func()) bool {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
@@ -504,8 +513,8 @@ func (c *Conn) DeadlinesLeft() (read, write time.Time) {
 	return c.w.rd.t, c.w.wd.t
 }
 
-// Written says how many bytes have been written, how large the largest Write was, and whether the last Write that
-// wrote anything was short.
+// Written says how many bytes have been written, how large the largest Write was, and whether the
+// last Write that wrote anything was short.
 func (c *Conn) Written() (n, largest int, torn bool) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
@@ -519,7 +528,8 @@ func (c *Conn) Written() (n, largest int, torn bool) {
 // Conn is the other end.
 func (p *Peer) Conn() *Conn { return p.conn }
 
-// Write sends b to the Conn; it never blocks. Once the connection is dead or closed it returns EPIPE.
+// Write sends b to the Conn; it never blocks. Once the connection is dead or closed it returns
+// EPIPE.
 func (p *Peer) Write(b []byte) (int, error) { return len(b), p.deliver(b, false) }
 
 // Send sends s to the Conn. What is sent by several calls may be read by one Read.
@@ -556,7 +566,8 @@ func (p *Peer) deliver(b []byte, alone bool) error {
 	return nil
 }
 
-// Read reads what the Conn wrote. It returns io.EOF once the Conn has closed or the connection is dead.
+// Read reads what the Conn wrote. It returns io.EOF once the Conn has closed or the connection is
+// dead.
 func (p *Peer) Read(b []byte) (int, error) {
 	w := p.w
 	w.mu.Lock()
@@ -591,7 +602,8 @@ func (p *Peer) ReadAll() string {
 	return string(b)
 }
 
-// Unread returns what the Conn wrote and the peer has not read, without waiting and without taking it.
+// Unread returns what the Conn wrote and the peer has not read, without waiting and without taking
+// it.
 func (p *Peer) Unread() string { return look(p.w, func() string { return string(p.w.out) }) }
 
 // Unsent returns how many bytes the peer sent that the Conn has not read.
@@ -606,7 +618,8 @@ func (p *Peer) Unsent() (n int) {
 	return n
 }
 
-// Allow lets the Conn write n bytes more, and then stalls it; below zero lifts the bound. Allow(0) is a zero window.
+// Allow lets the Conn write n bytes more, and then stalls it; below zero lifts the bound. Allow(0)
+// is a zero window.
 func (p *Peer) Allow(n int) { p.w.change(func() { p.w.credit = n }) }
 
 // CloseWrite is a half close: the Conn reads what was sent, then io.EOF; its writes still arrive.
@@ -616,21 +629,25 @@ func (p *Peer) CloseWrite() error {
 	return nil
 }
 
-// Close closes both sides: as CloseWrite, and the Conn's next write is accepted, and answered with a reset.
+// Close closes both sides: as CloseWrite, and the Conn's next write is accepted, and answered with
+// a reset.
 func (p *Peer) Close() error {
 	p.w.change(func() { p.w.inEOF, p.w.gone = true, true })
 
 	return nil
 }
 
-// Reset kills the connection as Linux does: the first to ask, reader or writer, is told err, and any other gets
-// io.EOF or EPIPE. What was sent and not yet read is still delivered first if keep is true, and dropped otherwise.
+// Reset kills the connection as Linux does: the first to ask, reader or writer, is told err, and
+// any other gets io.EOF or EPIPE. What was sent and not yet read is still delivered first if keep
+// is true, and dropped otherwise.
 func (p *Peer) Reset(err error, keep bool) { p.die(err, keep, Both, false) }
 
-// Break kills the connection so that each call is told err, reads and writes alike. For keep see Reset.
+// Break kills the connection so that each call is told err, reads and writes alike. For keep see
+// Reset.
 func (p *Peer) Break(err error, keep bool) { p.die(err, keep, Both, true) }
 
-// BreakHalf tells err to each call of one half. The other half learns nothing, and goes on as if nothing had been.
+// BreakHalf tells err to each call of one half. The other half learns nothing, and goes on as if
+// nothing had been.
 func (p *Peer) BreakHalf(half Half, err error) { p.die(err, true, half, true) }
 
 func (p *Peer) die(err error, keep bool, tell Half, sticky bool) {

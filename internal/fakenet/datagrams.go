@@ -6,8 +6,9 @@ import (
 	"os"
 )
 
-// Datagrams is a connected datagram socket. A Read takes one packet and drops what does not fit; a Write sends one.
-// Its deadlines, Close and counts are those of a Conn, and its addresses those of UDP.
+// Datagrams is a connected datagram socket. A Read takes one packet and drops what does not fit; a
+// Write sends one. Its deadlines, Close and counts are those of a Conn, and its addresses those of
+// UDP.
 type Datagrams struct {
 	*Conn
 

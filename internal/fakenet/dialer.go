@@ -58,7 +58,8 @@ func (b *Books) Open() (n int) {
 	return n
 }
 
-// Unbalanced returns what is wrong, one line for each connection that was not closed exactly once, or "".
+// Unbalanced returns what is wrong, one line for each connection that was not closed exactly once,
+// or "".
 func (b *Books) Unbalanced() (wrong string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -77,8 +78,8 @@ func (b *Books) Unbalanced() (wrong string) {
 	return wrong
 }
 
-// Dialer dials under the test's control. Each Dial blocks until the test answers it, or is answered by Auto at once.
-// It counts the dials, and what they and their connections take of a capacity.
+// Dialer dials under the test's control. Each Dial blocks until the test answers it, or is answered
+// by Auto at once. It counts the dials, and what they and their connections take of a capacity.
 type Dialer struct {
 	// Set before use.
 	Auto      func(n int) (*Conn, error)       // answers the nth dial, counting from 1

@@ -22,8 +22,8 @@ func Goexits() IO {
 	}
 }
 
-// Returns is a Read or Write that does nothing and returns n and err, be n as absurd as it may: Returns(0, nil) is a
-// Read that is empty for ever, and Returns(-1, nil) one that lies.
+// Returns is a Read or Write that does nothing and returns n and err, be n as absurd as it may:
+// Returns(0, nil) is a Read that is empty for ever, and Returns(-1, nil) one that lies.
 func Returns(n int, err error) IO {
 	return func([]byte, func([]byte) (int, error)) (int, error) { return n, err }
 }
@@ -33,13 +33,14 @@ func TooMany(k int) IO {
 	return func(p []byte, _ func([]byte) (int, error)) (int, error) { return len(p) + k, nil }
 }
 
-// Short is a Read or Write that takes n bytes at the most, and returns no error for those that are missing.
+// Short is a Read or Write that takes n bytes at the most, and returns no error for those that are
+// missing.
 func Short(n int) IO {
 	return func(p []byte, do func([]byte) (int, error)) (int, error) { return do(p[:min(n, len(p))]) }
 }
 
-// Then calls f with what a Read or Write is about to return. While f blocks, the call has done its work and has not
-// returned, not even when it was interrupted.
+// Then calls f with what a Read or Write is about to return. While f blocks, the call has done its
+// work and has not returned, not even when it was interrupted.
 func Then(f func(n int, err error)) IO {
 	return func(p []byte, do func([]byte) (int, error)) (int, error) {
 		n, err := do(p)
@@ -71,7 +72,8 @@ func SlowClose(d time.Duration) func(do func() error) error {
 	}
 }
 
-// CloseAfter is a Close that has closed, and does not return before release is closed: for ever if nobody does that.
+// CloseAfter is a Close that has closed, and does not return before release is closed: for ever if
+// nobody does that.
 func CloseAfter(release <-chan struct{}) func(do func() error) error {
 	return func(do func() error) error {
 		err := do()
@@ -100,9 +102,9 @@ func GoexitClose() func(do func() error) error {
 	}
 }
 
-// OneMutex is a net.Conn with one mutex for all its methods, as simple implementations have it: while a Read or Write
-// blocks, no deadline gets through, and with LockClose not even Close does. Do not let anybody wait for that mutex in a
-// synctest bubble: such a wait is not durable.
+// OneMutex is a net.Conn with one mutex for all its methods, as simple implementations have it:
+// while a Read or Write blocks, no deadline gets through, and with LockClose not even Close does.
+// Do not let anybody wait for that mutex in a synctest bubble: such a wait is not durable.
 type OneMutex struct {
 	net.Conn
 
@@ -159,7 +161,8 @@ func (c *OneMutex) SetWriteDeadline(t time.Time) error {
 	return locked(c, func() error { return c.Conn.SetWriteDeadline(t) })
 }
 
-// Gate holds up one call that comes by, the first after Arm. Its methods Pass and PassDeadline are hooks.
+// Gate holds up one call that comes by, the first after Arm. Its methods Pass and PassDeadline are
+// hooks.
 type Gate struct {
 	Entered chan struct{} // closed when the call is held up
 	Leave   chan struct{} // close it to let the call go on

@@ -1,5 +1,5 @@
-// Package option has what the options of all packages of this module need: a value that an option may have given, and
-// the list of all that is wrong with what the options say.
+// Package option has what the options of all packages of this module need: a value that an option
+// may have given, and the list of all that is wrong with what the options say.
 package option
 
 import (
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Value is a value that an option may have given. The zero value is one that has not been given, so that a bad value
-// can be told from none.
+// Value is a value that an option may have given. The zero value is one that has not been given, so
+// that a bad value can be told from none.
 type Value[T any] struct {
 	value T
 	given bool
@@ -38,8 +38,8 @@ type Problems struct {
 	errs []error
 }
 
-// Apply applies options to config, in their order. An option that is nil is a problem and is left out. The name of the
-// package begins the text of every problem.
+// Apply applies options to config, in their order. An option that is nil is a problem and is left
+// out. The name of the package begins the text of every problem.
 func Apply[C any, O ~func(*C)](pkg string, config *C, options []O) *Problems {
 	p := &Problems{pkg: pkg}
 	for i, option := range options {
@@ -52,8 +52,8 @@ func Apply[C any, O ~func(*C)](pkg string, config *C, options []O) *Problems {
 	return p
 }
 
-// Add adds what is wrong with the option of that name. Format and args are those of [fmt.Errorf], also with %w. The
-// text says what is wrong and then how to mend it.
+// Add adds what is wrong with the option of that name. Format and args are those of [fmt.Errorf],
+// also with %w. The text says what is wrong and then how to mend it.
 func (p *Problems) Add(name, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s: %s: %w", p.pkg, name, fmt.Errorf(format, args...)))
 }

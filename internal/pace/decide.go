@@ -2,8 +2,8 @@ package pace
 
 import "time"
 
-// Demand is what decides how many connects to start. Its owner fills it in under
-// the lock that guards the State.
+// Demand is what decides how many connects to start. Its owner fills it in under the lock that
+// guards the State.
 type Demand struct {
 	Target   int // connections that there should be
 	Capacity int // the most that may be open or under way
@@ -22,17 +22,16 @@ type Demand struct {
 	Cut     bool // with callers waiting, a long pause may be cut short: the backoff is the default one
 }
 
-// Decision is how many connects to start: to replace what is lost, and because
-// callers want more. Growing raises the target by as much.
+// Decision is how many connects to start: to replace what is lost, and because callers want more.
+// Growing raises the target by as much.
 type Decision struct{ Heal, Grow int }
 
 // None reports whether nothing is to be started.
 func (d Decision) None() bool { return d == Decision{} }
 
-// Decide returns how many connects to start now. If the pace holds any back, wake
-// is when to ask again; otherwise it is the zero Time. While the pause after a
-// failure is not known ([State.Unpaused]) nothing is started, and the owner asks
-// again once it has told it.
+// Decide returns how many connects to start now. If the pace holds any back, wake is when to ask
+// again; otherwise it is the zero Time. While the pause after a failure is not known
+// ([State.Unpaused]) nothing is started, and the owner asks again once it has told it.
 func (s *State) Decide(now time.Time, d Demand) (start Decision, wake time.Time) {
 	at, known := s.Next(now, d.Cut && d.wanted())
 	start = decide(d, s.window(), s.careful())
@@ -50,8 +49,8 @@ func (s *State) Decide(now time.Time, d Demand) (start Decision, wake time.Time)
 // wanted reports whether any caller wants a connection.
 func (d Demand) wanted() bool { return d.Waiting > 0 || d.Tried }
 
-// decide is Decide without the pauses. careful says that something has failed:
-// then the window is for growth, too.
+// decide is Decide without the pauses. careful says that something has failed: then the window is
+// for growth, too.
 func decide(d Demand, window int, careful bool) Decision {
 	room := d.Capacity - d.Open - d.Connecting
 	if d.MaxConnecting > 0 {

@@ -14,9 +14,9 @@ const (
 	readableEvents = syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT
 )
 
-// queue is an epoll descriptor that sits in Go's own poller, so that the goroutine that waits for its events is parked
-// like any that reads from a network. Epoll and connection are both used within their RawConn's Control, so that
-// neither is closed meanwhile.
+// queue is an epoll descriptor that sits in Go's own poller, so that the goroutine that waits for
+// its events is parked like any that reads from a network. Epoll and connection are both used
+// within their RawConn's Control, so that neither is closed meanwhile.
 type queue struct {
 	file *os.File
 	raw  syscall.RawConn

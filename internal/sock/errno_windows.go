@@ -17,11 +17,12 @@ const (
 	wsaEHOSTUNREACH = syscall.Errno(10065)
 )
 
-// messageErrors say that one message was not sent, or did not fit into the buffer that it was read into.
+// messageErrors say that one message was not sent, or did not fit into the buffer that it was read
+// into.
 var messageErrors = []syscall.Errno{wsaEMSGSIZE, wsaENOBUFS}
 
-// networkErrors say that the peer's port is closed, which Windows reports as a reset, or that there is no route, at this
-// moment.
+// networkErrors say that the peer's port is closed, which Windows reports as a reset, or that there
+// is no route, at this moment.
 var networkErrors = []syscall.Errno{
 	syscall.WSAECONNRESET, wsaECONNREFUSED, syscall.ECONNREFUSED, wsaEHOSTUNREACH, wsaENETUNREACH, wsaENETDOWN,
 }

@@ -9,7 +9,8 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// Kind is a set of properties of a connection. The zero value is that of an ordinary stream, such as TCP.
+// Kind is a set of properties of a connection. The zero value is that of an ordinary stream, such
+// as TCP.
 type Kind uint8
 
 const (
@@ -39,16 +40,18 @@ func KindOf(nc net.Conn) (k Kind) {
 // Datagram reports whether each Write sends one message and each Read returns one.
 func (k Kind) Datagram() bool { return k&datagram != 0 }
 
-// Connectionless reports whether messages go out without a connection, as with UDP: the peer's end is never seen, and
-// the peer may be back a moment after an error. That is not so for a Unix datagram socket: when its peer closes, the
-// kernel says ECONNREFUSED once, and then ENOTCONN for ever, even if the peer is back under the same name.
+// Connectionless reports whether messages go out without a connection, as with UDP: the peer's end
+// is never seen, and the peer may be back a moment after an error. That is not so for a Unix
+// datagram socket: when its peer closes, the kernel says ECONNREFUSED once, and then ENOTCONN for
+// ever, even if the peer is back under the same name.
 func (k Kind) Connectionless() bool { return k&connectionless != 0 }
 
-// TLS reports whether the connection is a TLS connection. Its write side is broken for good once a Write has timed out.
+// TLS reports whether the connection is a TLS connection. Its write side is broken for good once a
+// Write has timed out.
 func (k Kind) TLS() bool { return k&secured != 0 }
 
-// Passing reports whether err, from a Read or Write of a connection of this kind, is about one message or about the
-// network at this moment, so that the connection is as good as before.
+// Passing reports whether err, from a Read or Write of a connection of this kind, is about one
+// message or about the network at this moment, so that the connection is as good as before.
 func (k Kind) Passing(err error) bool {
 	return k.Datagram() && isAny(err, messageErrors) || k.Connectionless() && isAny(err, networkErrors)
 }

@@ -4,14 +4,14 @@ package sock
 
 import "syscall"
 
-// ShutDown ends both directions of a connection but does not close it: whoever is blocked in a Read or Write returns.
-// It is no error if the connection has ended already.
+// ShutDown ends both directions of a connection but does not close it: whoever is blocked in a Read
+// or Write returns. It is no error if the connection has ended already.
 func (s Socket) ShutDown() {
 	s.control(func(fd int) { _ = syscall.Shutdown(fd, syscall.SHUT_RDWR) })
 }
 
-// ResetOnClose makes the coming Close of a TCP connection a reset: what is unsent is dropped. If the system refuses, it
-// is an ordinary close.
+// ResetOnClose makes the coming Close of a TCP connection a reset: what is unsent is dropped. If
+// the system refuses, it is an ordinary close.
 func (s Socket) ResetOnClose() {
 	s.control(func(fd int) {
 		_ = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})

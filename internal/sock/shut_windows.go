@@ -7,8 +7,8 @@ func (s Socket) ShutDown() {
 	s.control(func(h syscall.Handle) { _ = syscall.Shutdown(h, syscall.SHUT_RDWR) })
 }
 
-// ResetOnClose makes the coming Close of a TCP connection a reset: what is unsent is dropped. If the system refuses, it
-// is an ordinary close.
+// ResetOnClose makes the coming Close of a TCP connection a reset: what is unsent is dropped. If
+// the system refuses, it is an ordinary close.
 func (s Socket) ResetOnClose() {
 	s.control(func(h syscall.Handle) {
 		_ = syscall.SetsockoptLinger(h, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})

@@ -1,7 +1,8 @@
-// Package sock is what the system knows of a connection: the socket beneath it, its kind, and how it ended.
+// Package sock is what the system knows of a connection: the socket beneath it, its kind, and how
+// it ended.
 //
-// Only Linux answers every question. Elsewhere the answers are those of a connection of which nothing is known, and
-// the comments say what follows from that.
+// Only Linux answers every question. Elsewhere the answers are those of a connection of which
+// nothing is known, and the comments say what follows from that.
 package sock
 
 import (
@@ -13,16 +14,16 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// Socket is the socket beneath a connection. The zero value stands for a connection without one, of which nothing is
-// known and to which nothing can be done. A Socket may be used by several goroutines, also after the connection has
-// been closed.
+// Socket is the socket beneath a connection. The zero value stands for a connection without one, of
+// which nothing is known and to which nothing can be done. A Socket may be used by several
+// goroutines, also after the connection has been closed.
 type Socket struct{ raw syscall.RawConn }
 
 // maxWrappers guards against a connection that says it wraps itself.
 const maxWrappers = 8
 
-// Of returns the socket beneath nc. It looks through TLS and other types that tell what they wrap. It calls methods of
-// foreign types, which may panic.
+// Of returns the socket beneath nc. It looks through TLS and other types that tell what they wrap.
+// It calls methods of foreign types, which may panic.
 func Of(nc net.Conn) Socket {
 	for range maxWrappers {
 		if caller.IsNil(nc) {
@@ -50,8 +51,9 @@ func (s Socket) Exists() bool { return s.raw != nil }
 // Raw returns the socket for use with package poll, nil if there is none.
 func (s Socket) Raw() syscall.RawConn { return s.raw }
 
-// CloseWrite tells the peer that nothing more will come. For TLS that is a close_notify and nothing else: the TCP
-// connection beneath stays open in both directions. It returns [errors.ErrUnsupported] if nc has no such method.
+// CloseWrite tells the peer that nothing more will come. For TLS that is a close_notify and nothing
+// else: the TCP connection beneath stays open in both directions. It returns
+// [errors.ErrUnsupported] if nc has no such method.
 func CloseWrite(nc net.Conn) error {
 	if c, ok := nc.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -59,6 +61,6 @@ func CloseWrite(nc net.Conn) error {
 	return errors.ErrUnsupported
 }
 
-// ErrReset is the error of a connection that the peer has reset, for those whom the kernel does not tell: it tells only
-// the first who asks.
+// ErrReset is the error of a connection that the peer has reset, for those whom the kernel does not
+// tell: it tells only the first who asks.
 var ErrReset error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", connReset)}
