@@ -4,12 +4,9 @@ package plex_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -148,7 +145,7 @@ func (s side) queue(m *plex.Multiplexer, n int, acquire func(i int) (lease, erro
 func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 	for _, conns := range []int{1, 3} {
 		eachSide(t, func(l *ledger, s side) {
-			given, _ := l.pairs(conns)
+			given, _ := l.Pairs(conns)
 			m := l.mux(plex.WithConnections(given...))
 
 			held := make([]lease, conns)
@@ -194,7 +191,7 @@ func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 
 func TestANewcomerDoesNotOvertakeAWaiter(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for range 100 {
@@ -212,7 +209,7 @@ func TestANewcomerDoesNotOvertakeAWaiter(t *testing.T) {
 
 func TestWaitersThatGiveUpAreSkippedAndTheOthersKeepTheirOrder(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		held := s.must(l, m)
 
@@ -268,7 +265,7 @@ func TestTenThousandWaitersOfWhomManyCancelAreServedInOrder(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
 		const waiters = 10_000
 
-		given, _ := l.pairs(4)
+		given, _ := l.Pairs(4)
 		m := l.mux(plex.WithConnections(given...))
 
 		var held []lease
@@ -344,7 +341,7 @@ func TestTenThousandWaitersOfWhomManyCancelAreServedInOrder(t *testing.T) {
 
 func TestANegativeTimeoutTakesWhatIsIdleAndDoesNotWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for _, timeout := range []time.Duration{-1, -time.Hour} {
@@ -367,7 +364,7 @@ func TestANegativeTimeoutTakesWhatIsIdleAndDoesNotWait(t *testing.T) {
 
 func TestAPositiveTimeoutBoundsTheWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -387,7 +384,7 @@ func TestAPositiveTimeoutBoundsTheWait(t *testing.T) {
 
 func TestAZeroTimeoutLeavesTheWaitToTheContext(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -405,7 +402,7 @@ func TestAZeroTimeoutLeavesTheWaitToTheContext(t *testing.T) {
 
 func TestOfTimeoutAndContextTheEarlierEndsTheWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -422,7 +419,7 @@ func TestOfTimeoutAndContextTheEarlierEndsTheWait(t *testing.T) {
 
 func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		canceled, cancel := context.WithCancelCause(context.Background())
@@ -450,7 +447,7 @@ func TestAnEndedContextTakesNothingThoughAHalfIsIdle(t *testing.T) {
 
 func TestACancelledWaiterTakesNothing(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 
@@ -472,7 +469,7 @@ func TestACancelledWaiterTakesNothing(t *testing.T) {
 
 func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, peers := l.pairs(1)
+		given, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -482,7 +479,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		cancel()
 		synctest.Wait()
-		peers[0].send("still")
+		peers[0].Send("still")
 
 		switch x := x.(type) {
 		case plex.Reader:
@@ -492,7 +489,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 		case plex.Writer:
 			_, err := x.Write([]byte("here"))
 			require.NoError(l, err)
-			require.Equal(l, "here", peers[0].read(4))
+			require.Equal(l, "here", peers[0].ReadN(4))
 		}
 
 		require.NoError(l, x.Err())
@@ -502,7 +499,7 @@ func TestTheContextGovernsTheWaitAndNotTheLease(t *testing.T) {
 
 func TestANilContextIsAnErrorAndNotAPanic(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 
 		for _, timeout := range []time.Duration{-1, 0, 1} {
@@ -531,7 +528,7 @@ func hammer(goroutines, rounds int, f func(g, round int)) {
 
 func TestContextsOfANanosecondLoseNoHalf(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(2)
+	given, _ := l.Pairs(2)
 	m := l.mux(plex.WithConnections(given...))
 
 	for _, s := range sides {
@@ -568,7 +565,7 @@ func TestContextsOfANanosecondLoseNoHalf(t *testing.T) {
 
 func TestAGrantThatRacesItsCancellationIsNeverLost(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(1)
+	given, _ := l.Pairs(1)
 	m := l.mux(plex.WithConnections(given...))
 
 	for _, s := range sides {
@@ -630,7 +627,7 @@ func TestCloseWakesEveryWaiter(t *testing.T) {
 		const waiters = 500
 
 		l := newLedger(t)
-		given, _ := l.pairs(2)
+		given, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(given...))
 
 		var held []lease
@@ -668,7 +665,7 @@ func TestCloseWakesEveryWaiter(t *testing.T) {
 
 func TestShutdownWakesEveryWaiter(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...))
 		x := s.must(l, m)
 		out := s.queue(m, 50, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
@@ -697,7 +694,7 @@ func TestAddServesThoseWhoWait(t *testing.T) {
 		}
 
 		for i := range 2 {
-			c, _ := l.pair()
+			c, _ := l.Pair()
 			rest, err := m.Add(context.Background(), c)
 			require.NoError(t, err)
 			require.Empty(t, rest)
@@ -719,7 +716,7 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 		t.Run("killed by its "+killer.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				given, _ := l.pairs(2)
+				given, _ := l.Pairs(2)
 				m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(3))
 
 				var held, others []lease
@@ -759,7 +756,7 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 
 				// Add mends it, and another loss breaks it again.
 				for range 3 {
-					c, _ := l.pair()
+					c, _ := l.Pair()
 					rest, err := m.Add(context.Background(), c)
 					require.NoError(t, err)
 					require.Empty(t, rest)
@@ -780,12 +777,12 @@ func TestLosingTheLastConnectionWakesEveryWaiterWhenNobodyCanReplaceIt(t *testin
 	}
 }
 
-func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *testing.T) {
+func TestWaiterOfAnEmptyMultiplexerWaitsOnWhenAnAddFails(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
 		m := l.mux()
 		out := s.queue(m, 1, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
 
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		require.NoError(l, c.Close())
 
 		_, err := m.Add(context.Background(), c, nil)
@@ -793,7 +790,7 @@ func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *te
 		synctest.Wait()
 		require.Equal(l, 1, m.Stats().Waiting)
 
-		c, _ = l.pair()
+		c, _ = l.Pair()
 		_, err = m.Add(context.Background(), c)
 		require.NoError(l, err)
 
@@ -805,7 +802,7 @@ func TestAWaiterOfAMultiplexerThatNeverHadAConnectionWaitsOnWhenAnAddFails(t *te
 
 func TestWithAConnectorTheLossOfTheLastConnectionEndsNoWait(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		dials := newConnector(l) // whose calls, if there are any, take longer than the wait
 		m := l.mux(plex.WithConnections(given...), plex.WithConnector(dials.connect))
 		x := s.must(l, m)
@@ -821,14 +818,14 @@ func TestWithAConnectorTheLossOfTheLastConnectionEndsNoWait(t *testing.T) {
 
 func TestTheLossOfTheLastConnectionEndsNoWaitWhileAnotherIsBeingAdded(t *testing.T) {
 	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
+		given, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(2))
 		x := s.must(l, m)
 		out := s.queue(m, 1, func(int) (lease, error) { return s.acquire(m, context.Background(), 0) })
 
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		admit := make(chan struct{})
-		c.hooks.setReadDeadline = func(time.Time) { <-admit }
+		c.Hooks.SetReadDeadline = func(time.Time) { <-admit }
 
 		added := make(chan error)
 
@@ -850,207 +847,12 @@ func TestTheLossOfTheLastConnectionEndsNoWaitWhileAnotherIsBeingAdded(t *testing
 	})
 }
 
-func TestAReadHalfThatHasComeToItsEndIsNotLeasedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(t)
-		given, peers := l.pairs(2)
-		m := l.mux(plex.WithConnections(given...))
-		out := make(chan served, 1)
-
-		for i, p := range peers {
-			p.send("rest")
-			require.NoError(t, p.Close())
-
-			r := readerOf(t, m)
-			n, err := r.Read(make([]byte, 9))
-			require.NoError(t, err)
-			require.Equal(t, 4, n)
-			_, err = r.Read(make([]byte, 9))
-			require.Equal(t, io.EOF, err)
-
-			if i == 1 { // who waits by now waits in vain
-				go func() {
-					_, err := m.Reader(context.Background(), 0)
-					out <- served{err: err}
-				}()
-
-				synctest.Wait()
-			}
-
-			require.NoError(t, r.Close())
-		}
-
-		require.ErrorIs(t, (<-out).err, plex.ErrNoConnections)
-
-		for _, s := range sides {
-			_, err := s.acquire(m, context.Background(), -1)
-			require.ErrorIs(t, err, plex.ErrNoConnections)
-		}
-
-		require.EqualValues(t, 2, m.Stats().Lost)
-	})
-}
-
-func TestWhatALostConnectionHasLeftToReadIsHadBeforeTheErrorThatThereIsNone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(t)
-		given, peers := l.pairs(1)
-		m := l.mux(plex.WithConnections(given...))
-
-		peers[0].send("left over")
-		require.NoError(t, peers[0].Close())
-
-		r := readerOf(t, m)
-		chunks, err := r.RecvChunks(context.Background(), 0)
-		require.NoError(t, err)
-		synctest.Wait() // the stream has read all, and the end, and nobody has taken anything
-		require.NoError(t, r.Close())
-
-		_, ok := <-chunks
-		require.False(t, ok)
-
-		_, err = m.Writer(context.Background(), -1)
-		require.ErrorIs(t, err, plex.ErrNoConnections)
-
-		for _, want := range []string{"left", " ove", "r"} {
-			r, err := m.Reader(context.Background(), time.Second)
-			require.NoError(t, err, "there is something left to read")
-
-			p := make([]byte, 4)
-			n, err := r.Read(p)
-			require.NoError(t, err)
-			require.Equal(t, want, string(p[:n]))
-
-			if want == "r" {
-				_, err = r.Read(p)
-				require.Equal(t, io.EOF, err)
-			}
-
-			require.NoError(t, r.Close())
-		}
-
-		_, err = m.Reader(context.Background(), 0)
-		require.ErrorIs(t, err, plex.ErrNoConnections)
-	})
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Exclusivity
-
-func TestAHalfHasAtMostOneLiveLease(t *testing.T) {
-	l := newLedger(t)
-
-	const conns, goroutines, rounds = 4, 16, 1_500
-
-	given, _ := l.pairs(conns)
-	m := l.mux(plex.WithConnections(given...))
-
-	var owner [2]sync.Map // by address: whose lease it is
-	for _, c := range given {
-		owner[0].Store(c.RemoteAddr(), new(atomic.Int64))
-		owner[1].Store(c.RemoteAddr(), new(atomic.Int64))
-	}
-
-	var wrong atomic.Int64
-
-	hammer(goroutines, rounds, func(g, round int) {
-		k := (g + round) % 2
-
-		x, err := sides[k].acquire(m, context.Background(), time.Duration(round%3)*time.Minute)
-		if !assert.NoError(t, err) {
-			return
-		}
-
-		v, _ := owner[k].Load(x.RemoteAddr())
-		o := v.(*atomic.Int64)
-
-		if !o.CompareAndSwap(0, int64(g+1)) {
-			wrong.Add(1)
-		}
-
-		if round%4 == 0 {
-			runtime.Gosched()
-		}
-
-		if round%64 == 0 {
-			s := m.Stats()
-			if s.LeasedReaders > conns || s.LeasedWriters > conns || s.LeasedReaders+s.LeasedWriters < 1 {
-				wrong.Add(1)
-			}
-		}
-
-		if !o.CompareAndSwap(int64(g+1), 0) {
-			wrong.Add(1)
-		}
-
-		if x.Close() != nil || round%16 == 0 && !errors.Is(x.Close(), plex.ErrLeaseClosed) {
-			wrong.Add(1)
-		}
-	})
-
-	require.Zero(t, wrong.Load())
-	require.EqualValues(t, goroutines*rounds, m.Stats().Acquired)
-
-	for _, s := range sides {
-		s.all(t, m, conns)
-	}
-}
-
-func TestClosingALeaseManyTimesAtOncePutsItsHalfBackOnce(t *testing.T) {
-	l := newLedger(t)
-	given, _ := l.pairs(2)
-	m := l.mux(plex.WithConnections(given...))
-
-	for _, s := range sides {
-		for range 500 {
-			x := s.must(t, m)
-
-			var ok, again atomic.Int64
-
-			hammer(4, 1, func(int, int) {
-				switch err := x.Close(); {
-				case err == nil:
-					ok.Add(1)
-				case errors.Is(err, plex.ErrLeaseClosed):
-					again.Add(1)
-				}
-			})
-
-			require.EqualValues(t, 1, ok.Load())
-			require.EqualValues(t, 3, again.Load())
-			require.Equal(t, 2, s.idle(m.Stats()))
-		}
-
-		s.all(t, m, 2)
-	}
-}
-
-func TestReadersAndWritersAreLeasedIndependently(t *testing.T) {
-	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(3)
-		m := l.mux(plex.WithConnections(given...))
-
-		held := []lease{s.must(l, m), s.must(l, m), s.must(l, m)}
-
-		_, err := s.acquire(m, context.Background(), -1)
-		require.ErrorIs(l, err, plex.ErrTimeout)
-		s.other().all(l, m, 3)
-
-		st := m.Stats()
-		require.Equal(l, [4]int{0, 3, 3, 0}, [4]int{s.idle(st), s.leased(st), s.other().idle(st), s.other().leased(st)})
-
-		for _, x := range held {
-			require.NoError(l, x.Close())
-		}
-	})
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Cost
 
 func TestAcquireAndCloseDoNotAllocate(t *testing.T) {
 	l := newLedger(t)
-	given, _ := l.pairs(2)
+	given, _ := l.Pairs(2)
 	m := l.mux(plex.WithConnections(given...))
 
 	cancellable := t.Context()
@@ -1105,7 +907,7 @@ func TestAWaitedAcquireDoesNotAllocate(t *testing.T) {
 	}
 
 	l := newLedger(t)
-	given, _ := l.pairs(1)
+	given, _ := l.Pairs(1)
 	m := l.mux(plex.WithConnections(given...))
 
 	cancellable := t.Context()
@@ -1146,155 +948,4 @@ func TestAWaitedAcquireDoesNotAllocate(t *testing.T) {
 		assert.Zero(t, allocs, "timeout %v", timeout)
 		require.GreaterOrEqual(t, m.Stats().Waited-waited, uint64(200))
 	}
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// What a failed acquire says
-
-func TestAFailedAcquireIsADiagnosis(t *testing.T) {
-	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(2)
-		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(5))
-		held := []lease{s.must(l, m), s.must(l, m)}
-		unrelated := s.other().must(l, m)
-		out := s.queue(m, 3, func(int) (lease, error) { return s.acquire(m, context.Background(), time.Hour) })
-
-		_, err := s.acquire(m, context.Background(), 1500*time.Millisecond)
-
-		var failed *plex.AcquireError
-
-		require.ErrorAs(l, err, &failed)
-		require.Equal(l, plex.AcquireError{
-			Half: s.name, Waited: 1500 * time.Millisecond, Capacity: 5, Open: 2, Leased: 2, Waiting: 3, Err: plex.ErrTimeout,
-		}, *failed)
-
-		text := err.Error()
-		for _, part := range []string{s.name, "1.5s", "timed out", "capacity 5", "open 2", "leased 2", "connecting 0", "waiting 3"} {
-			assert.Contains(l, text, part)
-		}
-
-		assert.Regexp(l, "^plex: ", text)
-		assert.NotContains(l, text[1:], "plex: ", "one prefix is enough")
-
-		_, err = s.acquire(m, context.Background(), -1)
-		require.ErrorAs(l, err, &failed)
-		require.Zero(l, failed.Waited)
-		assert.NotContains(l, err.Error(), "after")
-
-		for i := range 3 {
-			require.NoError(l, held[i%2].Close())
-
-			held[i%2] = (<-out).lease
-		}
-
-		requireClosed(l, held[0], held[1], unrelated)
-	})
-}
-
-func TestEveryFailedAcquireIsAnAcquireErrorAndANetError(t *testing.T) {
-	eachSide(t, func(l *ledger, s side) {
-		given, _ := l.pairs(1)
-		m := l.mux(plex.WithConnections(given...), plex.WithMaxCapacity(2))
-		x := s.must(l, m)
-
-		check := func(err error, timeout bool, is ...error) {
-			l.Helper()
-
-			var (
-				failed *plex.AcquireError
-				netErr net.Error
-			)
-
-			require.ErrorAs(l, err, &failed)
-			require.ErrorAs(l, err, &netErr)
-			assert.Equal(l, s.name, failed.Half)
-			assert.Equal(l, timeout, netErr.Timeout(), err)
-
-			for _, target := range append(is, failed.Err) {
-				assert.ErrorIs(l, err, target)
-				assert.ErrorIs(l, fmt.Errorf("wrapped: %w", err), target)
-			}
-		}
-
-		canceled, cancel := context.WithCancel(context.Background())
-		cancel()
-
-		late, cancelLate := context.WithTimeout(context.Background(), time.Second)
-		defer cancelLate()
-
-		_, err := s.acquire(m, context.Background(), -1)
-		check(err, true, plex.ErrTimeout)
-
-		_, err = s.acquire(m, context.Background(), time.Second)
-		check(err, true, plex.ErrTimeout)
-
-		_, err = s.acquire(m, canceled, 0)
-		check(err, false, context.Canceled)
-
-		_, err = s.acquire(m, late, 0)
-		check(err, true, context.DeadlineExceeded)
-
-		require.NoError(l, x.Kill())
-
-		_, err = s.acquire(m, context.Background(), 0)
-		check(err, false, plex.ErrNoConnections)
-
-		require.NoError(l, m.Close())
-
-		_, err = s.acquire(m, context.Background(), 0)
-		check(err, false, plex.ErrClosed, net.ErrClosed)
-	})
-}
-
-func TestAcquireErrorReadsLikeADiagnosis(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: fakeAddr("10.0.0.7:5432"), Err: os.NewSyscallError("connect", errDialRefused)}
-
-	for want, e := range map[string]plex.AcquireError{
-		"plex: no reader after 2.005s: timed out (capacity 8, open 1, leased 1, connecting 2, waiting 17); " +
-			"last connect: dial tcp 10.0.0.7:5432: connect: connection refused by the test": {
-			Half: "reader", Waited: 2004999999, Capacity: 8, Open: 1, Leased: 1, Connecting: 2, Waiting: 17,
-			Err: plex.ErrTimeout, Connect: refused,
-		},
-		"plex: no writer: timed out (capacity 1, open 1, leased 1, connecting 0, waiting 0)": {
-			Half: "writer", Capacity: 1, Open: 1, Leased: 1, Err: plex.ErrTimeout,
-		},
-		"plex: no writer after 12.346ms: context canceled (capacity 1, open 1, leased 1, connecting 0, waiting 0)": {
-			Half: "writer", Waited: 12345678, Capacity: 1, Open: 1, Leased: 1, Err: context.Canceled,
-		},
-	} {
-		assert.Equal(t, want, e.Error())
-		assert.ErrorIs(t, &e, e.Err)
-
-		if e.Connect != nil {
-			var opError *net.OpError
-
-			assert.ErrorIs(t, &e, errDialRefused, "the last connect error is in the chain")
-			assert.ErrorAs(t, &e, &opError)
-		}
-	}
-
-	assert.True(t, (&plex.AcquireError{Err: fmt.Errorf("%w: why", context.DeadlineExceeded)}).Timeout())
-	assert.False(t, (&plex.AcquireError{Err: context.Canceled, Connect: os.ErrDeadlineExceeded}).Timeout())
-}
-
-func TestTheErrorsForWhatIsClosedMatchNetErrClosedAndNotEachOther(t *testing.T) {
-	assert.ErrorIs(t, plex.ErrClosed, net.ErrClosed)
-	assert.ErrorIs(t, plex.ErrLeaseClosed, net.ErrClosed)
-	assert.NotErrorIs(t, plex.ErrClosed, plex.ErrLeaseClosed)
-	assert.NotErrorIs(t, plex.ErrLeaseClosed, plex.ErrClosed)
-
-	all := []error{
-		plex.ErrClosed, plex.ErrLeaseClosed, plex.ErrTimeout, plex.ErrStreaming, plex.ErrTooManyConnections, plex.ErrNilConnection,
-		plex.ErrKnownConnection, plex.ErrNoConnections, plex.ErrKilled, plex.ErrPartialWrite, plex.ErrNotAttached, plex.ErrAttached,
-	}
-	for i, a := range all {
-		assert.Regexp(t, "^plex: ", a.Error())
-
-		for j, b := range all {
-			assert.Equal(t, i == j, errors.Is(a, b), "%v, %v", a, b)
-		}
-	}
-
-	assert.ErrorIs(t, &plex.UnsentError{Unsent: 7, Err: errDialRefused}, errDialRefused)
-	assert.Contains(t, (&plex.UnsentError{Unsent: 7, Err: errDialRefused}).Error(), "7 bytes")
 }

@@ -218,7 +218,7 @@ func (c *conn) isSurplus() bool {
 
 func (c *conn) isSurplusLocked() bool {
 	m := c.m
-	return m.open-m.leaving > m.cfg.minimum.Get() && !m.refusing && c.pins == 0
+	return m.open-m.leaving > m.cfg.minimum.Get() && !m.refusing && c.pins.Load() == 0
 }
 
 // scaleDownHeld is scaleDown with both halves held.

@@ -16,14 +16,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 const scaleAfter = 50 * time.Millisecond
 
 // scaling makes a multiplexer of n given connections with auto-scaling up to the capacity.
-func (l *ledger) scaling(n, capacity int, connect plex.Connect, opts ...plex.Option) (*plex.Multiplexer, []net.Conn, []*fakePeer) {
+func (l *ledger) scaling(n, capacity int, connect plex.Connect, opts ...plex.Option) (*plex.Multiplexer, []net.Conn, []*fakenet.Peer) {
 	l.Helper()
-	conns, peers := l.pairs(n)
+	conns, peers := l.Pairs(n)
 
 	return l.mux(append([]plex.Option{
 		plex.WithConnections(conns...), plex.WithMaxCapacity(capacity),
@@ -75,13 +76,13 @@ func TestAWaitThatIsLongerThanTheTimeoutAddsAConnection(t *testing.T) {
 				time.Sleep(time.Nanosecond)
 
 				call := c.unanswered(1)[0]
-				require.Equal(t, conns[0].RemoteAddr(), call.handle.RemoteAddr())
+				require.Equal(t, conns[0].RemoteAddr(), call.Handle.RemoteAddr())
 				require.Equal(t, []int{1, 1, 1}, []int{m.Stats().Open, m.Stats().Connecting, m.Stats().Waiting})
 
 				time.Sleep(210 * time.Millisecond)
 
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 
 				a := got(t, waiting)
 				require.Equal(t, scaleAfter+210*time.Millisecond, a.at.Sub(began))
@@ -94,7 +95,7 @@ func TestAWaitThatIsLongerThanTheTimeoutAddsAConnection(t *testing.T) {
 				requireClosed(t, a.lease())
 				release()
 				time.Sleep(time.Minute)
-				require.Equal(t, 1, c.count())
+				require.Equal(t, 1, c.Total())
 			})
 		})
 	}
@@ -120,7 +121,7 @@ func TestWaitsShorterThanTheTimeoutNeverScale(t *testing.T) {
 		}
 
 		time.Sleep(time.Minute)
-		require.Zero(t, s.count())
+		require.Zero(t, s.Total())
 	})
 }
 
@@ -141,8 +142,8 @@ func TestAWaiterTakesWhateverComesFirst(t *testing.T) {
 		require.Equal(t, conns[0].RemoteAddr(), first.RemoteAddr(), "the half that was freed")
 
 		waiting = wantReader(t.Context(), m, 0)
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 
 		second := got(t, waiting).lease()
 		require.Equal(t, fresh.RemoteAddr(), second.RemoteAddr(), "what was on its way serves the next")
@@ -181,8 +182,8 @@ func TestThereAreAsManyConnectsAsWaitersWithoutOne(t *testing.T) {
 		_ = c.unanswered(0)
 
 		for _, call := range calls {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		closeAll(t, waiting...)
@@ -202,8 +203,8 @@ func TestTheConnectThatWasStartedAtOnceIsTheOneForItsWaiter(t *testing.T) {
 		calls = append(calls, c.unanswered(0)...) // one waiter, one connect
 
 		for _, call := range calls {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		closeAll(t, waiting)
@@ -228,8 +229,8 @@ func TestAConnectWhoseWaiterWasServedOtherwiseIsTheNextWaiters(t *testing.T) {
 		time.Sleep(2 * scaleAfter)
 		_ = c.unanswered(0) // one waiter, and one connect that is under way
 
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 		closeAll(t, second)
 		requireClosed(t, a.lease())
 	})
@@ -249,8 +250,8 @@ func TestAReplacementThatIsUnderWayIsForWaitersToo(t *testing.T) {
 		time.Sleep(2 * scaleAfter)
 		_ = c.unanswered(0) // one waiter, and one connect that is under way
 
-		fresh, _ := l.pair()
-		heal.succeed(fresh)
+		fresh, _ := l.Pair()
+		heal.Succeed(fresh)
 		closeAll(t, waiting)
 		release()
 	})
@@ -268,7 +269,7 @@ func TestABurstOfWaitersWithSlowDialsEndsWithExactlyTheCapacityInUse(t *testing.
 				var open atomic.Int64 // given connections that the service does not know of
 				open.Store(int64(given))
 				for _, conn := range conns {
-					conn.(*fakeConn).afterClose(func() { open.Add(-1) })
+					conn.(*fakenet.Conn).AfterClose(func() { open.Add(-1) })
 				}
 
 				s.set(func(s *service) { s.latency = 400 * time.Millisecond })
@@ -309,9 +310,9 @@ func TestABurstOfWaitersWithSlowDialsEndsWithExactlyTheCapacityInUse(t *testing.
 					[]int{stats.Open, stats.Connecting, stats.LeasedReaders, stats.LeasedWriters})
 				done.Wait()
 
-				total, _, peak := s.counts()
-				require.Equal(t, capacity-given, total)
-				require.LessOrEqual(t, peak+int(open.Load()), capacity)
+				counts := s.Counts()
+				require.Equal(t, capacity-given, counts.Total)
+				require.LessOrEqual(t, counts.PeakInUse+int(open.Load()), capacity)
 				require.EqualValues(t, capacity-given, m.Stats().ScaledUp)
 				require.EqualValues(t, 500, m.Stats().Acquired)
 			})
@@ -400,7 +401,7 @@ func TestTheCapacityHoldsThroughBurstsLossesAndRefusals(t *testing.T) {
 				close(stop)
 				<-weather
 
-				_, _, peak := s.counts()
+				peak := s.Counts().PeakInUse
 				require.LessOrEqual(t, peak, capacity, "counted inside Connect and by what is open")
 				require.Zero(t, tooMany, "snapshots beyond the capacity")
 
@@ -438,20 +439,20 @@ func TestTheFirstCallerOfAnEmptyPoolIsConnectedForAtOnce(t *testing.T) {
 				m := l.mux(append(opts, plex.WithConnector(c.connect), plex.WithMaxCapacity(2))...)
 
 				time.Sleep(time.Minute)
-				require.Zero(t, c.count(), "nobody has asked yet")
+				require.Zero(t, c.Total(), "nobody has asked yet")
 
 				_, err := m.Reader(t.Context(), -1)
 				require.ErrorIs(t, err, plex.ErrTimeout)
 
 				first := wantReader(t.Context(), m, 0)
 				call := c.unanswered(1)[0]
-				require.Nil(t, call.handle.RemoteAddr(), "there has been none before")
+				require.Nil(t, call.Handle.RemoteAddr(), "there has been none before")
 
 				others := []<-chan waiter{wantReader(t.Context(), m, 0), wantWriter(t.Context(), m, 0)}
 				_ = c.unanswered(0) // one is on its way
 
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 				closeAll(t, first)
 				closeAll(t, others...)
 
@@ -477,10 +478,10 @@ func TestAFailedFirstConnectIsRetriedForThoseWhoWaitAndForNobodyElse(t *testing.
 			require.True(t, pause >= 200*time.Millisecond && pause <= 500*time.Millisecond, pause)
 		}
 
-		was := s.count()
+		was := s.Total()
 		require.GreaterOrEqual(t, was, 40)
 		time.Sleep(time.Hour)
-		require.Equal(t, was, s.count(), "nobody waits")
+		require.Equal(t, was, s.Total(), "nobody waits")
 		s.comeUp()
 
 		r, err := m.Reader(t.Context(), time.Second)
@@ -507,7 +508,7 @@ func TestAFailedScaleUpIsRetriedUnderTheBackoffAsLongAsSomebodyWaits(t *testing.
 		time.Sleep(10 * time.Millisecond)
 
 		for _, call := range calls {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		for n := range 3 {
@@ -517,14 +518,14 @@ func TestAFailedScaleUpIsRetriedUnderTheBackoffAsLongAsSomebodyWaits(t *testing.
 			call := c.next()
 			require.Equal(t, time.Duration(n+1)*time.Second, time.Since(failed))
 			require.Empty(t, c.unanswered(0), "a dead service is probed by one at a time")
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		cancel()
 		require.Error(t, (<-first).err)
 
 		call := c.next() // there is one more who waits
-		call.fail(errRefused)
+		call.Fail(errRefused)
 		synctest.Wait()
 		release()
 		closeAll(t, second)
@@ -547,17 +548,17 @@ func TestAFailedScaleUpIsNeverRetriedForNobody(t *testing.T) {
 
 		for range 300 {
 			release := leaseAll(t, m, 1)
-			was := s.count()
+			was := s.Total()
 			_, err := m.Reader(t.Context(), scaleAfter+5*time.Millisecond) // it is gone as the dial fails
 			require.ErrorIs(t, err, plex.ErrTimeout)
 
 			time.Sleep(time.Second)
-			require.Equal(t, was+1, s.count())
+			require.Equal(t, was+1, s.Total())
 			release()
 
 			s.comeUp() // the service has to prove useful, for the next failure to be the first
 			time.Sleep(3 * time.Second)
-			require.Equal(t, was+1, s.count())
+			require.Equal(t, was+1, s.Total())
 			killAll(t, m, 1)
 			time.Sleep(time.Second)
 
@@ -592,11 +593,11 @@ func TestADeadServiceIsNotStormedForManyWhoWait(t *testing.T) {
 
 		time.Sleep(time.Second)
 
-		was := s.count()
+		was := s.Total()
 		require.LessOrEqual(t, was, 105, "one for each waiter before the first has failed, and a few probes")
 		s.set(func(*service) {})
 		time.Sleep(10 * time.Second)
-		require.LessOrEqual(t, s.count()-was, 21)
+		require.LessOrEqual(t, s.Total()-was, 21)
 		require.LessOrEqual(t, s.peakSinceSet(), 1)
 		release()
 		done.Wait()
@@ -606,7 +607,7 @@ func TestADeadServiceIsNotStormedForManyWhoWait(t *testing.T) {
 func TestAnOverdueWaiterIsServedThoughTheConnectForItHangsForEver(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
+		c.IgnoreCtx = true
 		m, _, _ := l.scaling(1, 4, c.connect)
 		release := leaseAll(t, m, 1)
 		waiting := wantReader(t.Context(), m, 5*time.Minute)
@@ -616,12 +617,11 @@ func TestAnOverdueWaiterIsServedThoughTheConnectForItHangsForEver(t *testing.T) 
 
 		time.Sleep(time.Minute)
 
-		select {
-		case call := <-c.calls:
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+		if c.Pending() > 0 {
+			fresh, _ := l.Pair()
+			c.Next().Succeed(fresh)
 			closeAll(t, waiting)
-		default:
+		} else {
 			t.Error("a minute after the Connect that hangs was called, two slots are free, and nobody has tried again for its waiter")
 			require.Error(t, (<-waiting).err)
 		}
@@ -645,7 +645,7 @@ func TestConnectsForThoseWhoWaitDoNotHoldUpTheHealing(t *testing.T) {
 		time.Sleep(scaleAfter)
 		_ = c.unanswered(8)
 		require.NoError(t, reader.Kill())
-		require.Equal(t, reader.RemoteAddr(), c.unanswered(1)[0].handle.RemoteAddr())
+		require.Equal(t, reader.RemoteAddr(), c.unanswered(1)[0].Handle.RemoteAddr())
 
 		for _, ch := range waiting {
 			require.Error(t, (<-ch).err)
@@ -679,16 +679,16 @@ func TestALongLifeSinceTheLastFailureMakesTheNextOfAnyKindTheFirst(t *testing.T)
 		killAll(t, m, 1)
 
 		for range 4 {
-			c.next().fail(errRefused)
+			c.next().Fail(errRefused)
 		}
 
-		fresh, _ := l.pair()
-		c.next().succeed(fresh)
+		fresh, _ := l.Pair()
+		c.next().Succeed(fresh)
 		time.Sleep(time.Minute) // it lives on
 
 		release := leaseAll(t, m, 1)
 		waiting := wantReader(t.Context(), m, 10*time.Second)
-		c.next().fail(errRefused)
+		c.next().Fail(errRefused)
 		synctest.Wait()
 
 		failed := time.Now()
@@ -703,12 +703,12 @@ func TestALongLifeSinceTheLastFailureMakesTheNextOfAnyKindTheFirst(t *testing.T)
 func TestNoAutoScalingIsNoScaling(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithMaxCapacity(4), plex.WithConnector(s.connect))
 		release := leaseAll(t, m, 1)
 		_, err := m.Reader(t.Context(), time.Hour)
 		require.ErrorIs(t, err, plex.ErrTimeout)
-		require.Zero(t, s.count())
+		require.Zero(t, s.Total())
 		release()
 	})
 }
@@ -767,12 +767,12 @@ func TestSurplusIsClosedAfterTheIdleTimeoutOldestFirstDownToTheMinimum(t *testin
 				require.LessOrEqual(t, time.Since(needed), idle.timeout*11/10)
 
 				for _, conn := range conns {
-					require.Equal(t, 1, conn.(*fakeConn).closeCount(), "the oldest")
+					require.Equal(t, 1, conn.(*fakenet.Conn).Closes(), "the oldest")
 				}
 
 				time.Sleep(24 * time.Hour)
 				require.Equal(t, 2, m.Stats().Open)
-				require.Equal(t, 2, s.count())
+				require.Equal(t, 2, s.Total())
 			})
 		})
 	}
@@ -894,7 +894,7 @@ func TestALeasedConnectionIsNeverSurplus(t *testing.T) {
 
 				time.Sleep(time.Hour)
 				require.Equal(t, 1, m.Stats().Open)
-				require.Zero(t, conns[0].(*fakeConn).closeCount())
+				require.Zero(t, conns[0].(*fakenet.Conn).Closes())
 				requireClosed(t, leases...)
 				time.Sleep(12 * time.Second)
 				require.Zero(t, m.Stats().Open)
@@ -905,10 +905,10 @@ func TestALeasedConnectionIsNeverSurplus(t *testing.T) {
 }
 
 // slowToClose makes a connection whose Close takes until free is called.
-func (l *ledger) slowToClose() (conn *fakeConn, free func()) {
-	conn, _ = l.pair()
+func (l *ledger) slowToClose() (conn *fakenet.Conn, free func()) {
+	conn, _ = l.Pair()
 	stuck := make(chan struct{})
-	conn.hooks.close = func() { <-stuck }
+	conn.Hooks.Close = func() { <-stuck }
 
 	return conn, sync.OnceFunc(func() { close(stuck) })
 }
@@ -983,7 +983,7 @@ func TestAPoolThatHasShrunkToNothingConnectsForTheNextCallerAtOnce(t *testing.T)
 			require.NoError(t, err)
 			require.Zero(t, time.Since(began))
 			requireClosed(t, r)
-			require.Equal(t, n+1, s.count())
+			require.Equal(t, n+1, s.Total())
 			time.Sleep(12 * time.Second)
 			require.Zero(t, m.Stats().Open)
 			require.EqualValues(t, n+1, m.Stats().ScaledDown)
@@ -1019,40 +1019,8 @@ func TestACallerThatComesJustAsTheLastConnectionIsClosedIsServedAtOnce(t *testin
 			}
 		}
 
-		require.Greater(t, s.count(), 200)
+		require.Greater(t, s.Total(), 200)
 	})
-}
-
-func TestExactlyOneConnectIsMadeForOneWaiter(t *testing.T) {
-	for range 300 {
-		bubble(t, func(t *testing.T, l *ledger) {
-			s := newService(l)
-			m, _, _ := l.scaling(1, 8, s.connect)
-			release := leaseAll(t, m, 1)
-			r, err := m.Reader(t.Context(), 0)
-			require.NoError(t, err)
-			require.Equal(t, 1, m.Stats().LeasedWriters, "that of the first; nobody has leased one of the second")
-			time.Sleep(time.Second)
-			require.Equal(t, 1, s.count())
-			requireClosed(t, r)
-			release()
-		})
-	}
-}
-
-func TestACallerThatIsThereAsSoonAsNewHasReturnedIsConnectedFor(t *testing.T) {
-	for range 300 {
-		bubble(t, func(t *testing.T, l *ledger) {
-			s := newService(l)
-			m := l.mux(plex.WithConnector(s.connect), plex.WithMaxCapacity(8))
-			r, err := m.Reader(t.Context(), time.Second)
-			require.NoError(t, err)
-			require.Zero(t, m.Stats().LeasedWriters)
-			requireClosed(t, r)
-			synctest.Wait()
-			require.Equal(t, 1, s.count())
-		})
-	}
 }
 
 func TestASteadyLoadDoesNotMakeThePoolPumpUpAndDown(t *testing.T) {
@@ -1113,7 +1081,7 @@ func TestASteadyLoadDoesNotMakeThePoolPumpUpAndDown(t *testing.T) {
 
 func TestSurplusIsClosedWithoutAConnectorToo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns[0]), plex.WithMaxCapacity(3), plex.WithIdleTimeout(time.Minute))
 		_, err := m.Add(t.Context(), conns[1:]...)
 		require.NoError(t, err)
@@ -1129,7 +1097,7 @@ func TestSurplusIsClosedWithoutAConnectorToo(t *testing.T) {
 func TestWithoutAnIdleTimeoutNothingIsSurplus(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnector(s.connect), plex.WithMaxCapacity(3))
 		_, err := m.Add(t.Context(), conns...)
 		require.NoError(t, err)
@@ -1151,7 +1119,7 @@ func TestWhatWasScaledDownIsNotHealedAndWhatIsLostIsKeptAtItsNumber(t *testing.T
 		time.Sleep(12 * time.Second)
 		require.Equal(t, 2, m.Stats().Open)
 
-		was := s.count()
+		was := s.Total()
 
 		for range 10 {
 			killAll(t, m, 2)
@@ -1159,22 +1127,22 @@ func TestWhatWasScaledDownIsNotHealedAndWhatIsLostIsKeptAtItsNumber(t *testing.T
 			require.Equal(t, 2, m.Stats().Open)
 		}
 
-		require.Equal(t, 20, s.count()-was)
+		require.Equal(t, 20, s.Total()-was)
 	})
 }
 
-func TestTheMinimumIsKeptThoughAScaleUpFailsAfterTheScaleDownThatDidNotWaitForIt(t *testing.T) {
+func TestTheMinimumIsKeptThoughAScaleUpFailsAfterTheScaleDown(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
+		c.IgnoreCtx = true
 		m, _, _ := l.scaling(3, 8, c.connect, plex.WithIdleTimeout(10*time.Second))
 
 		release := leaseAll(t, m, 3)
 		one := wantReader(t.Context(), m, 0)
 		time.Sleep(scaleAfter)
 
-		fresh, _ := l.pair()
-		c.unanswered(1)[0].succeed(fresh)
+		fresh, _ := l.Pair()
+		c.unanswered(1)[0].Succeed(fresh)
 		a := got(t, one)
 
 		two := wantReader(t.Context(), m, 2*scaleAfter)
@@ -1186,99 +1154,16 @@ func TestTheMinimumIsKeptThoughAScaleUpFailsAfterTheScaleDownThatDidNotWaitForIt
 
 		time.Sleep(time.Minute)
 		require.Equal(t, 3, m.Stats().Open, "one was surplus")
-		hangs.fail(errRefused)
+		hangs.Fail(errRefused)
 		synctest.Wait()
 		time.Sleep(time.Minute)
 
 		for range 3 {
 			killAll(t, m, 1)
-			fresh, _ := l.pair()
-			c.next().succeed(fresh)
+			fresh, _ := l.Pair()
+			c.next().Succeed(fresh)
 			time.Sleep(time.Minute)
 			require.Equal(t, 3, m.Stats().Open)
 		}
 	})
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The end
-
-func TestTheEndComesAtOnceWhateverTheAutoScalerIsDoing(t *testing.T) {
-	for _, state := range []struct {
-		name  string
-		bring func(l *ledger, c *connector)
-	}{
-		{"nobody is overdue yet", func(*ledger, *connector) { time.Sleep(scaleAfter - 1) }},
-		{"connecting", func(_ *ledger, c *connector) {
-			time.Sleep(scaleAfter)
-			_ = c.unanswered(3)
-		}},
-		{"pausing", func(_ *ledger, c *connector) {
-			time.Sleep(scaleAfter)
-
-			for _, call := range c.unanswered(3) {
-				call.fail(errRefused)
-			}
-
-			synctest.Wait()
-		}},
-		{"at its capacity", func(l *ledger, c *connector) {
-			time.Sleep(scaleAfter)
-
-			for _, call := range c.unanswered(3) {
-				fresh, _ := l.pair()
-				call.succeed(fresh)
-			}
-
-			synctest.Wait()
-		}},
-	} {
-		for _, how := range []string{"Close", "Shutdown"} {
-			t.Run(state.name+"/"+how, func(t *testing.T) {
-				bubble(t, func(t *testing.T, l *ledger) {
-					c := newConnector(l)
-					m, _, _ := l.scaling(1, 4, c.connect, plex.WithBackoff(func(int) time.Duration { return time.Minute }))
-					release := leaseAll(t, m, 1)
-
-					var waiting []<-chan waiter
-					for range 10 {
-						waiting = append(waiting, wantReader(t.Context(), m, 0))
-					}
-
-					state.bring(l, c)
-
-					began, calls := time.Now(), c.count()
-
-					var ended <-chan error
-					if how == "Close" {
-						ended = later(m.Close)
-					} else {
-						ended = later(func() error { return m.Shutdown(context.Background()) })
-					}
-
-					for _, ch := range waiting {
-						if a := <-ch; a.err == nil {
-							requireClosed(t, a.lease())
-						} else {
-							require.ErrorIs(t, a.err, plex.ErrClosed)
-						}
-					}
-
-					release() // which is what Shutdown waits for
-					require.NoError(t, <-ended)
-					require.Zero(t, time.Since(began))
-
-					_, connecting, _ := c.counts()
-					require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
-
-					time.Sleep(time.Hour)
-					require.Equal(t, calls, c.count())
-
-					s := m.Stats()
-					require.Equal(t, []int{0, 0, 0}, []int{s.Open, s.Connecting, s.Waiting})
-					require.Zero(t, plexGoroutines())
-				})
-			})
-		}
-	}
 }

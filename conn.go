@@ -157,6 +157,7 @@ type conn struct {
 
 	cause     atomic.Pointer[error] // the first fatal error; nil while there is none
 	peer      peerEnd
+	pins      atomic.Int64           // how many expect something of it without a lease; changed under m.mu
 	delivered atomic.Bool            // it has delivered something
 	said      atomic.Pointer[string] // the last that the peer said before it hung up, if plex has read it
 	saidBye   atomic.Bool            // plex has closed the write side, which makes the kernel forget a reset
@@ -173,7 +174,6 @@ type conn struct {
 	expiresAt  time.Time     // when it becomes due, and later when pins no longer keep it; zero without a maximal lifetime
 	graceEnds  time.Time     // when pins no longer keep it, once it leaves; zero if it was not pinned then
 	queued     bool          // it is in Multiplexer.due
-	pins       int           // how many expect something of it without a lease
 	parkWake   chan struct{} // has the goroutine that parks go back to its Read; nil if there is none
 	ends       map[*afterEnd]struct{}
 	rosterAt   int // its place in the roster, and in the heap of expiries; from 1, 0 if none

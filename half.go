@@ -34,6 +34,7 @@ type half struct {
 	mu        sync.Mutex
 	deadlines deadlines
 	parking   parking
+	named     named
 	out       chan struct{} // closed when the present operation leaves; nil if nobody waits
 	done      chan struct{} // the lease's Done; nil unless asked for
 	killed    bool          // the last lease there will be has been killed
@@ -136,7 +137,10 @@ func (h *half) retire() {
 
 // markRetired is the first part of retire. If it reports true, the caller has to settle h.
 func (h *half) markRetired() bool {
-	_, over := h.change(word.retired)
+	from, over := h.change(word.retired)
+	if from.is(poolNamed) {
+		h.failNamed()
+	}
 	return over
 }
 
@@ -173,8 +177,10 @@ func (h *half) arrive(how arrival) {
 	switch {
 	case next.over():
 		h.settle()
-	case next.is(poolHeld):
+	case next.is(poolHeld) && from.is(leaseLive) && next.is(connEnded|connDue):
 		c.look(h)
+	case next.is(poolHeld):
+		h.serveNamed()
 	default:
 		if next.is(poolListed) && !from.is(poolListed) {
 			h.queue.put(h)
@@ -258,6 +264,21 @@ func (h *half) close(id word) error {
 		return nil
 	}
 	return h.closeSlow(id)
+}
+
+// closeNamed is close for a read half that was leased by name: it may still have its entry in the
+// queue, or be listed on demand only. The common case is one swap here, too.
+func (h *half) closeNamed(id word) error {
+	w := h.word()
+	if w&^(poolListed|poolOnDemand) != id|leaseLive || !w.is(poolListed|poolOnDemand) || !h.swap(w, w&^leaseLive) {
+		return h.close(id)
+	}
+	// Whoever decides meanwhile how read halves are asked for looks at those that are idle after the
+	// decision, see decideReading.
+	if w.is(poolOnDemand) && h.conn.m.reading.Load() == readsReady {
+		h.attend(w, false)
+	}
+	return nil
 }
 
 // closeSlow ends a lease that is in use, or has left something behind, or is not the caller's any

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -40,57 +41,57 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 
 	for _, loss := range []struct {
 		name string
-		lose func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer)
+		lose func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer)
 	}{
-		{"a read error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
-			p.reset(syscall.ECONNRESET, false)
+		{"a read error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
+			p.Reset(syscall.ECONNRESET, false)
 
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			refusedBy(t, r, w, syscall.ECONNRESET)
 		}},
-		{"a write error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
-			p.reset(syscall.ECONNRESET, false)
+		{"a write error", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
+			p.Reset(syscall.ECONNRESET, false)
 
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			refusedBy(t, r, w, syscall.ECONNRESET)
 		}},
-		{"the kernel's timeout", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
-			p.reset(syscall.ETIMEDOUT, false)
+		{"the kernel's timeout", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
+			p.Reset(syscall.ETIMEDOUT, false)
 
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, syscall.ETIMEDOUT)
 			refusedBy(t, r, w, syscall.ETIMEDOUT)
 		}},
-		{"an error of a stream", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
+		{"an error of a stream", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
 			chunks, err := r.RecvChunks(t.Context(), 0)
 			require.NoError(t, err)
-			p.reset(syscall.ECONNRESET, false)
+			p.Reset(syscall.ECONNRESET, false)
 
 			_, open := <-chunks
 			require.False(t, open)
 			refusedBy(t, r, w, syscall.ECONNRESET)
 		}},
-		{"Kill of the reader", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+		{"Kill of the reader", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakenet.Peer) {
 			require.NoError(t, r.Kill())
 
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, plex.ErrKilled)
 		}},
-		{"Kill of the writer", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+		{"Kill of the writer", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakenet.Peer) {
 			require.NoError(t, w.Kill())
 
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, plex.ErrKilled)
 		}},
-		{"Kill of both at once", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakePeer) {
+		{"Kill of both at once", func(t *testing.T, r plex.Reader, w plex.Writer, _ *fakenet.Peer) {
 			other := later(r.Kill)
 			require.NoError(t, w.Kill())
 			require.NoError(t, <-other)
 		}},
-		{"a partial write", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
-			p.allow(3)
+		{"a partial write", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
+			p.Allow(3)
 			require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Second)))
 
 			n, err := w.Write([]byte("abcdef"))
@@ -101,9 +102,9 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 			_, err = r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, plex.ErrPartialWrite)
 		}},
-		{"the peer's close", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakePeer) {
-			p.send("rest")
-			p.closeWrite()
+		{"the peer's close", func(t *testing.T, r plex.Reader, w plex.Writer, p *fakenet.Peer) {
+			p.Send("rest")
+			p.CloseWrite()
 			require.Equal(t, "rest", readN(t, r, 4))
 			requireClosed(t, w)
 
@@ -114,7 +115,7 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 		t.Run(loss.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c := newConnector(l)
-				conns, peers := l.pairs(3)
+				conns, peers := l.Pairs(3)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 				first, r, w := readerOf(t, m), readerOf(t, m), writerOf(t, m)
 				requireClosed(t, w)
@@ -126,8 +127,8 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 				loss.lose(t, r, w, peers[1])
 
 				call := c.unanswered(1)[0]
-				require.Equal(t, conns[1].RemoteAddr(), call.handle.RemoteAddr(), "the lost connection's address")
-				require.True(t, isClosed(peers[1].clientClosed()), "its transport is closed")
+				require.Equal(t, conns[1].RemoteAddr(), call.Handle.RemoteAddr(), "the lost connection's address")
+				require.True(t, isClosed(peers[1].ConnClosed()), "its transport is closed")
 
 				s := m.Stats()
 				require.Equal(t, []int{2, 1}, []int{s.Open, s.Connecting})
@@ -135,8 +136,8 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 
 				_, _ = r.Close(), w.Close()
 
-				fresh, peer := l.pair()
-				call.succeed(fresh)
+				fresh, peer := l.Pair()
+				call.Succeed(fresh)
 
 				s = settled(m)
 				require.Equal(t, []int{3, 0, 2, 3}, []int{s.Open, s.Connecting, s.IdleReaders, s.IdleWriters})
@@ -151,7 +152,7 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 				requireClosed(t, r, w, first)
 
 				time.Sleep(time.Hour)
-				require.Equal(t, 1, c.count(), "exactly one")
+				require.Equal(t, 1, c.Total(), "exactly one")
 			})
 		})
 	}
@@ -160,11 +161,11 @@ func TestEveryKindOfLossLeadsToOneReplacementAndToldTheLostAddress(t *testing.T)
 func TestAPeersCloseIsHealedWhenTheLiveWriteLeaseHasEnded(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conn, peer := l.pair()
+		conn, peer := l.Pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect))
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		peer.closeWrite()
+		peer.CloseWrite()
 
 		_, err := r.Read(make([]byte, 1))
 		require.Equal(t, io.EOF, err)
@@ -172,15 +173,15 @@ func TestAPeersCloseIsHealedWhenTheLiveWriteLeaseHasEnded(t *testing.T) {
 		require.EqualValues(t, 1, m.Stats().Lost)
 
 		time.Sleep(time.Minute)
-		require.Zero(t, c.count(), "its place is taken as long as the writer has it")
+		require.Zero(t, c.Total(), "its place is taken as long as the writer has it")
 
 		_, err = w.Write([]byte("last words"))
 		require.NoError(t, err)
 		requireClosed(t, w)
-		require.Equal(t, "last words", peer.readAll())
+		require.Equal(t, "last words", peer.ReadAll())
 
-		fresh, _ := l.pair()
-		c.unanswered(1)[0].succeed(fresh)
+		fresh, _ := l.Pair()
+		c.unanswered(1)[0].Succeed(fresh)
 		require.EqualValues(t, 1, settled(m).Healed)
 	})
 }
@@ -193,7 +194,7 @@ func TestALossIsCountedAndHealedOnceThoughBothHalvesComeToTheirEnd(t *testing.T)
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				s := newService(l)
-				conn, peer := l.pair()
+				conn, peer := l.Pair()
 				m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect))
 				r, w := readerOf(t, m), writerOf(t, m)
 
@@ -206,7 +207,7 @@ func TestALossIsCountedAndHealedOnceThoughBothHalvesComeToTheirEnd(t *testing.T)
 
 				st := settled(m)
 				require.Equal(t, []uint64{1, 1}, []uint64{st.Lost, st.Healed})
-				require.Equal(t, []int{1, 1}, []int{st.Open, s.count()})
+				require.Equal(t, []int{1, 1}, []int{st.Open, s.Total()})
 			})
 		})
 	}
@@ -217,7 +218,7 @@ func TestEachOfManyLossesIsReplacedOnceAtItsOwnAddress(t *testing.T) {
 		const n = 40
 
 		c := newConnector(l)
-		conns, _ := l.pairs(n)
+		conns, _ := l.Pairs(n)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, n)
@@ -226,9 +227,9 @@ func TestEachOfManyLossesIsReplacedOnceAtItsOwnAddress(t *testing.T) {
 
 		for range n {
 			call := c.next()
-			told[call.handle.RemoteAddr().String()]++
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			told[call.Handle.RemoteAddr().String()]++
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		for _, conn := range conns {
@@ -240,7 +241,7 @@ func TestEachOfManyLossesIsReplacedOnceAtItsOwnAddress(t *testing.T) {
 		s := m.Stats()
 		require.Equal(t, []int{n, 0}, []int{s.Open, s.Connecting})
 		require.Equal(t, []uint64{n, n, n}, []uint64{s.Lost, s.Healed, s.Connected})
-		require.Equal(t, n, c.count())
+		require.Equal(t, n, c.Total())
 	})
 }
 
@@ -248,18 +249,18 @@ func TestAConnectionThatPlexConnectedIsHealedAsOneThatWasGiven(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
 		m := s.pool(3)
-		require.Equal(t, 3, s.count())
+		require.Equal(t, 3, s.Total())
 
 		r := readerOf(t, m)
-		s.auto = nil // the calls are the test's to answer from now on
+		s.Auto = nil // the calls are the test's to answer from now on
 
 		require.NoError(t, r.Kill())
 
 		call := s.unanswered(1)[0]
-		require.Equal(t, r.RemoteAddr(), call.handle.RemoteAddr())
+		require.Equal(t, r.RemoteAddr(), call.Handle.RemoteAddr())
 
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 		require.EqualValues(t, 1, settled(m).Healed)
 	})
 }
@@ -267,7 +268,7 @@ func TestAConnectionThatPlexConnectedIsHealedAsOneThatWasGiven(t *testing.T) {
 func TestAHealedConnectionServesThoseWhoWait(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 2)
@@ -276,11 +277,11 @@ func TestAHealedConnectionServesThoseWhoWait(t *testing.T) {
 		first, second := wantReader(t.Context(), m, 0), wantReader(t.Context(), m, 0)
 		writer := wantWriter(t.Context(), m, 0)
 		calls := c.unanswered(2)
-		a, peer := l.pair()
-		b, _ := l.pair()
+		a, peer := l.Pair()
+		b, _ := l.Pair()
 
 		time.Sleep(300 * time.Millisecond)
-		calls[1].succeed(a)
+		calls[1].Succeed(a)
 
 		r, w := got(t, first), got(t, writer)
 		require.Equal(t, 300*time.Millisecond, r.at.Sub(began))
@@ -289,7 +290,7 @@ func TestAHealedConnectionServesThoseWhoWait(t *testing.T) {
 		requirePending(t, second, "the second wait")
 
 		time.Sleep(300 * time.Millisecond)
-		calls[0].succeed(b)
+		calls[0].Succeed(b)
 
 		r2 := got(t, second)
 		require.Equal(t, b.RemoteAddr(), r2.lease().RemoteAddr())
@@ -299,7 +300,7 @@ func TestAHealedConnectionServesThoseWhoWait(t *testing.T) {
 
 func TestWithoutAConnectorWhatIsLostIsDroppedAndTheLastLossIsTold(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithIdleTimeout(time.Hour))
 
 		killAll(t, m, 1)
@@ -323,74 +324,74 @@ func TestWithoutAConnectorWhatIsLostIsDroppedAndTheLastLossIsTold(t *testing.T) 
 // ---------------------------------------------------------------------------------------------------------------
 // Every way in which a connect can end
 
-func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *testing.T) {
+func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeated(t *testing.T) {
 	boom := errors.New("boom")
 
 	for _, bad := range []struct {
 		name string
 		want string // in LastConnectError
 		is   error
-		do   func(l *ledger, k *connectCall, pooled net.Conn) error
+		do   func(l *ledger, k *fakenet.Dial, pooled net.Conn) error
 	}{
-		{"an error", "boom", boom, func(*ledger, *connectCall, net.Conn) error { return boom }},
-		{"a panic", "panicked: boom", nil, func(*ledger, *connectCall, net.Conn) error { panic("boom") }},
-		{"a panic with an error", "panicked: boom", boom, func(*ledger, *connectCall, net.Conn) error { panic(boom) }},
-		{"the end of its goroutine", "Goexit", nil, func(*ledger, *connectCall, net.Conn) error {
+		{"an error", "boom", boom, func(*ledger, *fakenet.Dial, net.Conn) error { return boom }},
+		{"a panic", "panicked: boom", nil, func(*ledger, *fakenet.Dial, net.Conn) error { panic("boom") }},
+		{"a panic with an error", "panicked: boom", boom, func(*ledger, *fakenet.Dial, net.Conn) error { panic(boom) }},
+		{"the end of its goroutine", "Goexit", nil, func(*ledger, *fakenet.Dial, net.Conn) error {
 			runtime.Goexit()
 
 			return nil
 		}},
-		{"nil without a transport", "without calling Attach", plex.ErrNotAttached, func(*ledger, *connectCall, net.Conn) error {
+		{"nil without a transport", "without calling Attach", plex.ErrNotAttached, func(*ledger, *fakenet.Dial, net.Conn) error {
 			return nil
 		}},
-		{"attaching nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *connectCall, _ net.Conn) error {
-			_ = plex.Attach(k.handle, nil)
+		{"attaching nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *fakenet.Dial, _ net.Conn) error {
+			_ = plex.Attach(k.Handle, nil)
 
 			return nil
 		}},
-		{"attaching a typed nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *connectCall, _ net.Conn) error {
-			return plex.Attach(k.handle, (*fakeConn)(nil))
+		{"attaching a typed nil", "nil connection", plex.ErrNilConnection, func(_ *ledger, k *fakenet.Dial, _ net.Conn) error {
+			return plex.Attach(k.Handle, (*fakenet.Conn)(nil))
 		}},
-		{"attaching twice", "twice", plex.ErrAttached, func(l *ledger, k *connectCall, _ net.Conn) error {
+		{"attaching twice", "twice", plex.ErrAttached, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
 			for range 2 {
-				conn, _ := l.pair()
-				_ = plex.Attach(k.handle, conn)
+				conn, _ := l.Pair()
+				_ = plex.Attach(k.Handle, conn)
 			}
 
 			return nil
 		}},
-		{"an error after attaching", "boom", boom, func(l *ledger, k *connectCall, _ net.Conn) error {
-			conn, _ := l.pair()
-			_ = plex.Attach(k.handle, conn)
+		{"an error after attaching", "boom", boom, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
+			conn, _ := l.Pair()
+			_ = plex.Attach(k.Handle, conn)
 
 			return boom
 		}},
-		{"a panic after attaching", "panicked: boom", nil, func(l *ledger, k *connectCall, _ net.Conn) error {
-			conn, _ := l.pair()
-			_ = plex.Attach(k.handle, conn)
+		{"a panic after attaching", "panicked: boom", nil, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
+			conn, _ := l.Pair()
+			_ = plex.Attach(k.Handle, conn)
 
 			panic("boom")
 		}},
-		{"closing the handle after attaching", "closed the connection", nil, func(l *ledger, k *connectCall, _ net.Conn) error {
-			conn, _ := l.pair()
-			_ = plex.Attach(k.handle, conn)
+		{"closing the handle after attaching", "closed the connection", nil, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
+			conn, _ := l.Pair()
+			_ = plex.Attach(k.Handle, conn)
 
-			return k.handle.Close()
+			return k.Handle.Close()
 		}},
-		{"attaching what is in the pool", "in the pool already", plex.ErrKnownConnection, func(_ *ledger, k *connectCall, pooled net.Conn) error {
-			return plex.Attach(k.handle, pooled)
+		{"attaching what is in the pool", "in the pool already", plex.ErrKnownConnection, func(_ *ledger, k *fakenet.Dial, pooled net.Conn) error {
+			return plex.Attach(k.Handle, pooled)
 		}},
-		{"attaching what is closed", "closed already", net.ErrClosed, func(l *ledger, k *connectCall, _ net.Conn) error {
-			conn, _ := newPair() // not in the books, since it is closed twice
+		{"attaching what is closed", "closed already", net.ErrClosed, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
+			conn, _ := fakenet.Pair() // not in the books, since it is closed twice
 			_ = conn.Close()
 
-			return plex.Attach(k.handle, conn)
+			return plex.Attach(k.Handle, conn)
 		}},
-		{"a transport that ends in the handshake", "", io.EOF, func(l *ledger, k *connectCall, _ net.Conn) error {
-			conn, peer := l.pair()
-			_ = plex.Attach(k.handle, conn)
+		{"a transport that ends in the handshake", "", io.EOF, func(l *ledger, k *fakenet.Dial, _ net.Conn) error {
+			conn, peer := l.Pair()
+			_ = plex.Attach(k.Handle, conn)
 			_ = peer.Close()
-			_, err := k.handle.Read(make([]byte, 1))
+			_, err := k.Handle.Read(make([]byte, 1))
 
 			return err
 		}},
@@ -398,7 +399,7 @@ func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *
 		t.Run(bad.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c := newConnector(l)
-				conns, peers := l.pairs(2)
+				conns, peers := l.Pairs(2)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 					plex.WithBackoff(func(int) time.Duration { return 3 * time.Second }))
 
@@ -406,7 +407,7 @@ func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *
 				killAll(t, m, 1)
 
 				call := c.unanswered(1)[0]
-				call.do(func() error { return bad.do(l, call, conns[0]) })
+				call.Do(func() (*fakenet.Conn, error) { return nil, bad.do(l, call, conns[0]) })
 
 				s := settled(m)
 				require.Equal(t, []int{1, 0}, []int{s.Open, s.Connecting})
@@ -422,10 +423,10 @@ func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *
 				failed := time.Now()
 				again := c.next()
 				require.Equal(t, 3*time.Second, time.Since(failed))
-				require.Equal(t, conns[1].RemoteAddr(), again.handle.RemoteAddr())
+				require.Equal(t, conns[1].RemoteAddr(), again.Handle.RemoteAddr())
 
-				fresh, peer := l.pair()
-				again.succeed(fresh)
+				fresh, peer := l.Pair()
+				again.Succeed(fresh)
 
 				s = settled(m)
 				require.Equal(t, []int{2, 0}, []int{s.Open, s.Connecting})
@@ -443,7 +444,7 @@ func TestAConnectThatEndsBadlyFreesItsSlotAndIsRepeatedAndTheRestIsUntouched(t *
 func TestAConnectEndsWithItsTimeoutAndIsRepeated(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithConnectTimeout(700*time.Millisecond), plex.WithBackoff(func(int) time.Duration { return time.Second }))
 
@@ -452,13 +453,13 @@ func TestAConnectEndsWithItsTimeoutAndIsRepeated(t *testing.T) {
 		for n := range uint64(3) {
 			began := time.Now()
 			call := c.unanswered(1)[0]
-			deadline, ok := call.ctx.Deadline()
+			deadline, ok := call.Ctx.Deadline()
 			require.True(t, ok)
 			require.Equal(t, began.Add(700*time.Millisecond), deadline)
 
-			<-call.ctx.Done()
+			<-call.Ctx.Done()
 			require.Equal(t, 700*time.Millisecond, time.Since(began))
-			require.ErrorIs(t, call.ctx.Err(), context.DeadlineExceeded)
+			require.ErrorIs(t, call.Ctx.Err(), context.DeadlineExceeded)
 
 			s := settled(m)
 			require.Equal(t, n+1, s.ConnectFailed)
@@ -473,12 +474,12 @@ func TestAConnectEndsWithItsTimeoutAndIsRepeated(t *testing.T) {
 func TestTheConnectTimeoutIsTenSecondsUnlessSaidOtherwise(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 1)
 
-		deadline, ok := c.unanswered(1)[0].ctx.Deadline()
+		deadline, ok := c.unanswered(1)[0].Ctx.Deadline()
 		require.True(t, ok)
 		require.Equal(t, 10*time.Second, time.Until(deadline))
 	})
@@ -487,24 +488,21 @@ func TestTheConnectTimeoutIsTenSecondsUnlessSaidOtherwise(t *testing.T) {
 func TestAConnectThatHangsForEverHoldsOnlyItsOwnSlot(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
-		conns, _ := l.pairs(8)
+		c.IgnoreCtx = true
+		conns, _ := l.Pairs(8)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxCapacity(8))
 
 		killAll(t, m, 8)
 
 		hung := c.next()
 		served := later(func() (n int) { // all others are answered as they come
-			for {
-				select {
-				case call := <-c.calls:
-					fresh, _ := l.pair()
-					call.succeed(fresh)
-					n++
-				case <-time.After(5 * time.Second):
-					return n
-				}
+			for call := c.NextWithin(5 * time.Second); call != nil; call = c.NextWithin(5 * time.Second) {
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
+				n++
 			}
+
+			return n
 		})
 
 		time.Sleep(2 * time.Second)
@@ -514,8 +512,8 @@ func TestAConnectThatHangsForEverHoldsOnlyItsOwnSlot(t *testing.T) {
 		for range 20 { // and go on being healed
 			time.Sleep(10 * time.Second)
 			killAll(t, m, 1)
-			fresh, _ := l.pair()
-			c.unanswered(1)[0].succeed(fresh)
+			fresh, _ := l.Pair()
+			c.unanswered(1)[0].Succeed(fresh)
 
 			s := settled(m)
 			require.Equal(t, []int{7, 1}, []int{s.Open, s.Connecting}, "the slot stays counted")
@@ -524,25 +522,25 @@ func TestAConnectThatHangsForEverHoldsOnlyItsOwnSlot(t *testing.T) {
 		killAll(t, m, 1)
 
 		for range 3 {
-			c.next().fail(errRefused)
+			c.next().Fail(errRefused)
 		}
 
 		call := c.next()
 		time.Sleep(time.Minute)
 		require.ErrorContains(t, m.Stats().LastConnectError, "Connect has not returned", "the other one hangs, too")
 
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 		require.Equal(t, 7, settled(m).Open)
 
-		late, _ := l.pair()
-		hung.succeed(late)
+		late, _ := l.Pair()
+		hung.Succeed(late)
 
 		s := settled(m)
 		require.Equal(t, []int{8, 0}, []int{s.Open, s.Connecting}, "what comes late is used")
 		require.Equal(t, s.Lost, s.Healed)
 
-		_, _, peak := c.counts()
+		peak := c.Counts().PeakInUse
 		require.LessOrEqual(t, peak, 8)
 	})
 }
@@ -550,14 +548,14 @@ func TestAConnectThatHangsForEverHoldsOnlyItsOwnSlot(t *testing.T) {
 func TestAProbeThatHangsDoesNotStopTheHealingOfTheOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
-		conns, _ := l.pairs(3)
+		c.IgnoreCtx = true
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 3)
 
 		for _, call := range c.unanswered(3) {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		hung := c.next()
@@ -565,20 +563,20 @@ func TestAProbeThatHangsDoesNotStopTheHealingOfTheOthers(t *testing.T) {
 		second := c.next()
 		require.LessOrEqual(t, time.Since(began), 2*time.Second, "nobody waits for the probe any longer")
 
-		fresh, _ := l.pair()
-		second.succeed(fresh)
+		fresh, _ := l.Pair()
+		second.Succeed(fresh)
 		synctest.Wait()
 
-		fresh, _ = l.pair()
-		c.unanswered(1)[0].succeed(fresh)
+		fresh, _ = l.Pair()
+		c.unanswered(1)[0].Succeed(fresh)
 
 		s := settled(m)
 		require.Equal(t, []int{2, 1}, []int{s.Open, s.Connecting})
 
 		time.Sleep(time.Minute)
 
-		fresh, _ = l.pair()
-		hung.succeed(fresh)
+		fresh, _ = l.Pair()
+		hung.Succeed(fresh)
 		require.Equal(t, 3, settled(m).Open)
 	})
 }
@@ -586,8 +584,8 @@ func TestAProbeThatHangsDoesNotStopTheHealingOfTheOthers(t *testing.T) {
 func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
-		conns, _ := l.pairs(3)
+		c.IgnoreCtx = true
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithConnectTimeout(2*time.Second))
 
 		killAll(t, m, 3)
@@ -612,11 +610,11 @@ func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 		require.Equal(t, 5*time.Second, a.at.Sub(began))
 		require.ErrorIs(t, a.err, context.DeadlineExceeded)
 		require.ErrorContains(t, m.Stats().LastConnectError, "Connect has not returned")
-		require.Equal(t, 3, c.count(), "there is no slot for another")
+		require.Equal(t, 3, c.Total(), "there is no slot for another")
 
 		for _, call := range c.unanswered(3) {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		s := settled(m)
@@ -625,37 +623,11 @@ func TestWaitersReturnOnTimeThoughEveryConnectHangsAndSaySo(t *testing.T) {
 	})
 }
 
-// A lost connection has its slot until its transport is closed. It must not hold up a caller for whom there is another.
-func TestALostTransportThatTakesLongToCloseIsReplacedInAnotherSlot(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		s := newService(l)
-		conn, free := l.slowToClose()
-		defer free()
-
-		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxCapacity(2))
-		killed := later(readerOf(t, m).Kill) // which may wait for the close
-		waiting := wantReader(t.Context(), m, time.Minute)
-
-		time.Sleep(time.Second)
-		closeAll(t, waiting)
-		require.Equal(t, 2, m.Stats().Open)
-		require.LessOrEqual(t, s.count(), 1)
-		killAll(t, m, 1)
-		time.Sleep(time.Second)
-		requireReaderIdle(t, m)
-		free()
-		require.NoError(t, <-killed)
-		time.Sleep(time.Minute)
-		require.Equal(t, []int{1, 0}, []int{m.Stats().Open, m.Stats().Connecting})
-		require.Equal(t, 2, s.count())
-	})
-}
-
 // A connect that hangs holds its own slot. It must not hold up a caller for whom there is another slot.
-func TestAConnectThatHangsForEverDoesNotKeepAnEmptyPoolFromConnectingInAnotherSlot(t *testing.T) {
+func TestAConnectThatHangsDoesNotKeepAnEmptyPoolFromConnecting(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
+		c.IgnoreCtx = true
 		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(2))
 
 		first := wantReader(t.Context(), m, time.Minute)
@@ -664,13 +636,12 @@ func TestAConnectThatHangsForEverDoesNotKeepAnEmptyPoolFromConnectingInAnotherSl
 
 		time.Sleep(30 * time.Second)
 
-		select {
-		case call := <-c.calls:
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+		if c.Pending() > 0 {
+			fresh, _ := l.Pair()
+			c.Next().Succeed(fresh)
 			closeAll(t, first)
 			closeAll(t, second)
-		default:
+		} else {
 			t.Error("30 s after a Connect was called that hangs, nothing is open, two callers wait, a slot is free, and nobody has used it")
 			require.Error(t, (<-first).err)
 			require.Error(t, (<-second).err)
@@ -686,8 +657,8 @@ func TestAConnectThatComesAfterCloseIsClosedAndNotWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c := newConnector(l)
-				c.ignoreCtx = true
-				conns, _ := l.pairs(2)
+				c.IgnoreCtx = true
+				conns, _ := l.Pairs(2)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 				killAll(t, m, 2)
@@ -698,82 +669,46 @@ func TestAConnectThatComesAfterCloseIsClosedAndNotWaitedFor(t *testing.T) {
 				require.NoError(t, end(m))
 				require.LessOrEqual(t, time.Since(began), time.Second)
 				require.ErrorIs(t, (<-waiting).err, plex.ErrClosed)
-				require.ErrorIs(t, calls[0].ctx.Err(), context.Canceled)
+				require.ErrorIs(t, calls[0].Ctx.Err(), context.Canceled)
 
 				time.Sleep(time.Minute)
 
-				late, peer := l.pair()
-				calls[0].succeed(late) // the books demand that it is closed
+				late, peer := l.Pair()
+				calls[0].Succeed(late) // the books demand that it is closed
 
-				calls[1].fail(errRefused)
+				calls[1].Fail(errRefused)
 				synctest.Wait()
-				require.True(t, isClosed(peer.clientClosed()))
+				require.True(t, isClosed(peer.ConnClosed()))
 
 				s := m.Stats()
 				require.Equal(t, []int{0, 0}, []int{s.Open, s.Connecting})
 
 				time.Sleep(time.Hour)
-				require.Equal(t, 2, c.count())
+				require.Equal(t, 2, c.Total())
 			})
 		})
 	}
 }
 
-func TestTheSlotOfAConnectThatHasFailedIsFreeWhenItsTransportIsClosed(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		c := newConnector(l)
-		conns, _ := l.pairs(1)
-		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
-
-		killAll(t, m, 1)
-
-		call := c.unanswered(1)[0]
-		slow, _ := l.pair()
-		closing, closed := make(chan struct{}), make(chan struct{})
-		slow.hooks.close = func() {
-			close(closing)
-			<-closed
-		}
-
-		call.do(func() error {
-			_ = plex.Attach(call.handle, slow)
-
-			go func() { _ = call.handle.Close() }() // which hangs in the transport's Close
-
-			<-closing
-
-			return errRefused
-		})
-		time.Sleep(time.Minute)
-		require.Empty(t, c.unanswered(0), "the peer has a connection in it")
-		require.Equal(t, 1, m.Stats().Connecting)
-		close(closed)
-
-		fresh, _ := l.pair()
-		c.next().succeed(fresh)
-		require.Equal(t, []int{1, 0}, []int{settled(m).Open, m.Stats().Connecting})
-	})
-}
-
 func TestAConnectionThatIsReadyAfterShutdownHasBegunIsClosedAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 		r := readerOf(t, m)
 
 		killAll(t, m, 1)
 
 		call := c.unanswered(1)[0]
-		fresh, peer := l.pair()
+		fresh, peer := l.Pair()
 		attached, answer := make(chan struct{}), make(chan struct{})
 
-		call.do(func() error {
-			err := plex.Attach(call.handle, fresh)
+		call.Do(func() (*fakenet.Conn, error) {
+			err := plex.Attach(call.Handle, fresh)
 			close(attached)
 			<-answer // the handshake takes long, and heeds no ctx
 
-			return err
+			return nil, err
 		})
 		<-attached
 
@@ -781,7 +716,7 @@ func TestAConnectionThatIsReadyAfterShutdownHasBegunIsClosedAtOnce(t *testing.T)
 		synctest.Wait()
 		close(answer)
 		synctest.Wait()
-		require.True(t, isClosed(peer.clientClosed()))
+		require.True(t, isClosed(peer.ConnClosed()))
 		require.Equal(t, []uint64{0, 0}, []uint64{m.Stats().Connected, m.Stats().Healed})
 		requirePending(t, ended, "Shutdown, which waits for the reader,")
 		requireClosed(t, r)
@@ -792,28 +727,28 @@ func TestAConnectionThatIsReadyAfterShutdownHasBegunIsClosedAtOnce(t *testing.T)
 func TestAConnectMayCallTheMultiplexer(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 1)
 
 		call := c.unanswered(1)[0]
-		fresh, _ := l.pair()
-		extra, _ := l.pair()
-		l.handedBack(extra)
+		fresh, _ := l.Pair()
+		extra, _ := l.Pair()
+		l.HandedBack(extra)
 
-		call.do(func() error {
+		call.Do(func() (*fakenet.Conn, error) {
 			s := m.Stats()
-			r, err := m.Reader(call.ctx, -1)
-			_, none := m.Reader(call.ctx, time.Nanosecond)
-			rest, full := m.Add(call.ctx, extra)
+			r, err := m.Reader(call.Ctx, -1)
+			_, none := m.Reader(call.Ctx, time.Nanosecond)
+			rest, full := m.Add(call.Ctx, extra)
 
 			if s.Connecting != 1 || s.Open != 1 || err != nil || r.Close() != nil ||
 				!errors.Is(none, plex.ErrTimeout) || len(rest) != 1 || !errors.Is(full, plex.ErrTooManyConnections) {
-				return fmt.Errorf("%+v, %v, %v, %v, %v", s, err, none, rest, full)
+				return nil, fmt.Errorf("%+v, %v, %v, %v, %v", s, err, none, rest, full)
 			}
 
-			return call.attach(fresh)
+			return fresh, nil
 		})
 
 		time.Sleep(time.Millisecond)
@@ -835,7 +770,7 @@ func TestFailedConnectsAreFollowedByExactlyThePausesOfWithBackoff(t *testing.T) 
 		)
 
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration {
 				mu.Lock()
@@ -854,13 +789,13 @@ func TestFailedConnectsAreFollowedByExactlyThePausesOfWithBackoff(t *testing.T) 
 			waiting := wantReader(t.Context(), m, 10*time.Millisecond) // does not matter to the user's own backoff
 			time.Sleep(time.Duration(n) * 50 * time.Millisecond)       // what the connect takes does not count
 			require.Error(t, (<-waiting).err)
-			call.fail(errRefused)
+			call.Fail(errRefused)
 			synctest.Wait()
 
 			failed := time.Now()
 			call = c.next()
 			require.Equal(t, time.Duration(n*n)*time.Second, time.Since(failed))
-			require.Equal(t, conns[0].RemoteAddr(), call.handle.RemoteAddr())
+			require.Equal(t, conns[0].RemoteAddr(), call.Handle.RemoteAddr())
 			require.EqualValues(t, n, m.Stats().ConnectFailed)
 		}
 
@@ -900,7 +835,7 @@ func TestTheDefaultBackoffBeginsBelow100MillisecondsAndGrowsTo30Seconds(t *testi
 	})
 }
 
-func TestADeadServiceIsProbedByOneConnectAtATimeAndServesEveryoneSoonAfterItsReturn(t *testing.T) {
+func TestADeadServiceIsProbedByOneConnectAtATime(t *testing.T) {
 	for _, waiters := range []int{0, 50} {
 		t.Run(fmt.Sprint(waiters, " waiters"), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
@@ -935,16 +870,16 @@ func TestADeadServiceIsProbedByOneConnectAtATimeAndServesEveryoneSoonAfterItsRet
 
 				time.Sleep(5 * time.Second)
 				require.LessOrEqual(t, s.peakSinceSet(), 1, "connects at a time after the first failure")
-				require.LessOrEqual(t, s.count()-n, 24, "connects in the first five seconds")
+				require.LessOrEqual(t, s.Total()-n, 24, "connects in the first five seconds")
 
-				was := s.count()
+				was := s.Total()
 				time.Sleep(10 * time.Minute)
 				require.Equal(t, waiters, m.Stats().Waiting)
 				require.LessOrEqual(t, s.peakSinceSet(), 1)
-				require.LessOrEqual(t, s.count()-was, 2*60*10+10, "a waiter has its floor")
+				require.LessOrEqual(t, s.Total()-was, 2*60*10+10, "a waiter has its floor")
 
 				if waiters == 0 {
-					require.LessOrEqual(t, s.count()-was, 60, "nobody waits")
+					require.LessOrEqual(t, s.Total()-was, 60, "nobody waits")
 				}
 
 				s.comeUp()
@@ -959,7 +894,7 @@ func TestADeadServiceIsProbedByOneConnectAtATimeAndServesEveryoneSoonAfterItsRet
 				stats := m.Stats()
 				require.Equal(t, []uint64{n, n}, []uint64{stats.Lost, stats.Healed})
 
-				_, _, peak := s.counts()
+				peak := s.Counts().PeakInUse
 				require.LessOrEqual(t, peak, n)
 			})
 		})
@@ -971,22 +906,22 @@ func TestRecoveryRampsUpOneTwoFourUntilWhole(t *testing.T) {
 		const n = 40
 
 		c := newConnector(l)
-		conns, _ := l.pairs(n)
+		conns, _ := l.Pairs(n)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, n)
 
 		for _, call := range c.unanswered(4) {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		for range 5 {
 			call := c.next()
 			require.Empty(t, c.unanswered(0), "one at a time")
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
-		calls := []*connectCall{c.next()}
+		calls := []*fakenet.Dial{c.next()}
 
 		for _, step := range []int{1, 2, 4, 8, 16, 9} {
 			calls = append(calls, c.unanswered(step-len(calls))...)
@@ -994,8 +929,8 @@ func TestRecoveryRampsUpOneTwoFourUntilWhole(t *testing.T) {
 			require.Empty(t, c.unanswered(0))
 
 			for _, call := range calls {
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 			}
 
 			synctest.Wait()
@@ -1014,14 +949,14 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 		const n = 20
 
 		c := newConnector(l)
-		conns, _ := l.pairs(n)
+		conns, _ := l.Pairs(n)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Minute }))
 
-		succeed := func(calls ...*connectCall) {
+		succeed := func(calls ...*fakenet.Dial) {
 			for _, call := range calls {
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 			}
 		}
 
@@ -1032,7 +967,7 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 
 		for _, call := range first {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		time.Sleep(time.Minute)
@@ -1042,7 +977,7 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 		calls := c.unanswered(4)
 
 		time.Sleep(10 * time.Millisecond)
-		calls[0].fail(errRefused)
+		calls[0].Fail(errRefused)
 		synctest.Wait()
 
 		failed := time.Now()
@@ -1050,7 +985,7 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 		for _, call := range calls[1:] { // they say the same as the first
 			time.Sleep(10 * time.Millisecond)
 			require.Empty(t, c.unanswered(0))
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		call := c.next()
@@ -1065,7 +1000,7 @@ func TestAFailureOnTheRampBeginsAgainWithOneAfterAPause(t *testing.T) {
 func TestASuccessAfterAFailureIsTheBetterNews(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(12)
+		conns, _ := l.Pairs(12)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(int) time.Duration { return time.Minute }))
 
@@ -1074,13 +1009,13 @@ func TestASuccessAfterAFailureIsTheBetterNews(t *testing.T) {
 		calls := c.unanswered(4)
 
 		time.Sleep(10 * time.Millisecond)
-		calls[0].fail(errRefused)
-		calls[1].fail(errRefused)
+		calls[0].Fail(errRefused)
+		calls[1].Fail(errRefused)
 		require.Empty(t, c.unanswered(0), "the pause")
 
 		for _, call := range calls[2:] {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		require.Len(t, c.unanswered(3), 3, "the ramp goes on at once")
@@ -1090,24 +1025,24 @@ func TestASuccessAfterAFailureIsTheBetterNews(t *testing.T) {
 func TestAConnectionThatProvesUsefulEndsTheCareAfterItsTrial(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(10)
+		conns, _ := l.Pairs(10)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 10)
 
 		for _, call := range c.unanswered(4) {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
-		fresh, peer := l.pair()
-		c.next().succeed(fresh)
+		fresh, peer := l.Pair()
+		c.next().Succeed(fresh)
 		calls := c.unanswered(2)
 
 		use(t, m, peer)
 		time.Sleep(trial)
 
-		another, _ := l.pair()
-		calls[0].succeed(another)
+		another, _ := l.Pair()
+		calls[0].Succeed(another)
 		_ = c.unanswered(5) // six in all: the four of a service that is well, and one more for each success
 	})
 }
@@ -1115,24 +1050,24 @@ func TestAConnectionThatProvesUsefulEndsTheCareAfterItsTrial(t *testing.T) {
 func TestWhatAConnectionHasDeliveredProvesNothingBeforeItsTrialIsOver(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(10)
+		conns, _ := l.Pairs(10)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 10)
 
 		for _, call := range c.unanswered(4) {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
-		fresh, peer := l.pair()
-		c.next().succeed(fresh)
+		fresh, peer := l.Pair()
+		c.next().Succeed(fresh)
 		calls := c.unanswered(2)
 
 		use(t, m, peer)
 		time.Sleep(trial - time.Millisecond)
 
-		another, _ := l.pair()
-		calls[0].succeed(another)
+		another, _ := l.Pair()
+		calls[0].Succeed(another)
 		_ = c.unanswered(2) // three in all: the ramp goes on
 	})
 }
@@ -1140,17 +1075,17 @@ func TestWhatAConnectionHasDeliveredProvesNothingBeforeItsTrialIsOver(t *testing
 func TestTheCareEndsWithTheTrialThoughNoConnectIsAnswered(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(10)
+		conns, _ := l.Pairs(10)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 10)
 
 		for _, call := range c.unanswered(4) {
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
-		fresh, peer := l.pair()
-		c.next().succeed(fresh)
+		fresh, peer := l.Pair()
+		c.next().Succeed(fresh)
 		_ = c.unanswered(2)
 
 		use(t, m, peer)
@@ -1162,7 +1097,7 @@ func TestTheCareEndsWithTheTrialThoughNoConnectIsAnswered(t *testing.T) {
 func TestABlackHoleIsProbedByOneConnectAtATimeUnderTheBackoff(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(32)
+		conns, _ := l.Pairs(32)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithConnectTimeout(time.Hour),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * 5 * time.Second }))
 
@@ -1189,7 +1124,7 @@ func TestABlackHoleIsProbedByOneConnectAtATimeUnderTheBackoff(t *testing.T) {
 func TestManyConnectsThatFailTogetherAreOneFailure(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(10)
+		conns, _ := l.Pairs(10)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Minute }))
 
@@ -1197,7 +1132,7 @@ func TestManyConnectsThatFailTogetherAreOneFailure(t *testing.T) {
 
 		for _, call := range c.unanswered(4) {
 			time.Sleep(10 * time.Millisecond)
-			call.fail(errRefused)
+			call.Fail(errRefused)
 		}
 
 		time.Sleep(time.Minute)
@@ -1210,7 +1145,7 @@ func TestTheHealthyHealerConnectsAFewAtATime(t *testing.T) {
 		const n = 100
 
 		c := newConnector(l)
-		conns, _ := l.pairs(n)
+		conns, _ := l.Pairs(n)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		for range 2 { // the second time it begins carefully again
@@ -1220,9 +1155,9 @@ func TestTheHealthyHealerConnectsAFewAtATime(t *testing.T) {
 
 			for healed := 0; healed < n; {
 				for _, call := range calls {
-					fresh, peer := l.pair()
-					peer.send("x")
-					call.succeed(fresh)
+					fresh, peer := l.Pair()
+					peer.Send("x")
+					call.Succeed(fresh)
 				}
 
 				healed += len(calls)
@@ -1243,7 +1178,7 @@ func TestTheHealthyHealerConnectsAFewAtATime(t *testing.T) {
 func TestAConnectThatTakesLongLetsOthersGoFirst(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(6)
+		conns, _ := l.Pairs(6)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect))
 
 		killAll(t, m, 6)
@@ -1253,13 +1188,13 @@ func TestAConnectThatTakesLongLetsOthersGoFirst(t *testing.T) {
 		fifth := c.next()
 		require.Less(t, time.Since(began), 1200*time.Millisecond)
 
-		fresh, _ := l.pair()
-		fifth.succeed(fresh)
+		fresh, _ := l.Pair()
+		fifth.Succeed(fresh)
 		require.Equal(t, 1, settled(m).Open)
 
 		for _, call := range append(slow, c.unanswered(1)...) { // a service that is slow, but well
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		s := settled(m)
@@ -1280,8 +1215,8 @@ func TestAWaitersArrivalCutsALongPauseShortWithinItsFloor(t *testing.T) {
 
 		// nextDial returns when the service is dialled next.
 		nextDial := func() time.Time {
-			n := s.count()
-			for s.count() == n {
+			n := s.Total()
+			for s.Total() == n {
 				time.Sleep(time.Millisecond)
 			}
 
@@ -1314,7 +1249,7 @@ func TestAWaitersArrivalCutsALongPauseShortWithinItsFloor(t *testing.T) {
 		// Arriving when the floor has passed has it come at once.
 		time.Sleep(5 * time.Second)
 
-		n, now := s.count(), time.Now()
+		n, now := s.Total(), time.Now()
 		waiting = wantReader(t.Context(), m, time.Millisecond)
 		require.Equal(t, []time.Time{now}, s.dialled(n))
 		require.ErrorIs(t, (<-waiting).err, errRefused)
@@ -1334,15 +1269,15 @@ func TestCallersThatComeAndGoStormNoDeadService(t *testing.T) {
 		killAll(t, m, 4)
 		time.Sleep(time.Minute)
 
-		was := s.count()
+		was := s.Total()
 
 		for range 10_000 { // a hundred seconds
 			_, err := m.Reader(t.Context(), 10*time.Millisecond)
 			require.ErrorIs(t, err, errRefused)
 		}
 
-		require.LessOrEqual(t, s.count()-was, 201)
-		require.GreaterOrEqual(t, s.count()-was, 190)
+		require.LessOrEqual(t, s.Total()-was, 201)
+		require.GreaterOrEqual(t, s.Total()-was, 190)
 
 		for _, pause := range pauses(s.dialled(was)) {
 			require.GreaterOrEqual(t, pause, 500*time.Millisecond)
@@ -1364,11 +1299,11 @@ func TestABackoffFunctionThatPanicsGetsTheDefaultAndOneBelowZeroIsNone(t *testin
 		t.Run(bad.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c, book := newConnector(l), &logbook{}
-				conns, _ := l.pairs(1)
+				conns, _ := l.Pairs(1)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), book.option(), plex.WithBackoff(bad.backoff))
 
 				killAll(t, m, 1)
-				c.unanswered(1)[0].fail(errRefused)
+				c.unanswered(1)[0].Fail(errRefused)
 				synctest.Wait()
 
 				failed := time.Now()
@@ -1385,8 +1320,8 @@ func TestABackoffFunctionThatPanicsGetsTheDefaultAndOneBelowZeroIsNone(t *testin
 					require.ErrorContains(t, r.attrs["cause"].(error), "TestABackoffFunctionThatPanics")
 				}
 
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 				require.Equal(t, 1, settled(m).Open)
 			})
 		})
@@ -1409,7 +1344,7 @@ func TestABackoffFunctionMayCallTheMultiplexer(t *testing.T) {
 		s.goDown()
 		killAll(t, m, 1)
 		time.Sleep(59 * time.Second)
-		require.Equal(t, 30, s.count()-2, "every two seconds")
+		require.Equal(t, 30, s.Total()-2, "every two seconds")
 	})
 }
 
@@ -1420,11 +1355,11 @@ func TestABackoffFunctionMayCallTheMultiplexer(t *testing.T) {
 const trial = 75 * time.Millisecond
 
 // hangUp has the peer of the only connection reset it, and a reader notice.
-func hangUp(t testing.TB, m *plex.Multiplexer, p *fakePeer) {
+func hangUp(t testing.TB, m *plex.Multiplexer, p *fakenet.Peer) {
 	t.Helper()
 
 	r := readerOf(t, m)
-	p.reset(syscall.ECONNRESET, false)
+	p.Reset(syscall.ECONNRESET, false)
 
 	_, err := r.Read(make([]byte, 1))
 	require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -1484,7 +1419,7 @@ func newFlapping(l *ledger, life time.Duration, opts ...plex.Option) *flapping {
 // live says how long connections live from now on; 0 is not at all.
 func (f *flapping) live(life time.Duration) {
 	f.set(func(s *service) {
-		s.greet = func(p *fakePeer) {
+		s.greet = func(p *fakenet.Peer) {
 			if life == 0 {
 				_ = p.Close()
 			} else {
@@ -1501,7 +1436,7 @@ func (f *flapping) begin() {
 
 // awaitDials returns when the service has been dialled n times more, and the last of these dials is over.
 func (f *flapping) awaitDials(n int) {
-	for was := f.count(); f.count() < was+n; {
+	for was := f.Total(); f.Total() < was+n; {
 		time.Sleep(time.Millisecond)
 	}
 
@@ -1548,10 +1483,10 @@ func TestARampBeginsWhenTheFirstConnectionHasOutlivedItsTrial(t *testing.T) {
 				stop := readAll(m, n)
 				defer stop()
 
-				hangUp := func(p *fakePeer) { p.reset(syscall.ECONNRESET, false) }
+				hangUp := func(p *fakenet.Peer) { p.Reset(syscall.ECONNRESET, false) }
 				s.set(func(s *service) {
 					s.latency = latency
-					s.greet = func(p *fakePeer) { time.AfterFunc(c.life, func() { hangUp(p) }) }
+					s.greet = func(p *fakenet.Peer) { time.AfterFunc(c.life, func() { hangUp(p) }) }
 				})
 
 				for _, p := range s.connected(0) {
@@ -1559,17 +1494,17 @@ func TestARampBeginsWhenTheFirstConnectionHasOutlivedItsTrial(t *testing.T) {
 				}
 
 				time.Sleep(5 * time.Second)
-				require.LessOrEqual(t, s.count()-n, n+1+5, "at most one for each that is missing, one by chance, and the probes")
+				require.LessOrEqual(t, s.Total()-n, n+1+5, "at most one for each that is missing, one by chance, and the probes")
 
-				was := s.count()
+				was := s.Total()
 
 				s.set(func(*service) {})
 				time.Sleep(time.Minute)
 				require.Equal(t, 1, s.peakSinceSet())
-				require.LessOrEqual(t, s.count()-was, 60)
+				require.LessOrEqual(t, s.Total()-was, 60)
 				s.set(func(s *service) { s.greet = nil })
 
-				was = s.count()
+				was = s.Total()
 
 				time.Sleep(10 * time.Second)
 				require.Equal(t, n, m.Stats().Open)
@@ -1603,8 +1538,8 @@ func TestWhatAHandshakeHasReadProvesNothing(t *testing.T) {
 			return err
 		}
 		f.set(func(s *service) {
-			s.greet = func(p *fakePeer) {
-				p.send("x")
+			s.greet = func(p *fakenet.Peer) {
+				p.Send("x")
 
 				_ = p.Close()
 			}
@@ -1627,7 +1562,7 @@ func TestTheDefaultBackoffGrowsForAServiceThatAcceptsAndHangsUp(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
 		m := s.pool(4)
-		s.set(func(s *service) { s.greet = func(p *fakePeer) { p.reset(syscall.ECONNRESET, false) } })
+		s.set(func(s *service) { s.greet = func(p *fakenet.Peer) { p.Reset(syscall.ECONNRESET, false) } })
 
 		var consumers sync.WaitGroup
 
@@ -1648,13 +1583,13 @@ func TestTheDefaultBackoffGrowsForAServiceThatAcceptsAndHangsUp(t *testing.T) {
 
 		killAll(t, m, 4)
 		time.Sleep(5 * time.Second)
-		require.LessOrEqual(t, s.count()-4, 4+1+10, "connects in five seconds: the window, once by chance, and the probes at the floor for waiters")
+		require.LessOrEqual(t, s.Total()-4, 4+1+10, "connects in five seconds: the window, once by chance, and the probes at the floor for waiters")
 
 		time.Sleep(time.Minute)
 
-		was := s.count()
+		was := s.Total()
 		time.Sleep(time.Minute)
-		require.LessOrEqual(t, s.count()-was, 2*60+1, "the floor for waiters: an acceptance begins no ramp before its trial is over")
+		require.LessOrEqual(t, s.Total()-was, 2*60+1, "the floor for waiters: an acceptance begins no ramp before its trial is over")
 
 		s.set(func(s *service) { s.greet = nil })
 		time.Sleep(2 * time.Second)
@@ -1672,7 +1607,7 @@ func TestAByteThatANewConnectionDeliversEndsTheBackingOff(t *testing.T) {
 		f.begin()
 		f.awaitDials(10)
 
-		f.set(func(s *service) { s.greet = func(p *fakePeer) { p.send("x") } }) // and lives on
+		f.set(func(s *service) { s.greet = func(p *fakenet.Peer) { p.Send("x") } }) // and lives on
 		f.awaitDials(1)
 		time.Sleep(2 * time.Second) // less than the nine of the pause before it, as long as which a silent one must live
 		require.Equal(t, 1, f.m.Stats().Open)
@@ -1680,7 +1615,7 @@ func TestAByteThatANewConnectionDeliversEndsTheBackingOff(t *testing.T) {
 		f.live(0)
 
 		peers := f.connected(0)
-		was := f.count()
+		was := f.Total()
 		_ = peers[len(peers)-1].Close()
 
 		time.Sleep(time.Minute)
@@ -1701,8 +1636,8 @@ func TestAByteFromAConnectionThatDiesYoungProvesNothing(t *testing.T) {
 				defer f.stop()
 
 				f.set(func(s *service) {
-					s.greet = func(p *fakePeer) {
-						p.send("x")
+					s.greet = func(p *fakenet.Peer) {
+						p.Send("x")
 						time.AfterFunc(life, func() { _ = p.Close() })
 					}
 				})
@@ -1750,7 +1685,7 @@ func TestALifeThatIsLongerThanThePauseBeforeItEndsTheBackingOff(t *testing.T) {
 		f.awaitDials(1)
 		time.Sleep(5 * time.Second)
 
-		was := f.count()
+		was := f.Total()
 
 		time.Sleep(time.Hour)
 
@@ -1760,7 +1695,7 @@ func TestALifeThatIsLongerThanThePauseBeforeItEndsTheBackingOff(t *testing.T) {
 
 		f.live(0)
 
-		was = f.count()
+		was = f.Total()
 
 		f.awaitDials(4)
 
@@ -1773,19 +1708,19 @@ func TestALifeThatIsLongerThanThePauseBeforeItEndsTheBackingOff(t *testing.T) {
 func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
 
 		killAll(t, m, 1)
 
 		for range 4 {
-			c.next().fail(errRefused)
+			c.next().Fail(errRefused)
 		}
 
 		call := c.next() // after four seconds
-		fresh, peer := l.pair()
-		call.succeed(fresh)
+		fresh, peer := l.Pair()
+		call.Succeed(fresh)
 		require.Equal(t, 1, settled(m).Open)
 
 		time.Sleep(3 * time.Second)
@@ -1795,13 +1730,13 @@ func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
 		call = c.next()
 		require.Equal(t, 5*time.Second, time.Since(lost))
 
-		fresh, peer = l.pair()
-		call.succeed(fresh)
+		fresh, peer = l.Pair()
+		call.Succeed(fresh)
 		synctest.Wait()
 		use(t, m, peer)
 		time.Sleep(2 * time.Second) // less than the five of the pause before it
 		hangUp(t, m, peer)
-		c.unanswered(1)[0].fail(errRefused)
+		c.unanswered(1)[0].Fail(errRefused)
 		synctest.Wait()
 
 		failed := time.Now()
@@ -1813,15 +1748,15 @@ func TestAcceptanceAloneDoesNotResetTheFailures(t *testing.T) {
 
 // What a consumer does to a connection says nothing about the service.
 func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing.T) {
-	for name, end := range map[string]func(t *testing.T, m *plex.Multiplexer, p *fakePeer){
-		"Kill of a lease": func(t *testing.T, m *plex.Multiplexer, _ *fakePeer) { killAll(t, m, 1) },
-		"Kill of a connection": func(t *testing.T, m *plex.Multiplexer, _ *fakePeer) {
+	for name, end := range map[string]func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer){
+		"Kill of a lease": func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer) { killAll(t, m, 1) },
+		"Kill of a connection": func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer) {
 			w := writerOf(t, m)
 			w.Conn().Kill()
 			requireClosed(t, w)
 		},
-		"a message left half written": func(t *testing.T, m *plex.Multiplexer, p *fakePeer) {
-			p.allow(1)
+		"a message left half written": func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer) {
+			p.Allow(1)
 
 			w := writerOf(t, m)
 			require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Millisecond)))
@@ -1837,7 +1772,7 @@ func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing
 				var failures []int
 
 				c := newConnector(l)
-				conn, peer := l.pair()
+				conn, peer := l.Pair()
 				m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect), plex.WithBackoff(func(n int) time.Duration {
 					failures = append(failures, n)
 
@@ -1850,8 +1785,8 @@ func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing
 						end(t, m, peer)
 
 						call := c.unanswered(1)[0] // at once
-						conn, peer = l.pair()
-						call.succeed(conn)
+						conn, peer = l.Pair()
+						call.Succeed(conn)
 						require.Equal(t, 1, settled(m).Open)
 						time.Sleep(100 * time.Millisecond) // all together longer than any pause
 					}
@@ -1862,25 +1797,25 @@ func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing
 				end(t, m, peer)
 
 				for n := range 3 { // which are the first failures
-					c.next().fail(errRefused)
+					c.next().Fail(errRefused)
 					synctest.Wait()
 					require.Len(t, failures, n+1)
 				}
 
-				conn, peer = l.pair()
-				c.next().succeed(conn)
+				conn, peer = l.Pair()
+				c.next().Succeed(conn)
 				synctest.Wait()
 
 				kill(50)
 				require.Equal(t, []int{1, 2, 3}, failures)
 
 				end(t, m, peer) // and it proves nothing either: the next failure is the fourth
-				c.unanswered(1)[0].fail(errRefused)
+				c.unanswered(1)[0].Fail(errRefused)
 				synctest.Wait()
 
 				failed := time.Now()
-				conn, _ = l.pair()
-				c.next().succeed(conn)
+				conn, _ = l.Pair()
+				c.next().Succeed(conn)
 				require.Equal(t, 4*time.Second, time.Since(failed))
 				require.Equal(t, []int{1, 2, 3, 4}, failures)
 				require.Equal(t, 1, settled(m).Open)
@@ -1892,7 +1827,7 @@ func TestConnectionsThatConsumersKillAreReplacedAtOnceAndNoPauseGrows(t *testing
 func TestAConnectionFromBeforeTheFailureProvesNothingAboutTheServiceNow(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
 
@@ -1900,19 +1835,19 @@ func TestAConnectionFromBeforeTheFailureProvesNothingAboutTheServiceNow(t *testi
 		killAll(t, m, 1)
 
 		for range 4 {
-			c.next().fail(errRefused)
+			c.next().Fail(errRefused)
 		}
 
 		synctest.Wait()
 
 		failed := time.Now()
 
-		peers[0].send("x")
+		peers[0].Send("x")
 		require.Equal(t, "x", readN(t, r, 1))
 
 		call := c.next()
 		require.Equal(t, 4*time.Second, time.Since(failed))
-		call.fail(errRefused)
+		call.Fail(errRefused)
 		synctest.Wait()
 
 		failed = time.Now()
@@ -1926,22 +1861,22 @@ func TestAConnectionFromBeforeTheFailureProvesNothingAboutTheServiceNow(t *testi
 func TestALongLifeSinceTheLastFailureMakesTheNextTheFirst(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect),
 			plex.WithBackoff(func(failures int) time.Duration { return time.Duration(failures) * time.Second }))
 
 		killAll(t, m, 1)
 
 		for range 4 {
-			c.next().fail(errRefused)
+			c.next().Fail(errRefused)
 		}
 
-		fresh, _ := l.pair()
-		c.next().succeed(fresh)
+		fresh, _ := l.Pair()
+		c.next().Succeed(fresh)
 		time.Sleep(time.Minute)
 
 		killAll(t, m, 1)
-		c.unanswered(1)[0].fail(errRefused)
+		c.unanswered(1)[0].Fail(errRefused)
 		synctest.Wait()
 
 		failed := time.Now()
@@ -1965,14 +1900,14 @@ func TestTheFirstRefusalIsHeededBeforeAnyFurtherConnect(t *testing.T) {
 		for range 400 {
 			s.goDown()
 
-			was, peers := s.count(), len(s.connected(0))
+			was, peers := s.Total(), len(s.connected(0))
 			killAll(t, m, 1)
 
 			time.Sleep(20 * time.Millisecond)
-			require.Equal(t, 1, s.count()-was, "connects for one lost connection, before its pause is over")
+			require.Equal(t, 1, s.Total()-was, "connects for one lost connection, before its pause is over")
 			s.comeUp()
 			time.Sleep(time.Second)
-			require.Equal(t, 2, s.count()-was)
+			require.Equal(t, 2, s.Total()-was)
 			use(t, m, s.connected(peers)...)
 			time.Sleep(trial) // it has proved useful, so that the next refusal is the first again
 		}
@@ -2024,18 +1959,18 @@ func TestAddMakesAPoolWholeAndItsHealerIdle(t *testing.T) {
 		killAll(t, m, 2)
 		time.Sleep(time.Minute)
 
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		rest, err := m.Add(t.Context(), conns...)
 		require.NoError(t, err)
 		require.Empty(t, rest)
 
-		was := s.count()
+		was := s.Total()
 
 		time.Sleep(time.Hour)
-		require.Equal(t, was, s.count(), "nothing is missing")
+		require.Equal(t, was, s.Total(), "nothing is missing")
 		s.comeUp()
 		killAll(t, m, 1)
-		require.Equal(t, was+1, func() int { synctest.Wait(); return s.count() }(), "what was added is healed")
+		require.Equal(t, was+1, func() int { synctest.Wait(); return s.Total() }(), "what was added is healed")
 
 		healed := book.with("plex: connection healed")
 		require.Len(t, healed, 1)
@@ -2046,7 +1981,7 @@ func TestAddMakesAPoolWholeAndItsHealerIdle(t *testing.T) {
 func TestWhatWasAddedBeyondTheMinimumIsHealedToo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(4))
 		_, err := m.Add(t.Context(), conns...)
 		require.NoError(t, err)
@@ -2054,12 +1989,12 @@ func TestWhatWasAddedBeyondTheMinimumIsHealedToo(t *testing.T) {
 		killAll(t, m, 2)
 
 		for _, call := range c.unanswered(2) {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 		}
 
 		require.Equal(t, 2, settled(m).Open)
-		require.Equal(t, 2, c.count())
+		require.Equal(t, 2, c.Total())
 	})
 }
 
@@ -2067,145 +2002,28 @@ func TestAnAddThatFailsBesideAnotherAsksForNoConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
 		m := l.mux(plex.WithConnector(c.connect), plex.WithMaxCapacity(4))
-		good, _ := l.pair()
-		bad, _ := newPair() // not in the books, since the test closes it
+		good, _ := l.Pair()
+		bad, _ := fakenet.Pair() // not in the books, since the test closes it
 
-		g := newGate()
-		g.arm()
-		bad.hooks.setReadDeadline = g.pass
+		g := fakenet.NewGate()
+		g.Arm()
+		bad.Hooks.SetReadDeadline = g.PassDeadline
 
 		failed := later(func() error {
 			_, err := m.Add(context.Background(), bad)
 
 			return err
 		})
-		<-g.entered
+		<-g.Entered
 
 		_, err := m.Add(t.Context(), good)
 		require.NoError(t, err)
 		require.NoError(t, bad.Close())
-		close(g.leave)
+		close(g.Leave)
 		require.ErrorIs(t, <-failed, net.ErrClosed)
 
 		time.Sleep(time.Minute)
-		require.Zero(t, c.count(), "there is one connection, which is all that anybody has asked for")
+		require.Zero(t, c.Total(), "there is one connection, which is all that anybody has asked for")
 		require.Equal(t, 1, m.Stats().Open)
 	})
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The end
-
-func TestTheEndComesAtOnceWhateverTheHealerIsDoing(t *testing.T) {
-	fail := func(l *ledger, calls ...*connectCall) {
-		l.Helper()
-
-		for _, call := range calls {
-			call.fail(errRefused)
-		}
-
-		synctest.Wait()
-	}
-	succeed := func(l *ledger, calls ...*connectCall) {
-		l.Helper()
-
-		for _, call := range calls {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
-		}
-
-		synctest.Wait()
-	}
-
-	for _, state := range []struct {
-		name  string
-		bring func(l *ledger, c *connector)
-		wait  time.Duration // how long the end may take
-	}{
-		{"pausing", func(l *ledger, c *connector) {
-			fail(l, c.unanswered(4)...)
-			fail(l, c.next())
-		}, 0},
-		{"at the end of its pause", func(l *ledger, c *connector) {
-			fail(l, c.unanswered(4)...)
-			time.Sleep(time.Minute - 1)
-		}, 0},
-		{"connecting", func(_ *ledger, c *connector) { _ = c.unanswered(4) }, 0},
-		{"connecting, and nobody heeds the ctx", func(_ *ledger, c *connector) { _ = c.unanswered(4) }, time.Second},
-		{"waiting for connects that have timed out", func(*ledger, *connector) { time.Sleep(time.Minute) }, time.Second},
-		{"probing", func(l *ledger, c *connector) {
-			fail(l, c.unanswered(4)...)
-			time.Sleep(time.Minute)
-			_ = c.unanswered(1)
-		}, 0},
-		{"ramping up", func(l *ledger, c *connector) {
-			fail(l, c.unanswered(4)...)
-			time.Sleep(time.Minute)
-			succeed(l, c.unanswered(1)...)
-			succeed(l, c.unanswered(2)...)
-			_ = c.unanswered(4)
-		}, 0},
-	} {
-		for _, how := range []string{"Close", "Shutdown", "the ctx's end"} {
-			t.Run(state.name+"/"+how, func(t *testing.T) {
-				bubble(t, func(t *testing.T, l *ledger) {
-					const n = 16
-
-					c := newConnector(l)
-					conns, _ := l.pairs(n)
-					ctx, cancel := context.WithCancel(t.Context())
-					defer cancel()
-
-					m, err := plex.New(ctx, plex.WithConnections(conns...), plex.WithConnector(c.connect),
-						plex.WithBackoff(func(int) time.Duration { return time.Minute }))
-					require.NoError(t, err)
-					l.closeAtEnd(m)
-
-					c.ignoreCtx = state.wait > 0 // before the first call
-
-					killAll(t, m, n)
-					state.bring(l, c)
-
-					var waiting []<-chan waiter
-					for m.Stats().Open == 0 && len(waiting) < 3 {
-						waiting = append(waiting, wantReader(t.Context(), m, 0))
-					}
-
-					began, calls := time.Now(), c.count()
-
-					switch how {
-					case "Close":
-						require.NoError(t, m.Close())
-					case "Shutdown":
-						require.NoError(t, m.Shutdown(t.Context()))
-					default:
-						cancel()
-						require.NoError(t, m.Close()) // which waits for the one that the ctx has begun
-					}
-
-					require.LessOrEqual(t, time.Since(began), state.wait)
-
-					if state.wait == 0 {
-						_, connecting, _ := c.counts()
-						require.Zero(t, connecting, "calls of Connect that heed their ctx are waited for")
-					}
-
-					for _, ch := range waiting {
-						require.ErrorIs(t, (<-ch).err, plex.ErrClosed)
-					}
-
-					time.Sleep(time.Hour)
-					require.Equal(t, calls, c.count(), "no connect after the end")
-
-					s := m.Stats()
-					require.Zero(t, s.Open)
-
-					if state.wait == 0 {
-						require.Zero(t, s.Connecting)
-						require.Zero(t, plexGoroutines(), "goroutines of plex")
-					}
-				})
-			})
-		}
-	}
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -33,10 +32,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
-// patience bounds everything in these tests that has to happen soon. It is never waited out when all is well.
-const patience = 20 * time.Second
+// patience bounds everything in these tests that has to happen soon. It is never waited out when all is well, so it is
+// long enough for a busy machine and the race detector.
+const patience = time.Minute
 
 // transport is one kind of connection with the traits that the tests have to know.
 type transport struct {
@@ -116,19 +117,19 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-func (c *counted) closeCount() int { return int(c.closes.Load()) }
+func (c *counted) Closes() int { return int(c.closes.Load()) }
 
 // numbered is one end of a net.Pipe with a LocalAddr of its own.
 type numbered struct {
 	counted
-	addr fakeAddr
+	addr fakenet.Addr
 }
 
 func (c *numbered) LocalAddr() net.Addr { return c.addr }
 
 func pipePair(*testing.T) (client, server net.Conn) {
 	client, server = net.Pipe()
-	c := &numbered{addr: fakeAddr(fmt.Sprintf("pipe-%d", fakeNumber.Add(1)))}
+	c := &numbered{addr: fakenet.NewAddr("pipe")}
 	c.Conn = client
 	return c, server
 }
@@ -320,8 +321,8 @@ func openLinks(t *testing.T, books *ledger, tr transport, n int) links {
 	ls := make(links, n)
 	for i := range ls {
 		client, server := tr.open(t)
-		if c, ok := client.(closeCounter); ok {
-			books.watch(c)
+		if c, ok := client.(fakenet.CloseCounter); ok {
+			books.Watch(c)
 		}
 		ls[i] = &link{client: client, server: server, down: 1 + i, up: 101 + i}
 		t.Cleanup(func() { server.Close() }) // the end that plex does not own; closed twice is fine
@@ -661,7 +662,12 @@ func (p *peer) send(t testing.TB, offset, n int64) {
 // requireHealed waits until m is whole again with as many connections as have been lost.
 func requireHealed(t testing.TB, m *plex.Multiplexer, open, lost int) {
 	t.Helper()
-	ok := within(patience, func() bool {
+	requireHealedWithin(t, patience, m, open, lost)
+}
+
+func requireHealedWithin(t testing.TB, d time.Duration, m *plex.Multiplexer, open, lost int) {
+	t.Helper()
+	ok := within(d, func() bool {
 		s := m.Stats()
 		return s.Open == open && s.Lost == uint64(lost) && s.Healed == uint64(lost) && s.Connecting == 0
 	})
@@ -709,52 +715,6 @@ func readerOn(t *testing.T, m *plex.Multiplexer, p *peer) plex.Reader {
 		}
 		others = append(others, r)
 	}
-}
-
-// journal is a slog.Handler that keeps what it is told.
-type journal struct {
-	mu      sync.Mutex
-	entries []entry
-}
-
-type entry struct {
-	message string
-	attrs   map[string]any
-}
-
-func (*journal) Enabled(context.Context, slog.Level) bool { return true }
-func (j *journal) WithAttrs([]slog.Attr) slog.Handler     { return j }
-func (j *journal) WithGroup(string) slog.Handler          { return j }
-
-func (j *journal) Handle(_ context.Context, r slog.Record) error {
-	e := entry{r.Message, map[string]any{}}
-	r.Attrs(func(a slog.Attr) bool {
-		e.attrs[a.Key] = a.Value.Any()
-		return true
-	})
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.entries = append(j.entries, e)
-	return nil
-}
-
-func (j *journal) logger() *slog.Logger { return slog.New(j) }
-
-// named waits for the first n entries with this message, and returns them.
-func (j *journal) named(t testing.TB, message string, n int) (found []entry) {
-	t.Helper()
-	eventually(t, func() bool {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		found = nil
-		for _, e := range j.entries {
-			if e.message == message {
-				found = append(found, e)
-			}
-		}
-		return len(found) >= n
-	}, "%d log entries %q", n, message)
-	return found
 }
 
 // ---------------------------------------------------------------------------------------------------------------

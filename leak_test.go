@@ -5,7 +5,6 @@ package plex_test
 import (
 	"context"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 const leakMessage = "plex: suspected leak of a lease"
@@ -29,7 +29,7 @@ func TestALeaseThatIsHeldForTooLongIsReportedOnceWithTheStackThatTookIt(t *testi
 
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithLeakDetection(threshold), book.option())
 
 		time.Sleep(7 * time.Second)
@@ -191,30 +191,12 @@ func TestTheEndComesAtOnceWithALeakedLease(t *testing.T) {
 	})
 }
 
-// oneMutex is a transport that has one mutex for everything but Close, so that no deadline can be set while it reads.
-type oneMutex struct {
-	net.Conn
-	mu sync.Mutex
-}
-
-func (c *oneMutex) Read(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.Conn.Read(p)
-}
-
-func (c *oneMutex) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
-}
-
 func TestLeakDetectionDoesNotWaitForATransport(t *testing.T) {
 	l := newLedger(t)
 	client, server := tcpPair(t)
 	defer server.Close() //nolint:errcheck // the test is over
-	c := &counted{Conn: &oneMutex{Conn: client}}
-	l.watch(c)
+	c := &counted{Conn: &fakenet.OneMutex{Conn: client}}
+	l.Watch(c)
 	m := l.mux(plex.WithConnections(c), plex.WithLeakDetection(20*time.Millisecond))
 	r := leaseReader(t, m)
 	var wg sync.WaitGroup

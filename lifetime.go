@@ -138,7 +138,7 @@ func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c.pins == 0 {
+	if c.pins.Load() == 0 {
 		return false, false, 0
 	}
 	now := time.Now()
@@ -198,7 +198,7 @@ func (c *conn) retireHeld() {
 func (c *conn) retireLooked() {
 	m := c.m
 	m.mu.Lock()
-	retire := c.pins == 0 && c.mayRetireLocked() && c.leaveLocked(whyExpired)
+	retire := c.pins.Load() == 0 && c.mayRetireLocked() && c.leaveLocked(whyExpired)
 	if !retire {
 		c.tryLaterLocked()
 	}
@@ -240,7 +240,7 @@ func (c *conn) drained() bool {
 
 func (c *conn) drainedLocked() bool {
 	return c.life.phase == phaseLeaving && c.life.why.retires() &&
-		(c.pins == 0 || !c.graceEnds.IsZero() && !time.Now().Before(c.graceEnds))
+		(c.pins.Load() == 0 || !c.graceEnds.IsZero() && !time.Now().Before(c.graceEnds))
 }
 
 // lookDue is for a half, held, whose lease has just ended on a connection that is due, or that

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestConnectionsAreReplacedAtTheirMaximalLifetimeLessAJitter(t *testing.T) {
@@ -29,10 +30,10 @@ func TestConnectionsAreReplacedAtTheirMaximalLifetimeLessAJitter(t *testing.T) {
 
 		s := newService(l)
 		s.set(func(s *service) {
-			s.greet = func(p *fakePeer) {
+			s.greet = func(p *fakenet.Peer) {
 				born := time.Now()
 
-				p.conn.afterClose(func() {
+				p.Conn().AfterClose(func() {
 					mu.Lock()
 					defer mu.Unlock()
 
@@ -76,7 +77,7 @@ func TestOneConnectionAtATimeIsMissingForItsAge(t *testing.T) {
 		const n = 5
 
 		c := newConnector(l)
-		conns, _ := l.pairs(n)
+		conns, _ := l.Pairs(n)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
 			plex.WithBackoff(func(int) time.Duration { return time.Minute }), plex.WithConnectTimeout(24*time.Hour))
 		expected := map[string]bool{}
@@ -91,13 +92,13 @@ func TestOneConnectionAtATimeIsMissingForItsAge(t *testing.T) {
 
 		for i := range uint64(n) {
 			call := c.unanswered(1)[0]
-			addr := call.handle.RemoteAddr().String()
+			addr := call.Handle.RemoteAddr().String()
 			require.True(t, expected[addr], "the address of the connection that was too old")
 			delete(expected, addr)
 
 			for _, conn := range conns {
 				if conn.RemoteAddr().String() == addr {
-					require.Equal(t, 1, conn.(*fakeConn).closeCount())
+					require.Equal(t, 1, conn.(*fakenet.Conn).Closes())
 				}
 			}
 
@@ -106,18 +107,18 @@ func TestOneConnectionAtATimeIsMissingForItsAge(t *testing.T) {
 				require.Equal(t, []int{n - 1, 1, n - 1, n - 1}, []int{s.Open, s.Connecting, s.IdleReaders, s.IdleWriters})
 				require.Equal(t, i+1, s.Expired)
 				time.Sleep(100 * time.Millisecond)
-				call.fail(errRefused)
+				call.Fail(errRefused)
 				time.Sleep(30 * time.Second)
 				require.Equal(t, n-1, m.Stats().Open, "the others stay, old as they are")
 
 				call = c.next()
-				require.Equal(t, addr, call.handle.RemoteAddr().String())
+				require.Equal(t, addr, call.Handle.RemoteAddr().String())
 			}
 
-			fresh, peer := l.pair()
-			call.succeed(fresh)
+			fresh, peer := l.Pair()
+			call.Succeed(fresh)
 			synctest.Wait()
-			peer.send("x")
+			peer.Send("x")
 
 			r := readerOf(t, m)
 			for r.RemoteAddr() != fresh.RemoteAddr() {
@@ -142,7 +143,7 @@ func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
 		t.Run(held, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c := newConnector(l)
-				conn, peer := l.pair()
+				conn, peer := l.Pair()
 				m := l.mux(plex.WithConnections(conn), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour))
 				r, w := readerOf(t, m), writerOf(t, m)
 
@@ -155,18 +156,18 @@ func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
 				}
 
 				time.Sleep(10 * time.Hour)
-				require.Zero(t, c.count())
+				require.Zero(t, c.Total())
 				require.Equal(t, 1, m.Stats().Open)
 
 				if held != "writer" {
-					peer.send("x")
+					peer.Send("x")
 					require.Equal(t, "x", readN(t, r, 1), "it works as long as it is leased")
 					requireClosed(t, r)
 				}
 
 				if held == "both" {
 					time.Sleep(time.Hour)
-					require.Zero(t, c.count(), "the writer is still out")
+					require.Zero(t, c.Total(), "the writer is still out")
 					requireReaderIdle(t, m) // and so it goes on being leased
 					requireReaderIdle(t, m)
 				}
@@ -178,11 +179,11 @@ func TestALeasedConnectionIsReplacedWhenItsLeasesHaveEnded(t *testing.T) {
 				}
 
 				call := c.unanswered(1)[0]
-				require.Equal(t, conn.RemoteAddr(), call.handle.RemoteAddr())
-				require.True(t, isClosed(peer.clientClosed()))
+				require.Equal(t, conn.RemoteAddr(), call.Handle.RemoteAddr())
+				require.True(t, isClosed(peer.ConnClosed()))
 
-				fresh, _ := l.pair()
-				call.succeed(fresh)
+				fresh, _ := l.Pair()
+				call.Succeed(fresh)
 
 				s := settled(m)
 				require.Equal(t, []int{1, 1, 1}, []int{s.Open, s.IdleReaders, s.IdleWriters})
@@ -249,7 +250,7 @@ func TestATooOldConnectionThatCannotBeReplacedCostsNobodyHisPlace(t *testing.T) 
 		s := newService(l)
 		s.goDown()
 
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Minute),
 			plex.WithBackoff(func(int) time.Duration { return 10 * time.Millisecond })) // so that it is looked at as each lease ends
 
@@ -302,7 +303,7 @@ func takeTurns(
 func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
 			plex.WithConnectTimeout(24*time.Hour))
 
@@ -320,8 +321,8 @@ func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
 		}
 
 		for range 3 {
-			fresh, _ := l.pair()
-			call.succeed(fresh)
+			fresh, _ := l.Pair()
+			call.Succeed(fresh)
 			synctest.Wait()
 
 			if m.Stats().Open == 3 {
@@ -342,21 +343,21 @@ func TestNothingExpiresWhileAnotherConnectionIsMissing(t *testing.T) {
 func TestALossOfAnOldConnectionIsALoss(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour))
 		r := readerOf(t, m)
 
 		time.Sleep(2 * time.Hour)
 		require.NoError(t, r.Kill())
 
-		fresh, _ := l.pair()
-		c.unanswered(1)[0].succeed(fresh)
+		fresh, _ := l.Pair()
+		c.unanswered(1)[0].Succeed(fresh)
 
 		s := settled(m)
 		require.Equal(t, []uint64{0, 1, 1}, []uint64{s.Expired, s.Lost, s.Healed})
 
 		time.Sleep(53 * time.Minute)
-		require.Equal(t, 1, c.count())
+		require.Equal(t, 1, c.Total())
 	})
 }
 
@@ -381,7 +382,7 @@ func TestSurplusExpiresAsWell(t *testing.T) {
 func TestATransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		conn, free := l.slowToClose()
 		defer free()
 
@@ -396,7 +397,7 @@ func TestATransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
 
 		killAll(t, m, 3)
 		time.Sleep(time.Minute)
-		require.Equal(t, 3, s.count()-int(stuck.Connected), "healed, but its slot is not free")
+		require.Equal(t, 3, s.Total()-int(stuck.Connected), "healed, but its slot is not free")
 		require.Equal(t, []int{4, 3}, []int{m.Stats().Open, m.Stats().IdleWriters})
 
 		time.Sleep(3 * time.Hour)
@@ -413,51 +414,15 @@ func TestWithoutAMaximalLifetimeNothingExpires(t *testing.T) {
 		m := s.pool(3)
 
 		time.Sleep(10_000 * time.Hour)
-		require.Equal(t, 3, s.count())
+		require.Equal(t, 3, s.Total())
 		require.Zero(t, m.Stats().Expired)
 	})
-}
-
-func TestTheEndComesAtOnceWhileConnectionsExpire(t *testing.T) {
-	for _, how := range []string{"Close", "Shutdown"} {
-		t.Run(how, func(t *testing.T) {
-			bubble(t, func(t *testing.T, l *ledger) {
-				c := newConnector(l)
-				conns, _ := l.pairs(3)
-				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxLifetime(time.Hour),
-					plex.WithConnectTimeout(24*time.Hour))
-
-				time.Sleep(time.Hour)
-				_ = c.unanswered(1)
-
-				w := writerOf(t, m)
-				began := time.Now()
-
-				if how == "Close" {
-					require.NoError(t, m.Close())
-					requireClosed(t, w)
-				} else {
-					ended := later(func() error { return m.Shutdown(context.Background()) })
-					synctest.Wait()
-					requirePending(t, ended, "Shutdown")
-					requireClosed(t, w)
-					require.NoError(t, <-ended)
-				}
-
-				require.Zero(t, time.Since(began))
-				time.Sleep(time.Hour)
-				require.Equal(t, 1, c.count())
-				require.EqualValues(t, 1, m.Stats().Expired)
-				require.Zero(t, plexGoroutines())
-			})
-		})
-	}
 }
 
 func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(1)
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
 			plex.WithRetireGrace(24*time.Hour))
 		w := writerOf(t, m)
@@ -472,9 +437,9 @@ func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 		w = writerOf(t, m)
 		require.NotEqual(t, old, w.Conn())
 		requireClosed(t, w)
-		require.Zero(t, peers[0].conn.closeCount())
+		require.Zero(t, peers[0].Conn().Closes())
 
-		peers[0].send("the reply")
+		peers[0].Send("the reply")
 		r, err := m.ReadyReader(t.Context(), time.Minute)
 		require.NoError(t, err)
 		require.Equal(t, old, r.Conn())
@@ -484,13 +449,13 @@ func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 		unpin()
 		unpin()
 		synctest.Wait()
-		require.Zero(t, peers[0].conn.closeCount(), "it has been pinned twice")
+		require.Zero(t, peers[0].Conn().Closes(), "it has been pinned twice")
 
 		ended := make(chan error, 1)
 		old.AfterEnd(func(cause error) { ended <- cause })
 		again()
 		time.Sleep(time.Second) // it may be being looked at
-		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.Equal(t, 1, peers[0].Conn().Closes())
 		require.ErrorIs(t, <-ended, plex.ErrRetired)
 		require.Equal(t, 1, m.Stats().Open)
 	})
@@ -499,7 +464,7 @@ func TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned(t *testing.T) {
 func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(1)
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
 			plex.WithRetireGrace(24*time.Hour))
 		w, r := writerOf(t, m), readerOf(t, m)
@@ -515,10 +480,10 @@ func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
 		requireNoWriter(t, m)
 		requireClosed(t, w)
 		require.EqualValues(t, 1, m.Stats().Expired)
-		require.Zero(t, peers[0].conn.closeCount(), "it is pinned")
+		require.Zero(t, peers[0].Conn().Closes(), "it is pinned")
 		unpin()
 		time.Sleep(time.Second)
-		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.Equal(t, 1, peers[0].Conn().Closes())
 		require.Equal(t, []int{1, 1}, []int{m.Stats().Open, m.Stats().IdleWriters})
 	})
 }
@@ -527,7 +492,7 @@ func TestAPinnedConnectionThatIsTooOldDrainsWhenItsLeaseEndsToo(t *testing.T) {
 func TestAPinnedConnectionOfAFullPoolIsInServiceUntilItsGraceEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(1)
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour),
 			plex.WithRetireGrace(time.Minute))
 		w := writerOf(t, m)
@@ -547,10 +512,10 @@ func TestAPinnedConnectionOfAFullPoolIsInServiceUntilItsGraceEnds(t *testing.T) 
 		require.Greater(t, time.Since(began), 54*time.Minute+58*time.Second)
 		requireNoWriter(t, m) // it is not asked for anything any more, but what was asked may still come
 		require.Empty(t, ended)
-		require.Zero(t, peers[0].conn.closeCount())
+		require.Zero(t, peers[0].Conn().Closes())
 		time.Sleep(2 * time.Second)
 		require.ErrorIs(t, <-ended, plex.ErrRetired)
-		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.Equal(t, 1, peers[0].Conn().Closes())
 		w = writerOf(t, m)
 		require.NotEqual(t, old, w.Conn())
 		requireClosed(t, w)
@@ -565,15 +530,15 @@ func TestTheLastConnectionIsNotGivenUpForItsAgeWhileConnectsFail(t *testing.T) {
 		t.Run(fmt.Sprint("capacity ", capacity), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				fails := plex.DialFunc(func(context.Context) (net.Conn, error) { return nil, errRefused })
-				conns, peers := l.pairs(2)
+				conns, peers := l.Pairs(2)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(fails), plex.WithMaxCapacity(capacity), plex.WithMaxLifetime(time.Hour))
-				peers[0].reset(syscall.ECONNRESET, false)
+				peers[0].Reset(syscall.ECONNRESET, false)
 				r := readerOf(t, m)
 				_, err := r.Read(make([]byte, 1))
 				require.Error(t, err)
 				_ = r.Close()
 				time.Sleep(24 * time.Hour)
-				require.Zero(t, peers[1].conn.closeCount())
+				require.Zero(t, peers[1].Conn().Closes())
 				require.Equal(t, 1, m.Stats().Open)
 				require.Zero(t, m.Stats().Expired)
 			})
@@ -588,7 +553,7 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 		t.Run(fmt.Sprint("pinned again: ", again), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				s := newService(l)
-				conns, peers := l.pairs(1)
+				conns, peers := l.Pairs(1)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(2), plex.WithMaxLifetime(time.Hour),
 					plex.WithRetireGrace(24*time.Hour))
 				attend(t, m)
@@ -599,13 +564,13 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 				time.Sleep(90 * time.Minute)
 				require.EqualValues(t, 1, m.Stats().Expired, "it drains")
 
-				peers[0].send("the beginning")
+				peers[0].Send("the beginning")
 				r := readyReader(t, m)
 				require.Equal(t, old, r.Conn())
 				require.Equal(t, "the beginning", readN(t, r, 13))
 				unpin()
 				time.Sleep(time.Minute)
-				require.Zero(t, peers[0].conn.closeCount(), "somebody has it")
+				require.Zero(t, peers[0].Conn().Closes(), "somebody has it")
 				keep := func() {}
 				if again {
 					keep = old.Pin()
@@ -613,8 +578,8 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 				requireClosed(t, r)
 				time.Sleep(time.Minute)
 				if again {
-					require.Zero(t, peers[0].conn.closeCount(), "it is pinned")
-					peers[0].send(" and the end")
+					require.Zero(t, peers[0].Conn().Closes(), "it is pinned")
+					peers[0].Send(" and the end")
 					r := readyReader(t, m)
 					require.Equal(t, old, r.Conn())
 					require.Equal(t, " and the end", readN(t, r, 12))
@@ -622,7 +587,7 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 				}
 				keep()
 				time.Sleep(time.Minute)
-				require.Equal(t, 1, peers[0].conn.closeCount())
+				require.Equal(t, 1, peers[0].Conn().Closes())
 				require.Equal(t, 1, m.Stats().Open)
 			})
 		})
@@ -633,10 +598,10 @@ func TestAConnectionThatDrainsIsKeptByAPinOfTheLeaseThatHasIt(t *testing.T) {
 func TestWhatAStreamHasLeftIsReadBeforeItsConnectionIsReplacedForItsAge(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(1)
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Hour))
 		r := readerOf(t, m)
-		peers[0].send("0123456789")
+		peers[0].Send("0123456789")
 		ch, err := r.Recv(t.Context(), 4)
 		require.NoError(t, err)
 		require.Equal(t, byte('0'), <-ch)
@@ -655,7 +620,7 @@ func TestWhatAStreamHasLeftIsReadBeforeItsConnectionIsReplacedForItsAge(t *testi
 		require.Equal(t, "123456789", readN(t, r, 9))
 		requireClosed(t, r)
 		time.Sleep(time.Minute)
-		require.Equal(t, 1, peers[0].conn.closeCount())
+		require.Equal(t, 1, peers[0].Conn().Closes())
 		require.EqualValues(t, 1, m.Stats().Expired)
 	})
 }
@@ -664,8 +629,8 @@ func TestWhatAStreamHasLeftIsReadBeforeItsConnectionIsReplacedForItsAge(t *testi
 func TestAConnectThatHangsDoesNotKeepOthersBeyondTheirAge(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c := newConnector(l)
-		c.ignoreCtx = true
-		conns, peers := l.pairs(1)
+		c.IgnoreCtx = true
+		conns, peers := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), plex.WithMaxCapacity(3),
 			plex.WithAutoScaling(time.Second), plex.WithMaxLifetime(time.Hour))
 		w := writerOf(t, m)
@@ -675,11 +640,11 @@ func TestAConnectThatHangsDoesNotKeepOthersBeyondTheirAge(t *testing.T) {
 		requireClosed(t, w)
 		time.Sleep(2 * time.Hour)
 		require.EqualValues(t, 1, m.Stats().Expired)
-		require.Equal(t, 1, peers[0].conn.closeCount())
-		conn, _ := l.pair()
-		c.next().succeed(conn)
+		require.Equal(t, 1, peers[0].Conn().Closes())
+		conn, _ := l.Pair()
+		c.next().Succeed(conn)
 		synctest.Wait()
 		require.Equal(t, 1, m.Stats().Open)
-		hung.fail(errDialRefused)
+		hung.Fail(errDialRefused)
 	})
 }

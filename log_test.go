@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
@@ -23,17 +24,17 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 		name  string
 		cause error
 		level slog.Level
-		lose  func(t *testing.T, r plex.Reader, p *fakePeer)
+		lose  func(t *testing.T, r plex.Reader, p *fakenet.Peer)
 	}{
-		{"Kill", plex.ErrKilled, slog.LevelInfo, func(t *testing.T, r plex.Reader, _ *fakePeer) { require.NoError(t, r.Kill()) }},
-		{"a reset", syscall.ECONNRESET, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakePeer) {
-			p.reset(syscall.ECONNRESET, false)
+		{"Kill", plex.ErrKilled, slog.LevelInfo, func(t *testing.T, r plex.Reader, _ *fakenet.Peer) { require.NoError(t, r.Kill()) }},
+		{"a reset", syscall.ECONNRESET, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
+			p.Reset(syscall.ECONNRESET, false)
 
 			_, err := r.Read(make([]byte, 1))
 			require.Error(t, err)
 			requireClosed(t, r)
 		}},
-		{"the peer's close", io.EOF, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakePeer) {
+		{"the peer's close", io.EOF, slog.LevelWarn, func(t *testing.T, r plex.Reader, p *fakenet.Peer) {
 			_ = p.Close()
 
 			_, err := r.Read(make([]byte, 1))
@@ -64,18 +65,18 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 }
 
 // single2 makes a multiplexer of one given connection with further options.
-func (l *ledger) single2(opts ...plex.Option) (*plex.Multiplexer, *fakeConn, *fakePeer) {
+func (l *ledger) single2(opts ...plex.Option) (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
 	l.Helper()
 
-	c, p := l.pair()
+	c, p := l.Pair()
 
 	return l.mux(append(opts, plex.WithConnections(c))...), c, p
 }
 
-func TestAHealIsLoggedWithItsAttemptsAndTheTimeItTookAndSoAreTheFailuresBefore(t *testing.T) {
+func TestAHealIsLoggedWithItsAttemptsItsTimeAndTheFailuresBefore(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c, book := newConnector(l), &logbook{}
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), book.option(),
 			plex.WithBackoff(func(int) time.Duration { return 10 * time.Second }))
 
@@ -85,7 +86,7 @@ func TestAHealIsLoggedWithItsAttemptsAndTheTimeItTookAndSoAreTheFailuresBefore(t
 		for n := range 2 {
 			call := c.next()
 			time.Sleep(500 * time.Millisecond)
-			call.fail(errRefused)
+			call.Fail(errRefused)
 			synctest.Wait()
 
 			failed := book.with("plex: connect failed")
@@ -100,8 +101,8 @@ func TestAHealIsLoggedWithItsAttemptsAndTheTimeItTookAndSoAreTheFailuresBefore(t
 		call := c.next()
 		time.Sleep(250 * time.Millisecond)
 
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 		synctest.Wait()
 
 		healed := book.with("plex: connection healed")
@@ -153,7 +154,7 @@ func TestScalingIsLoggedWithItsReasonAndTheNumbers(t *testing.T) {
 func TestARenewalIsLogged(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c, book := newConnector(l), &logbook{}
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), book.option(), plex.WithMaxLifetime(time.Hour))
 
 		time.Sleep(54*time.Minute - 1)
@@ -161,8 +162,8 @@ func TestARenewalIsLogged(t *testing.T) {
 		call := c.next()
 		time.Sleep(300 * time.Millisecond)
 
-		fresh, _ := l.pair()
-		call.succeed(fresh)
+		fresh, _ := l.Pair()
+		call.Succeed(fresh)
 		require.EqualValues(t, 1, settled(m).Expired)
 		require.Equal(t, []string{"plex: connection renewed"}, book.messages())
 
@@ -183,7 +184,7 @@ func TestTheEndIsNotLogged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				c, book := newConnector(l), &logbook{}
-				conns, _ := l.pairs(4)
+				conns, _ := l.Pairs(4)
 				m := l.mux(plex.WithConnections(conns...), plex.WithConnector(c.connect), book.option())
 
 				killAll(t, m, 2)
@@ -266,7 +267,7 @@ func TestAHandlerMayCallTheMultiplexer(t *testing.T) {
 			assert.ErrorIs(t, err, plex.ErrNilConnection)
 		}
 
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m = l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxCapacity(4), plex.WithAutoScaling(scaleAfter),
 			plex.WithIdleTimeout(time.Minute), plex.WithMaxLifetime(time.Hour), plex.WithLeakDetection(time.Second), book.option())
 		close(ready)

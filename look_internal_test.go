@@ -7,20 +7,21 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // A half that is on its way to a waiter is not taken from it, or the waiter would find itself behind all others.
 func TestWhatIsOnItsWayToAWaiterIsNotLookedAt(t *testing.T) {
-	looks := 0
-	m := muxOf(t, &kindConn{network: "tcp", do: func([]byte) (int, error) { looks++; return 0, os.ErrDeadlineExceeded }})
+	nc := faulty(fakenet.Returns(0, os.ErrDeadlineExceeded))
+	m := muxOf(t, nc)
 	require.NoError(t, m.decideReading(readsAny))
 	c := m.roster.all()[0]
 	m.readers.waiting.Add(1)
 	c.glance()
-	require.Zero(t, looks)
+	require.Zero(t, nc.Calls().Reads)
 	m.readers.waiting.Add(-1)
 	c.glance()
-	require.Equal(t, 1, looks)
+	require.Equal(t, 1, nc.Calls().Reads)
 }
 
 // Whatever plex reads for, the half must come back, or nobody could ever end it.
@@ -31,7 +32,7 @@ func TestTransportThatEndsPlexsOwnGoroutineLosesItsConnection(t *testing.T) {
 		"a retirement": func(c *conn) { c.leave(whySurplus); c.w.retire(); c.endRetirement() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := muxOf(t, &kindConn{network: "tcp", do: goexit})
+			m := muxOf(t, faulty(fakenet.Goexits()))
 			c := m.roster.all()[0]
 			ended := make(chan struct{})
 			go func() {

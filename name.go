@@ -135,13 +135,16 @@ func (c Conn) Pin() (unpin func()) {
 	}
 	m := c.c.m
 	m.mu.Lock()
-	c.c.pins++
+	c.c.pins.Add(1)
 	m.mu.Unlock()
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
-		c.c.pins--
-		drained, due := c.c.drainedLocked(), c.c.pins == 0 && c.c.life.due()
+		free := c.c.pins.Add(-1) == 0
+		drained, due := c.c.drainedLocked(), free && c.c.life.due()
 		m.mu.Unlock()
+		if free {
+			c.c.r.offerNamed()
+		}
 		switch {
 		case drained:
 			m.tasks.start(c.c.endRetirement)

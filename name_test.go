@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // atEnd has the causes with which the end of c is told.
@@ -25,7 +26,7 @@ func atEnd(c plex.Conn) <-chan error {
 // requireTold checks that an end has been told once, by now in a bubble and soon otherwise, and returns the cause.
 func requireTold(t testing.TB, causes <-chan error) error {
 	t.Helper()
-	if inBubble() {
+	if fakenet.InBubble() {
 		synctest.Wait()
 	} else {
 		eventually(t, func() bool { return len(causes) > 0 }, "the end is told")
@@ -37,7 +38,7 @@ func requireTold(t testing.TB, causes <-chan error) error {
 // requireUntold checks that an end has not been told by now.
 func requireUntold(t testing.TB, causes <-chan error) {
 	t.Helper()
-	if inBubble() {
+	if fakenet.InBubble() {
 		synctest.Wait()
 	}
 	require.Empty(t, causes, "told")
@@ -46,10 +47,10 @@ func requireUntold(t testing.TB, causes <-chan error) {
 func TestConnIsTheSameForAllLeasesOnAConnectionAndForNoOther(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect))
 		for _, p := range peers {
-			p.send("x") // which nobody reads, so that both are ready each time
+			p.Send("x") // which nobody reads, so that both are ready each time
 		}
 		byAddr := map[net.Addr]plex.Conn{}
 		for range 3 {
@@ -81,7 +82,7 @@ func TestConnIsTheSameForAllLeasesOnAConnectionAndForNoOther(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, 2, m.Stats().Open)
 		require.Equal(t, addr, lost.LocalAddr(), "also after the connection")
-		s.connected(0)[0].send("x")
+		s.connected(0)[0].Send("x")
 		for range 2 {
 			r := readyReader(t, m)
 			defer requireClosed(t, r)
@@ -111,10 +112,10 @@ func TestTheZeroConn(t *testing.T) {
 func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 	for name, c := range map[string]struct {
 		opts  []plex.Option
-		end   func(t *testing.T, m *plex.Multiplexer, p *fakePeer, name plex.Conn)
+		end   func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer, name plex.Conn)
 		cause error
 	}{
-		"the peer's close": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakePeer, _ plex.Conn) {
+		"the peer's close": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer, _ plex.Conn) {
 			require.NoError(t, p.Close())
 			time.Sleep(time.Second)
 			r := readyReader(t, m)
@@ -122,39 +123,39 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 			require.Equal(t, io.EOF, err)
 			requireClosed(t, r)
 		}, io.EOF},
-		"a reset": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakePeer, _ plex.Conn) {
-			p.reset(syscall.ECONNRESET, false)
+		"a reset": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer, _ plex.Conn) {
+			p.Reset(syscall.ECONNRESET, false)
 			time.Sleep(time.Second)
 			r := readyReader(t, m)
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			requireClosed(t, r)
 		}, syscall.ECONNRESET},
-		"a failed write": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakePeer, _ plex.Conn) {
+		"a failed write": {nil, func(t *testing.T, m *plex.Multiplexer, p *fakenet.Peer, _ plex.Conn) {
 			w := writerOf(t, m)
-			p.reset(syscall.ETIMEDOUT, false)
+			p.Reset(syscall.ETIMEDOUT, false)
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, syscall.ETIMEDOUT)
 			requireClosed(t, w)
 		}, syscall.ETIMEDOUT},
-		"the Kill of a lease": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakePeer, _ plex.Conn) {
+		"the Kill of a lease": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer, _ plex.Conn) {
 			require.NoError(t, writerOf(t, m).Kill())
 		}, plex.ErrKilled},
-		"the Kill of a name": {nil, func(_ *testing.T, _ *plex.Multiplexer, _ *fakePeer, name plex.Conn) {
+		"the Kill of a name": {nil, func(_ *testing.T, _ *plex.Multiplexer, _ *fakenet.Peer, name plex.Conn) {
 			name.Kill()
 		}, plex.ErrKilled},
-		"Close": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakePeer, _ plex.Conn) {
+		"Close": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer, _ plex.Conn) {
 			require.NoError(t, m.Close())
 		}, plex.ErrClosed},
-		"Shutdown": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakePeer, _ plex.Conn) {
+		"Shutdown": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer, _ plex.Conn) {
 			require.NoError(t, m.Shutdown(t.Context()))
 		}, plex.ErrClosed},
-		"its age": {[]plex.Option{plex.WithMaxLifetime(time.Minute)}, func(*testing.T, *plex.Multiplexer, *fakePeer, plex.Conn) {
+		"its age": {[]plex.Option{plex.WithMaxLifetime(time.Minute)}, func(*testing.T, *plex.Multiplexer, *fakenet.Peer, plex.Conn) {
 			time.Sleep(2 * time.Minute)
 		}, plex.ErrRetired},
 		"no need": {
 			[]plex.Option{plex.WithMinConnections(0), plex.WithIdleTimeout(10 * time.Second)},
-			func(*testing.T, *plex.Multiplexer, *fakePeer, plex.Conn) {
+			func(*testing.T, *plex.Multiplexer, *fakenet.Peer, plex.Conn) {
 				time.Sleep(time.Minute)
 			}, plex.ErrRetired,
 		},
@@ -165,7 +166,7 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				bubble(t, func(t *testing.T, l *ledger) {
-					conn, p := l.pair()
+					conn, p := l.Pair()
 					s := newService(l)
 					m := l.mux(append(c.opts, plex.WithConnections(conn), plex.WithConnector(s.connect))...)
 					if attended {
@@ -206,17 +207,17 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 // What has arrived is somebody's first.
 func TestAfterEndWaitsForTheLastReadLease(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		attend(t, m)
 
 		// A lease that goes on when its connection is lost.
 		p := peers[0]
-		p.send("a few and ")
+		p.Send("a few and ")
 		r := readyReader(t, m)
-		require.Equal(t, p.conn.LocalAddr(), r.LocalAddr())
+		require.Equal(t, p.Conn().LocalAddr(), r.LocalAddr())
 		told := atEnd(r.Conn())
-		p.send("some words")
+		p.Send("some words")
 		r.Conn().Kill()
 		requireUntold(t, told)
 		require.Equal(t, plex.ErrKilled, r.Err())
@@ -228,14 +229,14 @@ func TestAfterEndWaitsForTheLastReadLease(t *testing.T) {
 		w := writerOf(t, m)
 		told = atEnd(w.Conn())
 		p = peers[1]
-		require.Equal(t, p.conn.LocalAddr(), w.LocalAddr(), "the one that is left")
+		require.Equal(t, p.Conn().LocalAddr(), w.LocalAddr(), "the one that is left")
 		requireClosed(t, w)
-		p.send("some words")
-		p.closeWrite()
+		p.Send("some words")
+		p.CloseWrite()
 		time.Sleep(time.Minute)
 		for _, want := range []string{"some", " wor", "ds"} {
 			requireUntold(t, told)
-			requireReady(t, m, p.conn.LocalAddr(), want)
+			requireReady(t, m, p.Conn().LocalAddr(), want)
 		}
 		requireUntold(t, told)
 		r = readyReader(t, m)
@@ -315,7 +316,7 @@ func TestManyAreToldOfOneEnd(t *testing.T) {
 // Whoever is told of an end may close everything.
 func TestAfterEndMayCloseTheMultiplexer(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...))
 		w := writerOf(t, m)
 		closed := make(chan error, 1)
@@ -345,7 +346,7 @@ func TestCloseDoesNotWaitForWhoeverIsToldOfAnEnd(t *testing.T) {
 func TestAPinKeepsAConnectionThatNobodyNeeds(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns[0]), plex.WithConnector(s.connect), plex.WithMaxCapacity(3),
 			plex.WithMinConnections(1), plex.WithIdleTimeout(time.Minute))
 		for _, conn := range conns[1:] {
@@ -385,7 +386,7 @@ func TestAPinKeepsAConnectionThatNobodyNeeds(t *testing.T) {
 func TestAPinKeepsNothingFromFailing(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conn, p := l.pair()
+		conn, p := l.Pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxLifetime(2*time.Minute))
 		attend(t, m)
 		w := writerOf(t, m)
@@ -417,7 +418,7 @@ func TestAPinKeepsNothingFromFailing(t *testing.T) {
 func TestAnUnpinnedConnectionIsReplacedForItsAge(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMaxLifetime(time.Minute))
 		attend(t, m)
 		w := writerOf(t, m)
@@ -430,5 +431,32 @@ func TestAnUnpinnedConnectionIsReplacedForItsAge(t *testing.T) {
 		require.Equal(t, plex.ErrRetired, requireTold(t, told))
 		require.Equal(t, 2, m.Stats().Open)
 		require.Zero(t, m.Stats().Lost)
+	})
+}
+
+func TestAConnectionIsKilledByItsName(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		s := newService(l)
+		conn, peer := l.Pair()
+		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect))
+		w := writerOf(t, m)
+		requireClosed(t, w)
+		name := w.Conn()
+
+		r := readerOf(t, m)
+		read := reading(r, make([]byte, 1))
+		synctest.Wait()
+		name.Kill()
+		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
+		requireClosed(t, r)
+		synctest.Wait()
+		require.Equal(t, 1, peer.Conn().Closes())
+
+		st := settled(m)
+		require.Equal(t, []uint64{1, 1, 1}, []uint64{st.Killed, st.Lost, st.Healed})
+		name.Kill()
+		st = settled(m)
+		require.Equal(t, []uint64{1, 1, 1}, []uint64{st.Killed, st.Lost, st.Healed}, "its replacement is another")
+		plex.Conn{}.Kill()
 	})
 }

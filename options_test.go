@@ -18,17 +18,18 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // uncomparableConn is a net.Conn that panics when it is compared or used as a map key.
 type uncomparableConn struct {
-	*fakeConn
+	*fakenet.Conn
 	_ []int
 }
 
 func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 	var (
-		typedNil  *fakeConn
+		typedNil  *fakenet.Conn
 		nilLogger *slog.Logger
 		ms        = time.Millisecond
 		given     = plex.WithConnections
@@ -187,10 +188,10 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				conns, _ := l.pairs(3)
+				conns, _ := l.Pairs(3)
 				dials := newConnector(l)
-				dials.auto = func(int) (*fakeConn, error) { return nil, errors.New("must not be called") }
-				l.handedBack(conns...)
+				dials.Auto = func(int) (*fakenet.Conn, error) { return nil, errors.New("must not be called") }
+				l.HandedBack(conns...)
 
 				past := time.Now().Add(-time.Hour)
 				for _, c := range conns {
@@ -211,11 +212,11 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 					assert.ErrorIs(t, err, tc.is)
 				}
 
-				calls, _, _ := dials.counts()
+				calls := dials.Counts().Total
 				assert.Zero(t, calls, "New validates before it opens anything")
 
 				for _, c := range conns {
-					read, write := c.(*fakeConn).deadlinesLeft()
+					read, write := c.(*fakenet.Conn).DeadlinesLeft()
 					assert.Equal(t, []time.Time{past, past}, []time.Time{read, write}, "what New refuses it does not touch")
 				}
 			})
@@ -226,8 +227,8 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 func TestNewRefusesANilContextInsteadOfPanicking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(1)
-		l.handedBack(conns...)
+		conns, _ := l.Pairs(1)
+		l.HandedBack(conns...)
 
 		m, err := plex.New(nilContext, plex.WithConnections(conns...))
 		require.ErrorContains(t, err, "context")
@@ -238,10 +239,10 @@ func TestNewRefusesANilContextInsteadOfPanicking(t *testing.T) {
 func TestNewWithAnEndedContextTakesAndOpensNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		dials := newConnector(l)
-		dials.auto = func(int) (*fakeConn, error) { c, _ := l.pair(); return c, nil }
-		l.handedBack(conns...)
+		dials.Auto = func(int) (*fakenet.Conn, error) { c, _ := l.Pair(); return c, nil }
+		l.HandedBack(conns...)
 
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -278,7 +279,7 @@ func TestOptionsGiveTheSameMultiplexerInEveryOrder(t *testing.T) {
 		l := newLedger(t)
 		orders := 0
 
-		dial := plex.DialFunc(func(context.Context) (net.Conn, error) { c, _ := l.pair(); return c, nil })
+		dial := plex.DialFunc(func(context.Context) (net.Conn, error) { c, _ := l.Pair(); return c, nil })
 		opts := []plex.Option{
 			nil, // the connections, new ones for each order
 			plex.WithMaxCapacity(5),
@@ -291,7 +292,7 @@ func TestOptionsGiveTheSameMultiplexerInEveryOrder(t *testing.T) {
 		permutations(opts, func(opts []plex.Option) {
 			orders++
 
-			conns, _ := l.pairs(2)
+			conns, _ := l.Pairs(2)
 			for i := range opts {
 				if opts[i] == nil {
 					opts[i] = plex.WithConnections(conns...)
@@ -314,8 +315,8 @@ func TestOptionsGiveTheSameMultiplexerInEveryOrder(t *testing.T) {
 func TestBadOptionsGiveTheSameErrorInEveryOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
-		l.handedBack(conns...)
+		conns, _ := l.Pairs(2)
+		l.HandedBack(conns...)
 
 		seen := map[string]int{}
 
@@ -340,13 +341,13 @@ func TestCapacityIsTheNumberOfConnectionsGivenUnlessSaidOtherwise(t *testing.T) 
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 
-		three, _ := l.pairs(3)
+		three, _ := l.Pairs(3)
 		require.Equal(t, 3, l.mux(plex.WithConnections(three...)).Stats().Capacity)
 
-		split, _ := l.pairs(3)
+		split, _ := l.Pairs(3)
 		require.Equal(t, 3, l.mux(plex.WithConnections(split[0]), plex.WithConnections(split[1:]...)).Stats().Capacity)
 
-		more, _ := l.pairs(3)
+		more, _ := l.Pairs(3)
 		require.Equal(t, 5, l.mux(plex.WithConnections(more...), plex.WithMaxCapacity(5)).Stats().Capacity)
 
 		empty := l.mux()
@@ -359,7 +360,7 @@ func TestCapacityIsTheNumberOfConnectionsGivenUnlessSaidOtherwise(t *testing.T) 
 func TestTheCallersSliceIsItsOwnAfterNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(2)
+		conns, _ := l.Pairs(2)
 		opt := plex.WithConnections(conns...)
 		m := l.mux(opt)
 
@@ -376,14 +377,14 @@ func TestMinConnectionsAreOpenWhenNewReturns(t *testing.T) {
 		t.Run(fmt.Sprintf("%d given", given), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				conns, _ := l.pairs(given)
+				conns, _ := l.Pairs(given)
 				dials := newConnector(l)
-				dials.auto = func(int) (*fakeConn, error) { c, _ := l.pair(); return c, nil }
+				dials.Auto = func(int) (*fakenet.Conn, error) { c, _ := l.Pair(); return c, nil }
 
 				m := l.mux(plex.WithConnections(conns...), plex.WithMinConnections(3), plex.WithMaxCapacity(4),
 					plex.WithConnector(dials.connect))
 
-				calls, connecting, _ := dials.counts()
+				calls, connecting := dials.Total(), dials.Counts().Dialing
 				require.Equal(t, 3-given, calls)
 				require.Zero(t, connecting)
 
@@ -401,7 +402,7 @@ func TestMinConnectionsAreOpenWhenNewReturns(t *testing.T) {
 func TestAMinimumThatTheGivenConnectionsMeetConnectsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 
 		require.Equal(t, 3, l.mux(plex.WithConnections(conns...), plex.WithMinConnections(2)).Stats().Open)
 		require.Zero(t, l.mux(plex.WithMinConnections(0)).Stats().Open)
@@ -413,22 +414,22 @@ var errDialRefused = errors.New("connection refused by the test")
 func TestMinConnectionsAreAllOrNothing(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		fail func(k *connectCall)
+		fail func(k *fakenet.Dial)
 		want string
 		is   error
 	}{
-		{"one fails", func(k *connectCall) { k.fail(errDialRefused) }, errDialRefused.Error(), errDialRefused},
-		{"one panics", func(k *connectCall) { k.panic("the test's own panic") }, "the test's own panic", nil},
-		{"one panics with an error", func(k *connectCall) { k.panic(errDialRefused) }, errDialRefused.Error(), nil},
-		{"one attaches nothing", func(k *connectCall) { k.fail(nil) }, "", plex.ErrNotAttached},
+		{"one fails", func(k *fakenet.Dial) { k.Fail(errDialRefused) }, errDialRefused.Error(), errDialRefused},
+		{"one panics", func(k *fakenet.Dial) { k.Panic("the test's own panic") }, "the test's own panic", nil},
+		{"one panics with an error", func(k *fakenet.Dial) { k.Panic(errDialRefused) }, errDialRefused.Error(), nil},
+		{"one attaches nothing", func(k *fakenet.Dial) { k.Fail(nil) }, "", plex.ErrNotAttached},
 	} {
 		for failing := range 3 {
 			t.Run(fmt.Sprintf("%s as number %d", tc.name, failing+1), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					l := newLedger(t)
-					conns, _ := l.pairs(1)
+					conns, _ := l.Pairs(1)
 					dials := newConnector(l)
-					l.handedBack(conns...)
+					l.HandedBack(conns...)
 
 					answered := make(chan struct{})
 
@@ -440,8 +441,8 @@ func TestMinConnectionsAreAllOrNothing(t *testing.T) {
 							if i == failing {
 								tc.fail(call)
 							} else {
-								c, _ := l.pair()
-								call.succeed(c)
+								c, _ := l.Pair()
+								call.Succeed(c)
 							}
 
 							synctest.Wait()
@@ -462,10 +463,10 @@ func TestMinConnectionsAreAllOrNothing(t *testing.T) {
 
 					require.Zero(t, time.Since(began), "the others are not waited for until their timeout")
 
-					_, connecting, peak := dials.counts()
+					connecting, peak := dials.Counts().Dialing, dials.Counts().PeakInUse
 					require.Zero(t, connecting, "the other connects have been told to stop, and waited for")
 					require.LessOrEqual(t, peak, 3, "with the one given, the capacity")
-					require.Empty(t, l.unbalanced(), "nothing is left open that New opened")
+					require.Empty(t, l.Unbalanced(), "nothing is left open that New opened")
 					<-answered
 				})
 			})
@@ -479,7 +480,7 @@ func TestNewGivesUpOnAHangingConnectAtTheConnectTimeout(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
 				dials := newConnector(l)
-				dials.ignoreCtx = ignore
+				dials.IgnoreCtx = ignore
 
 				began := time.Now()
 				m, err := plex.New(context.Background(), plex.WithMinConnections(2), plex.WithMaxCapacity(2),
@@ -495,17 +496,17 @@ func TestNewGivesUpOnAHangingConnectAtTheConnectTimeout(t *testing.T) {
 				}
 
 				if ignore { // the late ones must be closed, as the ledger checks
-					for !dials.none() {
-						c, _ := l.pair()
+					for dials.Pending() > 0 {
+						c, _ := l.Pair()
 						call := dials.next()
-						call.do(func() error {
-							err := call.attach(c)
+						call.Do(func() (*fakenet.Conn, error) {
+							err := plex.Attach(call.Handle, c)
 							assert.ErrorIs(t, err, plex.ErrClosed)
 
-							return err
+							return nil, err
 						})
 						synctest.Wait()
-						require.Equal(t, 1, c.closeCount(), "a connection that comes late is closed")
+						require.Equal(t, 1, c.Closes(), "a connection that comes late is closed")
 					}
 				}
 			})
@@ -528,10 +529,10 @@ func TestNewGivesUpOnAHangingConnectWhenItsContextEnds(t *testing.T) {
 		t.Run(fmt.Sprintf("ignores its ctx: %v", ignore), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLedger(t)
-				conns, _ := l.pairs(1)
+				conns, _ := l.Pairs(1)
 				dials := newConnector(l)
-				dials.ignoreCtx = ignore
-				l.handedBack(conns...)
+				dials.IgnoreCtx = ignore
+				l.HandedBack(conns...)
 
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 				defer cancel()
@@ -549,11 +550,11 @@ func TestNewGivesUpOnAHangingConnectWhenItsContextEnds(t *testing.T) {
 				}
 
 				if ignore {
-					for !dials.none() {
-						c, _ := l.pair()
-						dials.next().succeed(c)
+					for dials.Pending() > 0 {
+						c, _ := l.Pair()
+						dials.next().Succeed(c)
 						synctest.Wait()
-						require.Equal(t, 1, c.closeCount())
+						require.Equal(t, 1, c.Closes())
 					}
 				}
 			})
@@ -564,9 +565,9 @@ func TestNewGivesUpOnAHangingConnectWhenItsContextEnds(t *testing.T) {
 func TestNewClosesAConnectionWhoseHandshakeHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		c, _ := l.pair()
+		c, _ := l.Pair()
 		dials := newConnector(l)
-		dials.auto = func(int) (*fakeConn, error) { return c, nil }
+		dials.Auto = func(int) (*fakenet.Conn, error) { return c, nil }
 		dials.handshake = func(handle net.Conn) error { // the peer never answers, and nobody looks at the ctx
 			_, _ = handle.Read(make([]byte, 1))
 
@@ -578,9 +579,9 @@ func TestNewClosesAConnectionWhoseHandshakeHangs(t *testing.T) {
 			plex.WithConnector(dials.connect))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.LessOrEqual(t, time.Since(began), 2*time.Second)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
-		_, connecting, _ := dials.counts()
+		connecting := dials.Counts().Dialing
 		require.Zero(t, connecting, "the close has unblocked the handshake")
 	})
 }
@@ -588,7 +589,7 @@ func TestNewClosesAConnectionWhoseHandshakeHangs(t *testing.T) {
 func TestMinConnectionsConnectWithinTheCapacityWithGivenOnesCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		dials := newConnector(l)
 		made := make(chan *plex.Multiplexer)
 
@@ -599,20 +600,20 @@ func TestMinConnectionsConnectWithinTheCapacityWithGivenOnesCounted(t *testing.T
 
 		for range 5 {
 			call := dials.next()
-			require.NotNil(t, call.handle)
-			require.Equal(t, conns[0].RemoteAddr(), call.handle.RemoteAddr(), "where a new connection is to lead")
+			require.NotNil(t, call.Handle)
+			require.Equal(t, conns[0].RemoteAddr(), call.Handle.RemoteAddr(), "where a new connection is to lead")
 
-			deadline, ok := call.ctx.Deadline()
+			deadline, ok := call.Ctx.Deadline()
 			require.True(t, ok, "the connect timeout")
 			require.Equal(t, 10*time.Second, time.Until(deadline))
 
-			c, _ := l.pair()
-			call.succeed(c)
+			c, _ := l.Pair()
+			call.Succeed(c)
 			synctest.Wait()
 		}
 
 		m := <-made
-		_, _, peak := dials.counts()
+		peak := dials.Counts().PeakInUse
 		require.Equal(t, 8, m.Stats().Open)
 		require.LessOrEqual(t, peak, 5)
 	})
@@ -621,18 +622,18 @@ func TestMinConnectionsConnectWithinTheCapacityWithGivenOnesCounted(t *testing.T
 func TestADeadlineLeftByAHandshakeIsClearedBeforeTheFirstLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		c, p := l.pair()
+		c, p := l.Pair()
 		dials := newConnector(l)
-		dials.auto = func(int) (*fakeConn, error) { return c, nil }
+		dials.Auto = func(int) (*fakenet.Conn, error) { return c, nil }
 		dials.handshake = func(handle net.Conn) error { return handle.SetDeadline(time.Now().Add(time.Second)) }
 
 		m := l.mux(plex.WithMinConnections(1), plex.WithConnector(dials.connect))
 
-		read, write := c.deadlinesLeft()
+		read, write := c.DeadlinesLeft()
 		require.True(t, read.IsZero() && write.IsZero())
 
 		time.Sleep(2 * time.Second)
-		p.send("x")
+		p.Send("x")
 
 		r, w := readerOf(t, m), writerOf(t, m)
 		_, err := r.Read(make([]byte, 1))
@@ -647,7 +648,7 @@ func TestAHandshakeThatFailsHasItsTransportClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
 		dials := newConnector(l)
-		dials.auto = func(int) (*fakeConn, error) { c, _ := l.pair(); return c, nil }
+		dials.Auto = func(int) (*fakenet.Conn, error) { c, _ := l.Pair(); return c, nil }
 		dials.handshake = func(net.Conn) error { return errDialRefused }
 
 		_, err := plex.New(context.Background(), plex.WithMinConnections(1), plex.WithConnector(dials.connect))
@@ -658,7 +659,7 @@ func TestAHandshakeThatFailsHasItsTransportClosed(t *testing.T) {
 func TestTheEndOfNewsContextClosesTheMultiplexer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		ctx, cancel := context.WithCancel(context.Background())
 
 		m, err := plex.New(ctx, plex.WithConnections(conns...))
@@ -679,7 +680,7 @@ func TestTheEndOfNewsContextClosesTheMultiplexer(t *testing.T) {
 		require.ErrorIs(t, <-read, plex.ErrClosed)
 
 		for _, p := range peers {
-			<-p.clientClosed()
+			<-p.ConnClosed()
 		}
 
 		_, err = m.Reader(context.Background(), 0)
@@ -693,7 +694,7 @@ func TestTheEndOfNewsContextClosesTheMultiplexer(t *testing.T) {
 func TestCloseDetachesTheMultiplexerFromNewsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedger(t)
-		conns, _ := l.pairs(1)
+		conns, _ := l.Pairs(1)
 		ctx, cancel := context.WithCancel(context.Background())
 
 		m, err := plex.New(ctx, plex.WithConnections(conns...))

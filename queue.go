@@ -95,6 +95,14 @@ func (q *queue) sweep(least int) {
 		return
 	}
 	defer q.sweeping.Unlock()
+	q.sweepLocked(least)
+}
+
+// sweepLocked is sweep for a caller that has the lock.
+func (q *queue) sweepLocked(least int) {
+	if q.stale.Load() < int64(least) {
+		return
+	}
 	var hand []*half // taken out and not stale
 	for n := len(q.idle); n > 0 || len(hand) > 0; {
 		if len(hand) > 0 && q.offer(hand[0]) {

@@ -20,35 +20,36 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestReadPassesThroughAndTheAddressesAreTheConnections(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
-		spied := spyOn(c)
+		before := c.Calls()
 		r := readerOf(t, m)
 
 		require.Equal(t, c.LocalAddr(), r.LocalAddr())
 		require.Equal(t, c.RemoteAddr(), r.RemoteAddr())
 
-		p.send("hello")
+		p.Send("hello")
 
 		buf := make([]byte, 16)
 		n, err := r.Read(buf)
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(buf[:n]))
-		require.EqualValues(t, 1, spied.reads.Load(), "one Read is one Read")
+		require.Equal(t, before.Reads+1, c.Calls().Reads, "one Read is one Read")
 
 		read := reading(r, buf)
 
 		synctest.Wait()
 		requirePending(t, read, "the Read of nothing")
-		p.send("more")
+		p.Send("more")
 		require.Equal(t, outcome{4, nil}, <-read)
 		require.NoError(t, r.Err())
 		requireClosed(t, r)
 		requireKept(t, m, 1)
-		require.Zero(t, spied.readDeadlines.Load(), "no deadline is cleared that was not set")
+		require.Equal(t, before.ReadDeadlines, c.Calls().ReadDeadlines, "no deadline is cleared that was not set")
 	})
 }
 
@@ -56,7 +57,7 @@ func TestReadIntoNothingIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
 		r := readerOf(t, m)
-		p.send("x")
+		p.Send("x")
 
 		n, err := r.Read(nil)
 		require.NoError(t, err)
@@ -74,7 +75,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		read := reading(r, make([]byte, 4))
 
 		synctest.Wait()
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		got := <-read
 		require.Zero(t, got.n)
@@ -86,7 +87,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.Equal(t, c.RemoteAddr(), op.Addr)
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount(), "a hard error closes the connection at once")
+		require.Equal(t, 1, c.Closes(), "a hard error closes the connection at once")
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
@@ -112,7 +113,7 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 		require.ErrorIs(t, got.err, plex.ErrLeaseClosed)
 		require.Zero(t, time.Since(began))
 
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "deadline left behind")
 
 		next := readerOf(t, m)
@@ -120,7 +121,7 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 
 		synctest.Wait()
 		requirePending(t, read, "the next lease's Read")
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, outcome{4, nil}, <-read)
 		requireClosed(t, next)
 		requireKept(t, m, 1)
@@ -129,13 +130,13 @@ func TestReaderCloseInterruptsABlockedReadAndTheNextLeaseReadsOn(t *testing.T) {
 
 func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		m, c, p := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+		c.OnRead(fakenet.Then(func(_ int, err error) {
 			if err != nil {
 				<-leave
 			}
-		}}))
+		}))
 		r := readerOf(t, m)
 		read := reading(r, make([]byte, 4))
 
@@ -153,7 +154,7 @@ func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 		require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 
 		next := readerOf(t, m)
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, "data", readN(t, next, 4))
 		requireClosed(t, next)
 		requireKept(t, m, 1)
@@ -162,15 +163,15 @@ func TestReaderCloseWaitsUntilTheInterruptedReadIsOut(t *testing.T) {
 
 func TestDataThatARreadGotWhileItWasInterruptedIsDelivered(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		m, c, p := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
+		c.OnRead(fakenet.Then(func(int, error) { <-leave }))
 		r := readerOf(t, m)
 		buf := make([]byte, 4)
 		read := reading(r, buf)
 
 		synctest.Wait()
-		p.send("data") // taken from the wire, the Read is not yet out
+		p.Send("data") // taken from the wire, the Read is not yet out
 		synctest.Wait()
 
 		closed := later(r.Close)
@@ -195,14 +196,13 @@ func TestDataThatARreadGotWhileItWasInterruptedIsDelivered(t *testing.T) {
 
 func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
+		m, c, _ := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+		c.OnRead(fakenet.Then(func(_ int, err error) {
 			if err != nil {
 				<-leave
 			}
-		}}))
-		spied := spyOn(c)
+		}))
 		r := readerOf(t, m)
 		read := reading(r, make([]byte, 4))
 
@@ -212,7 +212,7 @@ func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 
 		synctest.Wait()
 
-		calls := spied.calls()
+		calls := c.Calls()
 		stale := staleReaderCalls(r)
 		delete(stale, "Kill") // it may still make the end a harder one
 
@@ -229,7 +229,7 @@ func TestNothingNewStartsOnAReaderThatIsClosing(t *testing.T) {
 			}
 		}
 
-		require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+		require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 		close(leave)
 		require.NoError(t, <-closed)
 		<-read
@@ -242,7 +242,7 @@ func TestInterruptedConnectionIsLeftAloneAfterwards(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
 
-		p.allow(0)
+		p.Allow(0)
 
 		r, w := readerOf(t, m), writerOf(t, m)
 		read, write := reading(r, make([]byte, 4)), writing(w, "x")
@@ -257,7 +257,7 @@ func TestInterruptedConnectionIsLeftAloneAfterwards(t *testing.T) {
 
 		time.Sleep(time.Hour)
 		requirePending(t, read, "the next lease's Read")
-		require.Zero(t, c.closeCount())
+		require.Zero(t, c.Closes())
 		requireClosed(t, next)
 		<-read
 		time.Sleep(time.Hour)
@@ -316,7 +316,7 @@ func TestMultiplexerCloseEndsABlockedRead(t *testing.T) {
 
 		synctest.Wait()
 		require.NoError(t, m.Close())
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		got := <-read
 		require.ErrorIs(t, got.err, plex.ErrClosed)
@@ -335,7 +335,7 @@ func TestReaderCloseRacesMultiplexerClose(t *testing.T) {
 	l := newLedger(t)
 
 	for range 200 {
-		c, p := l.pair()
+		c, p := l.Pair()
 
 		m, err := plex.New(t.Context(), plex.WithConnections(c))
 		require.NoError(t, err)
@@ -343,7 +343,7 @@ func TestReaderCloseRacesMultiplexerClose(t *testing.T) {
 		r := readerOf(t, m)
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		var wg sync.WaitGroup
 
@@ -409,7 +409,6 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 		t.Run("next owner: "+busy, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, p := l.single()
-				spied := spyOn(c)
 				stale := readerOf(t, m)
 
 				requireClosed(t, stale)
@@ -436,7 +435,7 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 
 				synctest.Wait()
 
-				calls, stats := spied.calls(), m.Stats()
+				calls, stats := c.Calls(), m.Stats()
 
 				for name, call := range staleReaderCalls(stale) {
 					require.ErrorIs(t, call(), plex.ErrLeaseClosed, name)
@@ -447,16 +446,16 @@ func TestStaleReaderNeverReachesTheConnection(t *testing.T) {
 				require.Equal(t, c.LocalAddr(), stale.LocalAddr())
 				require.Equal(t, c.RemoteAddr(), stale.RemoteAddr())
 				synctest.Wait()
-				require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+				require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 				require.Equal(t, stats, m.Stats())
 
 				if busy == "idle" {
 					return
 				}
 
-				left, _ := c.deadlinesLeft()
+				left, _ := c.DeadlinesLeft()
 				require.True(t, limit.Equal(left), "the owner's deadline is %v, not %v", left, limit)
-				p.send("data")
+				p.Send("data")
 
 				switch busy {
 				case "Read":
@@ -488,28 +487,28 @@ func TestZeroReaderIsAClosedLease(t *testing.T) {
 // A SetReadDeadline that was let in before Close may reach the connection late: Close has to see to it.
 func TestReaderDeadlineCallCaughtByCloseDoesNotOutliveTheLease(t *testing.T) {
 	l := newLedger(t)
-	c, p := l.pair()
-	g := newGate()
-	c.hooks.setReadDeadline = g.pass
+	c, p := l.Pair()
+	g := fakenet.NewGate()
+	c.Hooks.SetReadDeadline = g.PassDeadline
 
 	m := l.mux(plex.WithConnections(c))
 	r := readerOf(t, m)
 
-	g.arm()
+	g.Arm()
 
 	set := later(func() error { return r.SetReadDeadline(past) })
 
-	<-g.entered
+	<-g.Entered
 
 	closed := later(r.Close)
 	// Were Close not to wait for the call inside, it would be done well before this.
 	within(20*time.Millisecond, func() bool { return len(closed) > 0 })
-	close(g.leave)
+	close(g.Leave)
 	require.NoError(t, <-closed)
 	<-set
 
 	next := readerOf(t, m)
-	p.send("data")
+	p.Send("data")
 	require.Equal(t, "data", readN(t, next, 4))
 	requireClosed(t, next)
 	requireKept(t, m, 1)
@@ -549,12 +548,12 @@ func TestDeadlinesRacingReaderCloseNeverPoisonTheNextLease(t *testing.T) {
 		require.NoError(t, r.Close())
 
 		next := readerOf(t, m)
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "round %d", i)
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, "x", readN(t, next, 1), "round %d", i)
 		wg.Wait() // the stale calls have all been made by now
-		p.send("y")
+		p.Send("y")
 		require.Equal(t, "y", readN(t, next, 1), "round %d", i)
 		requireClosed(t, next)
 
@@ -607,17 +606,17 @@ func TestReadDeadlineEndsWithTheLease(t *testing.T) {
 				r := readerOf(t, m)
 
 				require.NoError(t, r.SetReadDeadline(deadline))
-				left, _ := c.deadlinesLeft()
+				left, _ := c.DeadlinesLeft()
 				require.True(t, deadline.Equal(left))
 				requireClosed(t, r)
 
-				left, _ = c.deadlinesLeft()
+				left, _ = c.DeadlinesLeft()
 				require.Zero(t, left)
 
 				next := readerOf(t, m)
 
 				time.Sleep(2 * time.Hour)
-				p.send("x")
+				p.Send("x")
 				require.Equal(t, "x", readN(t, next, 1))
 				requireClosed(t, next)
 				requireKept(t, m, 1)
@@ -630,7 +629,7 @@ func TestDeadlinesWorkAfterALeaseThatWasInterrupted(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, _, p := l.single()
 
-		p.allow(0)
+		p.Allow(0)
 
 		r, w := readerOf(t, m), writerOf(t, m)
 		read, write := reading(r, make([]byte, 1)), writing(w, "x")
@@ -680,7 +679,7 @@ func TestReadDeadlineIsNoFaultOfTheConnection(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "a deadline stays, as on any net.Conn")
 
 		require.NoError(t, r.SetReadDeadline(time.Time{}))
-		p.send("ab")
+		p.Send("ab")
 		require.Equal(t, "a", readN(t, r, 1))
 
 		read := reading(r, make([]byte, 4)) // takes the b
@@ -714,7 +713,7 @@ func TestReadDeadlineThatNobodySetIsAFault(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, r)
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 	})
 }
 
@@ -725,24 +724,24 @@ func TestKernelTimeoutIsAFaultThoughItSaysTimeout(t *testing.T) {
 		r := readerOf(t, m)
 
 		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Hour)))
-		p.reset(syscall.ETIMEDOUT, false)
+		p.Reset(syscall.ETIMEDOUT, false)
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
 }
 
 func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refuses deadlines": deadlinesRefused, "ignores deadlines": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refuses deadlines": fakenet.DeadlinesRefused, "ignores deadlines": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, _ := l.single()
 
-				c.setMode(mode)
+				c.TreatDeadlines(mode)
 
 				r, w := readerOf(t, m), writerOf(t, m)
 				read := reading(r, make([]byte, 4))
@@ -753,7 +752,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T)
 				require.NoError(t, r.Close())
 				require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireLost(t, m, 1)
 
 				_, err := w.Write([]byte("x"))
@@ -771,251 +770,17 @@ func TestConnectionWithoutDeadlinesIsKeptWhenNothingHasToBeInterrupted(t *testin
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
 
-		c.setMode(deadlinesRefused)
+		c.TreatDeadlines(fakenet.DeadlinesRefused)
 
 		for range 3 {
 			r := readerOf(t, m)
 
 			require.ErrorIs(t, r.SetReadDeadline(time.Now().Add(time.Second)), os.ErrNoDeadline, "the connection's own answer")
-			p.send("x")
+			p.Send("x")
 			require.Equal(t, "x", readN(t, r, 1))
 			requireClosed(t, r)
 			requireKept(t, m, 1)
 		}
-	})
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Kill, first cause, FIN
-
-func TestReaderKillEndsBothHalves(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.allow(0)
-
-		read, write := reading(r, make([]byte, 4)), writing(w, "xy")
-
-		synctest.Wait()
-		require.False(t, isClosed(w.Done()))
-		require.NoError(t, r.Kill())
-		requireClosedOrKilled(t, (<-read).err)
-		require.ErrorIs(t, (<-write).err, plex.ErrKilled)
-		require.Equal(t, 1, c.closeCount())
-		require.ErrorIs(t, w.Err(), plex.ErrKilled)
-		require.True(t, isClosed(w.Done()))
-
-		_, err := w.Write([]byte("z"))
-		require.ErrorIs(t, err, plex.ErrKilled)
-
-		require.ErrorIs(t, r.Kill(), plex.ErrLeaseClosed)
-		require.ErrorIs(t, r.Close(), plex.ErrLeaseClosed)
-		requireClosed(t, w)
-		requireLost(t, m, 1)
-		require.EqualValues(t, 1, m.Stats().Killed)
-		requireNoReader(t, m)
-		requireNoWriter(t, m)
-	})
-}
-
-func requireClosedOrKilled(t testing.TB, err error) {
-	t.Helper()
-	require.True(t, errors.Is(err, plex.ErrKilled) || errors.Is(err, plex.ErrLeaseClosed), "%v", err)
-}
-
-func TestKillMayJoinACloseButNotAKill(t *testing.T) {
-	for _, first := range []string{"Close", "Kill"} {
-		t.Run(first, func(t *testing.T) {
-			bubble(t, func(t *testing.T, l *ledger) {
-				c, _ := l.pair()
-				leave := make(chan struct{})
-				m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
-				r := readerOf(t, m)
-				read := reading(r, make([]byte, 4))
-
-				synctest.Wait()
-
-				ended := later(map[string]func() error{"Close": r.Close, "Kill": r.Kill}[first])
-
-				synctest.Wait()
-				requirePending(t, ended, first)
-
-				if first == "Close" {
-					require.NoError(t, r.Kill())
-				}
-
-				require.ErrorIs(t, r.Kill(), plex.ErrLeaseClosed)
-				require.ErrorIs(t, r.Close(), plex.ErrLeaseClosed)
-				close(leave)
-				require.NoError(t, <-ended)
-				<-read
-				synctest.Wait()
-				require.Equal(t, 1, c.closeCount())
-				requireLost(t, m, 1)
-				require.EqualValues(t, 1, m.Stats().Killed)
-			})
-		})
-	}
-}
-
-func TestKillOfOneConnectionLeavesTheOthersAlone(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
-		m := l.mux(plex.WithConnections(conns...))
-		a, b := readerOf(t, m), readerOf(t, m)
-		read := reading(b, make([]byte, 4))
-
-		synctest.Wait()
-		require.NoError(t, a.Kill())
-
-		for i, c := range conns {
-			if c.RemoteAddr() == b.RemoteAddr() {
-				peers[i].send("data")
-			}
-		}
-
-		require.Equal(t, outcome{4, nil}, <-read)
-		requireClosed(t, b)
-
-		synctest.Wait()
-		s := m.Stats()
-		require.Equal(t, [3]int{1, 1, 1}, [3]int{s.Open, s.IdleReaders, s.IdleWriters})
-		require.EqualValues(t, 1, s.Lost)
-		require.EqualValues(t, 1, s.Killed)
-	})
-}
-
-func TestResetReadFirstIsTheCauseForTheWriterToo(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.send("rest")
-		p.reset(syscall.ECONNRESET, true)
-		require.Equal(t, "rest", readN(t, r, 4), "what had arrived")
-
-		_, err := r.Read(make([]byte, 4))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
-
-		for range 2 {
-			_, err = w.Write([]byte("x")) // the connection would say EPIPE, or that it is closed
-			require.ErrorIs(t, err, syscall.ECONNRESET)
-			require.NotErrorIs(t, err, syscall.EPIPE)
-			require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
-
-			_, err = r.Read(make([]byte, 4))
-			require.ErrorIs(t, err, syscall.ECONNRESET)
-			require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
-		}
-
-		require.True(t, isClosed(w.Done()))
-		requireClosed(t, r, w)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.reset(syscall.ECONNRESET, false)
-
-		_, err := w.Write([]byte("x"))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
-		require.True(t, isClosed(w.Done()))
-
-		for range 2 {
-			_, err = r.Read(make([]byte, 4)) // the connection would say EOF
-			require.ErrorIs(t, err, syscall.ECONNRESET)
-			require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
-		}
-
-		requireClosed(t, w)
-		require.NoError(t, r.Close())
-		requireLost(t, m, 1)
-	})
-}
-
-// The writer is the first to be told of the reset, but the reader, told of an EOF, comes to plex only after it.
-func TestEOFOfAConnectionThatWasResetIsTheReset(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
-		ask := newGate()
-		c.hooks.read = func([]byte) { ask.pass(time.Time{}) }
-		told := map[string]chan struct{}{"read": make(chan struct{}), "write": make(chan struct{})}
-		m := l.mux(plex.WithConnections(&lingering{c, func(op string, _ int, _ error) { <-told[op] }}))
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		ask.arm()
-
-		read := reading(r, make([]byte, 4))
-
-		<-ask.entered
-		p.reset(syscall.ECONNRESET, false)
-
-		write := writing(w, "x")
-
-		synctest.Wait() // the Write has its ECONNRESET in hand
-		close(ask.leave)
-		synctest.Wait() // the Read has its EOF
-		close(told["write"])
-		require.ErrorIs(t, (<-write).err, syscall.ECONNRESET)
-		close(told["read"])
-		require.ErrorIs(t, (<-read).err, syscall.ECONNRESET)
-		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
-		requireClosed(t, r, w)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestDeadlineOfAConnectionThatWasKilledIsTheKill(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		c, _ := l.pair()
-		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(string, int, error) { <-leave }}))
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		require.NoError(t, r.SetReadDeadline(past))
-
-		read := reading(r, make([]byte, 4))
-
-		synctest.Wait()
-		require.NoError(t, w.Kill())
-		close(leave)
-		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
-		requireClosed(t, r)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestConnectionAtItsEndThatFailsTooIsLostOnce(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		require.NoError(t, p.Close())
-
-		_, err := r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		_, err = w.Write([]byte("x"))
-		require.NoError(t, err)
-		_, err = w.Write([]byte("x"))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		require.NoError(t, w.Kill())
-
-		_, err = r.Read(make([]byte, 4))
-		require.ErrorIs(t, err, syscall.ECONNRESET, "both halves report it from now on")
-		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
-		requireClosed(t, r)
-		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
-		requireLost(t, m, 1)
 	})
 }
 
@@ -1027,7 +792,7 @@ func TestErrOfAClosedLeaseIsNotThatOfTheNext(t *testing.T) {
 		requireClosed(t, r, w)
 
 		next := readerOf(t, m)
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		_, err := next.Read(make([]byte, 4))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -1039,171 +804,6 @@ func TestErrOfAClosedLeaseIsNotThatOfTheNext(t *testing.T) {
 	})
 }
 
-func TestKillAfterAResetKeepsTheFirstCause(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, _, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.reset(syscall.ECONNRESET, false)
-
-		_, err := w.Write([]byte("x"))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		require.NoError(t, w.Kill())
-
-		_, err = r.Read(make([]byte, 4))
-		require.ErrorIs(t, err, syscall.ECONNRESET)
-		require.NotErrorIs(t, err, plex.ErrKilled)
-		requireClosed(t, r)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestResetOfABlockedReadAndWriteHasOneCause(t *testing.T) {
-	l := newLedger(t)
-
-	for i := range 300 {
-		c, p := l.pair()
-
-		m, err := plex.New(t.Context(), plex.WithConnections(c))
-		require.NoError(t, err)
-
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.allow(0)
-
-		write := writing(w, "x")
-
-		if i%2 == 0 {
-			read := reading(r, make([]byte, 1))
-			p.reset(syscall.ECONNRESET, false)
-			<-read
-		} else {
-			p.reset(syscall.ECONNRESET, false)
-		}
-
-		<-write
-
-		// One of them was told of the reset, the other of an EOF or EPIPE, and either may have been the first.
-		first := w.Err()
-		require.Error(t, first)
-
-		_, err = w.Write([]byte("y"))
-		require.Equal(t, first.Error(), err.Error())
-		require.Equal(t, first, w.Err())
-		eventually(t, func() bool { return c.closeCount() == 1 }, "the transport is closed")
-		requireClosed(t, w, r, m)
-		require.Equal(t, 1, c.closeCount())
-		require.EqualValues(t, 1, m.Stats().Lost)
-	}
-}
-
-func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.send("last words")
-		p.closeWrite()
-		require.Equal(t, "last words", readN(t, r, 10))
-
-		for range 2 {
-			_, err := r.Read(make([]byte, 4))
-			require.Equal(t, io.EOF, err)
-		}
-
-		_, err := w.Write([]byte("still "))
-		require.NoError(t, err)
-		requireClosed(t, r)
-
-		_, err = w.Write([]byte("here"))
-		require.NoError(t, err)
-		require.Zero(t, c.closeCount(), "the write lease is not done")
-		require.False(t, isClosed(w.Done()))
-		require.EqualValues(t, 1, m.Stats().Lost)
-		requireNoReader(t, m)
-
-		requireClosed(t, w)
-		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
-		require.Equal(t, "still here", p.readAll())
-		requireNoWriter(t, m)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestFINWithoutAWriteLeaseClosesTheConnectionAndItsWriteHalfIsNeverLeasedAgain(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r := readerOf(t, m)
-
-		p.closeWrite()
-
-		_, err := r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		requireNoWriter(t, m)
-		requireClosed(t, r)
-		require.Equal(t, 1, c.closeCount())
-		requireNoReader(t, m)
-		requireLost(t, m, 1)
-	})
-}
-
-func TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.closeWrite()
-
-		_, err := r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		requireClosed(t, w)
-		requireNoWriter(t, m)
-
-		_, err = r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		requireClosed(t, r)
-		require.Equal(t, 1, c.closeCount())
-		requireLost(t, m, 1)
-	})
-}
-
-func TestConnectionAtItsEndMakesRoomForAnotherWhenItsWriterIsDone(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, _, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.closeWrite()
-
-		_, err := r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		require.Equal(t, 1, m.Stats().Open, "the peer may still be reading")
-
-		_, err = w.Write([]byte("old"))
-		require.NoError(t, err)
-		requireClosed(t, w)
-		require.Equal(t, "old", p.readAll())
-		requireLost(t, m, 1)
-
-		c2, p2 := l.pair()
-		rest, err := m.Add(t.Context(), c2)
-		require.NoError(t, err)
-		require.Empty(t, rest)
-
-		r2 := readerOf(t, m)
-		p2.send("new")
-		require.Equal(t, "new", readN(t, r2, 3))
-
-		_, err = r.Read(make([]byte, 4))
-		require.Equal(t, io.EOF, err)
-		requireClosed(t, r, r2)
-
-		s := m.Stats()
-		require.Equal(t, [2]int{1, 1}, [2]int{s.Open, s.IdleReaders})
-		require.EqualValues(t, 1, s.Lost)
-	})
-}
-
 func TestEOFOfALeaseThatWasClosedMeanwhileIsNotDeliveredTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
@@ -1211,17 +811,17 @@ func TestEOFOfALeaseThatWasClosedMeanwhileIsNotDeliveredTwice(t *testing.T) {
 		read := reading(r, make([]byte, 4))
 
 		synctest.Wait()
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, outcome{1, nil}, <-read)
 		requireClosed(t, r)
-		p.closeWrite()
+		p.CloseWrite()
 
 		next := readerOf(t, m)
 		_, err := next.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, next)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -1233,9 +833,7 @@ func TestReadsOnOneLeaseTakeTurns(t *testing.T) {
 	const total = 4000
 
 	l := newLedger(t)
-	c, p := l.pair()
-	crowded := &crowd{fakeConn: c}
-	m := l.mux(plex.WithConnections(crowded))
+	m, c, p := l.single()
 	r := readerOf(t, m)
 
 	var (
@@ -1266,13 +864,13 @@ func TestReadsOnOneLeaseTakeTurns(t *testing.T) {
 	}
 
 	for i := range total {
-		p.send(string([]byte{byte(i)}))
+		p.Send(string([]byte{byte(i)}))
 	}
 
 	eventually(t, func() bool { return got.Load() == total }, "all bytes read")
 	finish(t, "Close with several Reads waiting for their turn", func() { requireClosed(t, r) })
 	wg.Wait()
-	require.EqualValues(t, 1, crowded.peakReads.Load(), "Reads at once")
+	require.Equal(t, 1, c.Calls().PeakReads, "Reads at once")
 
 	for b := range seen {
 		want := total / 256
@@ -1303,10 +901,10 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 		requireClosed(t, w)
 		requireWriterIdle(t, m)
 		requirePending(t, read, "the Read")
-		p.send("data")
+		p.Send("data")
 		require.Equal(t, outcome{4, nil}, <-read)
 
-		p.allow(0)
+		p.Allow(0)
 
 		w = writerOf(t, m)
 		write := writing(w, "def")
@@ -1315,7 +913,7 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 		requireClosed(t, r)
 		requireReaderIdle(t, m)
 		requirePending(t, write, "the Write")
-		p.allow(-1)
+		p.Allow(-1)
 		require.Equal(t, outcome{3, nil}, <-write)
 		requireClosed(t, w)
 		requireKept(t, m, 1)
@@ -1327,11 +925,11 @@ func TestHalvesOfOneConnectionDoNotWaitForEachOther(t *testing.T) {
 
 func TestReadOfADatagramIsOneDatagramAndAnEmptyOneIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 
-		c.deliver("first", "", "third one")
+		c.Deliver("first", "", "third one")
 
 		buf := make([]byte, 5)
 		for _, want := range []string{"first", "", "third"} {
@@ -1349,16 +947,16 @@ func TestRefusedDatagramIsPassing(t *testing.T) {
 	for _, passing := range []error{syscall.ECONNREFUSED, syscall.EMSGSIZE} {
 		t.Run(passing.Error(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
-				c := l.datagrams()
+				c := l.Datagrams()
 				m := l.mux(plex.WithConnections(c))
 				r := readerOf(t, m)
 
-				c.fail(passing)
+				c.FailRead(passing)
 
 				_, err := r.Read(make([]byte, 4))
 				require.ErrorIs(t, err, passing)
 				require.NoError(t, r.Err())
-				c.deliver("back")
+				c.Deliver("back")
 				require.Equal(t, "back", readN(t, r, 4))
 				requireClosed(t, r)
 				requireKept(t, m, 1)

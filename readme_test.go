@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/textproto"
 	"os"
 	"regexp"
 	"strconv"
@@ -43,6 +44,25 @@ func publish(ctx context.Context, mux *plex.Multiplexer, message string) error {
 	_, err = w.Write([]byte(message))
 
 	return errors.Join(err, w.Close()) // Close puts the half back for the next caller
+}
+
+// noop asks the service for a sign of life, in the manner of SMTP.
+func noop(ctx context.Context, mux *plex.Multiplexer) error {
+	whole, err := mux.Duplex(ctx, time.Second)
+	if err != nil {
+		return err
+	}
+	c := textproto.NewConn(whole)
+	defer c.Close() // puts the connection back
+
+	id, err := c.Cmd("NOOP")
+	if err != nil {
+		return err
+	}
+	c.StartResponse(id)
+	defer c.EndResponse(id)
+	_, _, err = c.ReadResponse(250)
+	return err
 }
 
 // subscribe passes on the lines of one connection until it ends. Run one for each connection,

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // way is one of the two ways of asking for read halves.
@@ -59,7 +60,7 @@ func (w way) requireRefused(t *testing.T, m *plex.Multiplexer, first way) {
 		r, err := w.acquire(m, t.Context(), timeout)
 		require.ErrorIs(t, err, plex.ErrReaderMode)
 		require.Equal(t, plex.Reader{}, r)
-		if inBubble() {
+		if fakenet.InBubble() {
 			require.Zero(t, time.Since(began), "nobody waits for what cannot be")
 		}
 		var failed *plex.AcquireError
@@ -86,7 +87,7 @@ func TestTheFirstCallDecidesHowReadHalvesAreAskedFor(t *testing.T) {
 		for name, served := range map[string]bool{"it gets a lease": true, "it gets none": false} {
 			t.Run(name, func(t *testing.T) {
 				bubble(t, func(t *testing.T, l *ledger) {
-					conns, peers := l.pairs(2)
+					conns, peers := l.Pairs(2)
 					m := l.mux(plex.WithConnections(conns...))
 					requireClosed(t, writerOf(t, m)) // decides nothing
 					_, err := second.acquire(m, nilContext, 0)
@@ -95,7 +96,7 @@ func TestTheFirstCallDecidesHowReadHalvesAreAskedFor(t *testing.T) {
 
 					if served {
 						for _, p := range peers {
-							p.send("a word")
+							p.Send("a word")
 						}
 						requireClosed(t, first.lease(t, m))
 					} else {
@@ -107,7 +108,7 @@ func TestTheFirstCallDecidesHowReadHalvesAreAskedFor(t *testing.T) {
 						_, err = first.acquire(m, ctx, 0)
 						require.ErrorIs(t, err, context.Canceled)
 						for _, p := range peers {
-							p.send("a word")
+							p.Send("a word")
 						}
 					}
 					for range 3 { // for good
@@ -138,9 +139,9 @@ func TestOfFirstCallsOfBothKindsAtOnceExactlyOneWayWins(t *testing.T) {
 	won := map[string]int{}
 	for range 100 {
 		bubble(t, func(t *testing.T, l *ledger) {
-			given, peers := l.pairs(conns)
+			given, peers := l.Pairs(conns)
 			for _, p := range peers {
-				p.send("word")
+				p.Send("word")
 			}
 			m := l.mux(plex.WithConnections(given[:2]...), plex.WithMaxCapacity(conns))
 			var wg sync.WaitGroup
@@ -210,8 +211,8 @@ func TestTwoFirstCallsOfDifferentKindsAreNeverBothServed(t *testing.T) {
 	l := newLedger(t)
 	won := map[string]int{}
 	for range 3000 {
-		conn, peer := l.pair()
-		peer.send("word")
+		conn, peer := l.Pair()
+		peer.Send("word")
 		m, err := plex.New(t.Context(), plex.WithConnections(conn))
 		require.NoError(t, err)
 		var ready atomic.Int32
@@ -330,7 +331,7 @@ func TestTheFirstCallerFindsTheEndOfAConnectionThatIsNotWatched(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, _, p := l.single()
 				if words != "" {
-					p.send(words)
+					p.Send(words)
 				}
 				require.NoError(t, p.Close())
 				time.Sleep(time.Minute)
@@ -374,7 +375,7 @@ func TestTheFirstCallerFindsWhatTheHandshakeHasLeftOver(t *testing.T) {
 func TestAPoolThatNobodyReadsFromIsScaledDownAndRenewed(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, _ := l.pairs(3)
+		conns, _ := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMinConnections(1),
 			plex.WithIdleTimeout(10*time.Second), plex.WithMaxLifetime(10*time.Minute))
 		for range 100 {
@@ -390,9 +391,9 @@ func TestAPoolThatNobodyReadsFromIsScaledDownAndRenewed(t *testing.T) {
 
 		// Whoever asks now gets the one that is left.
 		peers := s.connected(0)
-		peers[len(peers)-1].send("x")
+		peers[len(peers)-1].Send("x")
 		synctest.Wait()
-		requireReady(t, m, peers[len(peers)-1].conn.LocalAddr(), "x")
+		requireReady(t, m, peers[len(peers)-1].Conn().LocalAddr(), "x")
 	})
 }
 
@@ -401,7 +402,7 @@ func TestFirstCallersThatDoNotWaitFindAllThatIsIdle(t *testing.T) {
 	const callers = 16
 	for range 300 {
 		l := newLedger(t)
-		conns, _ := l.pairs(callers)
+		conns, _ := l.Pairs(callers)
 		m := l.mux(plex.WithConnections(conns...))
 		begin := make(chan struct{})
 		readers := make([]plex.Reader, callers)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestReadyReaderGetsTheConnectionThatHasSomething(t *testing.T) {
@@ -82,7 +83,7 @@ func TestWhatALeaseLeavesOverIsReadyAtOnce(t *testing.T) {
 		m, _, p := l.single()
 		requireNothingReady(t, m)
 		for i := range 8 {
-			p.send("some words")
+			p.Send("some words")
 			r := readyReader(t, m)
 			f := receiving(t, t.Context(), r, k, 100)
 			synctest.Wait() // all is in the channel
@@ -295,7 +296,7 @@ func TestTheEndOfTheLastConnectionIsReadyBeforeNothingIs(t *testing.T) {
 
 func TestReadyReadersAreServedInTheOrderInWhichTheyCame(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(3)
+		conns, peers := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...))
 		var waiters []<-chan waiter
 		for range 10 {
@@ -308,10 +309,10 @@ func TestReadyReadersAreServedInTheOrderInWhichTheyCame(t *testing.T) {
 				requirePending(t, later, "a wait")
 			}
 			p := peers[i%3]
-			p.send(fmt.Sprint(i))
+			p.Send(fmt.Sprint(i))
 			time.Sleep(time.Second)
 			w := got(t, ch)
-			require.Equal(t, p.conn.LocalAddr(), w.r.LocalAddr())
+			require.Equal(t, p.Conn().LocalAddr(), w.r.LocalAddr())
 			require.Equal(t, fmt.Sprint(i), readN(t, w.r, 1))
 			requireClosed(t, w.r)
 		}
@@ -404,7 +405,7 @@ func TestAConnectionThatAlwaysHasSomethingKeepsNoOtherFromItsTurn(t *testing.T) 
 func TestConnectionsThatComeLaterAreAttendedToo(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conn, first := l.pair()
+		conn, first := l.Pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect), plex.WithMaxCapacity(4), plex.WithAutoScaling(time.Second))
 		waits := wantReady(t, m, 0)
 		time.Sleep(time.Minute)
@@ -421,7 +422,7 @@ func TestConnectionsThatComeLaterAreAttendedToo(t *testing.T) {
 		healed := s.connected(0)
 		require.Len(t, healed, 1)
 		waits = wantReady(t, m, 0)
-		healed[0].send("healed")
+		healed[0].Send("healed")
 		time.Sleep(time.Second)
 		w = got(t, waits)
 		require.Equal(t, "healed", readN(t, w.r, 6))
@@ -433,14 +434,14 @@ func TestConnectionsThatComeLaterAreAttendedToo(t *testing.T) {
 		requireClosed(t, writer, got(t, another).w, w.r)
 		scaled := s.connected(1)
 		require.Len(t, scaled, 1)
-		scaled[0].send("scaled")
+		scaled[0].Send("scaled")
 		r := readyReader(t, m)
 		require.Equal(t, "scaled", readN(t, r, 6))
 		requireClosed(t, r)
 
 		// Given.
-		given, peer := l.pair()
-		peer.send("given")
+		given, peer := l.Pair()
+		peer.Send("given")
 		_, err = m.Add(t.Context(), given)
 		require.NoError(t, err)
 		r = readyReader(t, m)
@@ -681,14 +682,14 @@ func TestReadyReaderEndsItsWaitWithItsContextAndItsTimeout(t *testing.T) {
 		_, err = m.ReadyReader(ctx, 0)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Equal(t, 8*time.Second, time.Since(began))
-		p.send("x")
+		p.Send("x")
 		time.Sleep(time.Second)
 		_, err = m.ReadyReader(ctx, 0)
 		require.ErrorIs(t, err, context.Canceled, "although there is something")
 		_, err = m.ReadyReader(nilContext, 0)
 		require.ErrorContains(t, err, "plex: ReadyReader: nil context")
 
-		requireReady(t, m, p.conn.LocalAddr(), "x")
+		requireReady(t, m, p.Conn().LocalAddr(), "x")
 		st := m.Stats()
 		require.Equal(t, []uint64{0, 0, 0}, []uint64{st.Waited, st.TimedOut, st.Canceled}, "which count plain acquires")
 		require.Zero(t, st.WaitDuration)
@@ -707,7 +708,7 @@ func TestReadyReadersAreToldOfTheEnd(t *testing.T) {
 				for range 5 {
 					waits = append(waits, wantReady(t, m, time.Hour))
 				}
-				p.send("too late")
+				p.Send("too late")
 				require.NoError(t, end(m))
 				synctest.Wait()
 				ended := 0
@@ -777,13 +778,13 @@ func TestALeaseOfAReadyReaderIsKilledAndReplaced(t *testing.T) {
 
 func TestWithoutAConnectorTheLastLossEndsTheWaitOfReadyReaders(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 		var waits []<-chan waiter
 		for range 4 {
 			waits = append(waits, wantReady(t, m, 0))
 		}
-		peers[0].send("some")
+		peers[0].Send("some")
 		require.NoError(t, peers[0].Close())
 		time.Sleep(time.Second)
 		first := got(t, waits[0])
@@ -794,8 +795,8 @@ func TestWithoutAConnectorTheLastLossEndsTheWaitOfReadyReaders(t *testing.T) {
 		requirePending(t, waits[1], "one connection is open, so the second wait")
 
 		// What the last one has left goes first.
-		peers[1].send("last")
-		peers[1].closeWrite()
+		peers[1].Send("last")
+		peers[1].CloseWrite()
 		time.Sleep(time.Second)
 		second := got(t, waits[1])
 		require.Equal(t, "last", readN(t, second.r, 2)+readN(t, second.r, 2))
@@ -811,10 +812,10 @@ func TestWithoutAConnectorTheLastLossEndsTheWaitOfReadyReaders(t *testing.T) {
 		requireLost(t, m, 2)
 
 		// One that is added later ends that.
-		conn, peer := l.pair()
+		conn, peer := l.Pair()
 		_, err = m.Add(t.Context(), conn)
 		require.NoError(t, err)
-		peer.send("more")
+		peer.Send("more")
 		r := readyReader(t, m)
 		require.Equal(t, "more", readN(t, r, 4))
 		requireClosed(t, r)
@@ -825,10 +826,10 @@ func TestWithAConnectorReadyReadersWaitOnWhileNothingIsOpen(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
 		s.goDown()
-		conn, peer := l.pair()
+		conn, peer := l.Pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithConnector(s.connect))
 		attend(t, m)
-		peer.reset(syscall.ECONNRESET, false)
+		peer.Reset(syscall.ECONNRESET, false)
 		r := readyReader(t, m)
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -838,7 +839,7 @@ func TestWithAConnectorReadyReadersWaitOnWhileNothingIsOpen(t *testing.T) {
 		requirePending(t, waits, "the wait")
 		s.set(func(s *service) {
 			s.refusal = nil
-			s.greet = func(p *fakePeer) { p.send("hello") }
+			s.greet = func(p *fakenet.Peer) { p.Send("hello") }
 		})
 		time.Sleep(time.Minute)
 		w := got(t, waits)
@@ -850,7 +851,7 @@ func TestWithAConnectorReadyReadersWaitOnWhileNothingIsOpen(t *testing.T) {
 func TestReadyReaderWithConnectionsWithoutADescriptor(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		client, server := pipePair(t)
-		l.watch(client.(closeCounter))
+		l.Watch(client.(fakenet.CloseCounter))
 		m := l.mux(plex.WithConnections(client))
 		for range 3 {
 			waits := wantReady(t, m, 0)
@@ -886,14 +887,14 @@ func TestAConnectionThatIsLookedAtAllTheTimeIsReadAsEver(t *testing.T) {
 		attend(t, m)
 		for range 200 {
 			time.Sleep(300 * time.Microsecond)
-			p.send("x")
-			requireReady(t, m, p.conn.LocalAddr(), "x")
+			p.Send("x")
+			requireReady(t, m, p.Conn().LocalAddr(), "x")
 		}
 		requireNothingReady(t, m)
-		p.send("y")
-		requireReady(t, m, p.conn.LocalAddr(), "y")
+		p.Send("y")
+		requireReady(t, m, p.Conn().LocalAddr(), "y")
 		time.Sleep(time.Second)
-		read, write := p.conn.deadlinesLeft()
+		read, write := p.Conn().DeadlinesLeft()
 		require.True(t, write.IsZero())
 		require.Condition(t, func() bool { return read.IsZero() || read.After(time.Now().Add(-time.Millisecond)) })
 	})
@@ -905,7 +906,7 @@ func TestReadyReadersKeepTheirOrderThoughPlexLooksAtTheConnection(t *testing.T) 
 		const n = 3 // so that there is always one who waits
 
 		m, _, p := l.single()
-		p.send("always ready, as nobody reads it")
+		p.Send("always ready, as nobody reads it")
 		attend(t, m)
 		for i, who := range takeTurns(m.ReadyReader, n, 10*time.Second) {
 			require.Equal(t, i%n, who, "lease %d: it cost nobody his place in the queue", i)
@@ -916,8 +917,8 @@ func TestReadyReadersKeepTheirOrderThoughPlexLooksAtTheConnection(t *testing.T) 
 // There is no way to look at a connection that refuses deadlines: it counts as ready whenever it is idle.
 func TestReadyReaderWithConnectionsThatRefuseDeadlines(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conn, p := l.pair()
-		conn.setMode(deadlinesRefused)
+		conn, p := l.Pair()
+		conn.TreatDeadlines(fakenet.DeadlinesRefused)
 		m := l.mux(plex.WithConnections(conn))
 		for range 3 {
 			r, err := m.ReadyReader(t.Context(), 0)
@@ -925,7 +926,7 @@ func TestReadyReaderWithConnectionsThatRefuseDeadlines(t *testing.T) {
 			read := reading(r, make([]byte, 10))
 			synctest.Wait()
 			requirePending(t, read, "the first Read")
-			p.send("word")
+			p.Send("word")
 			require.Equal(t, outcome{4, nil}, <-read)
 			_, err = m.ReadyReader(t.Context(), time.Second)
 			require.ErrorIs(t, err, plex.ErrTimeout, "it is leased")
@@ -940,14 +941,14 @@ func TestReadyReaderWithConnectionsThatRefuseDeadlines(t *testing.T) {
 // would read, and it can be closed all the same.
 func TestReadyReaderWithConnectionsThatIgnoreDeadlines(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conn, p := l.pair()
-		conn.setMode(deadlinesIgnored)
+		conn, p := l.Pair()
+		conn.TreatDeadlines(fakenet.DeadlinesIgnored)
 		m := l.mux(plex.WithConnections(conn))
 		waits := wantReady(t, m, 0)
 		time.Sleep(time.Minute)
 		requirePending(t, waits, "there is nothing yet")
 		requireWriterIdle(t, m)
-		p.send("word")
+		p.Send("word")
 		w := got(t, waits)
 		require.Equal(t, "word", readN(t, w.r, 4))
 		requireClosed(t, w.r)
@@ -1010,7 +1011,7 @@ func TestARefusedDatagramIsReady(t *testing.T) {
 func TestAConnectionThatNobodyNeedsGoesAlsoWhenReadyReadersWait(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)
-		conns, peers := l.pairs(3)
+		conns, peers := l.Pairs(3)
 		m := l.mux(plex.WithConnections(conns...), plex.WithConnector(s.connect), plex.WithMinConnections(1),
 			plex.WithIdleTimeout(10*time.Second))
 		waits := wantReady(t, m, 0)
@@ -1018,8 +1019,8 @@ func TestAConnectionThatNobodyNeedsGoesAlsoWhenReadyReadersWait(t *testing.T) {
 		st := m.Stats()
 		require.Equal(t, []int{1, 2}, []int{st.Open, int(st.ScaledDown)})
 		requirePending(t, waits, "the wait")
-		open := slices.IndexFunc(peers, func(p *fakePeer) bool { return p.conn.closeCount() == 0 })
-		peers[open].send("x")
+		open := slices.IndexFunc(peers, func(p *fakenet.Peer) bool { return p.Conn().Closes() == 0 })
+		peers[open].Send("x")
 		w := <-waits
 		require.NoError(t, w.err)
 		require.Equal(t, "x", readN(t, w.r, 1))
@@ -1035,9 +1036,9 @@ func TestAConnectionThatIsLookedAtIsReplacedForItsAge(t *testing.T) {
 			m := l.mux(plex.WithConnector(s.connect), plex.WithMinConnections(1), plex.WithMaxLifetime(lifetime))
 			attend(t, m)
 			for _, p := range s.connected(0) { // so that the pace of the looks is a steady one
-				p.send("x")
+				p.Send("x")
 			}
-			requireReady(t, m, s.connected(0)[0].conn.LocalAddr(), "x")
+			requireReady(t, m, s.connected(0)[0].Conn().LocalAddr(), "x")
 			time.Sleep(10 * time.Second)
 			st := settled(m)
 			require.GreaterOrEqual(t, st.Expired, uint64(50), "with a lifetime of %v", lifetime)
@@ -1049,9 +1050,9 @@ func TestAConnectionThatIsLookedAtIsReplacedForItsAge(t *testing.T) {
 func TestLeakDetectionRemembersLeasesOfReadyReaders(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		conn, p := l.pair()
+		conn, p := l.Pair()
 		m := l.mux(plex.WithConnections(conn), plex.WithLeakDetection(time.Minute), book.option())
-		p.send("x")
+		p.Send("x")
 		r := forgetsItsReadyReader(t, m)
 		time.Sleep(time.Hour)
 		leaks := book.with(leakMessage)

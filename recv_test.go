@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // text is n bytes that tell their places: a lost, doubled or misplaced one shows.
@@ -42,13 +43,13 @@ func TestStreamDeliversWhatArrivesAndEndsCleanlyAtTheEOF(t *testing.T) {
 			sent := later(func() error {
 				for rest := want; rest != ""; {
 					n := min(len(rest), 1+rand.IntN(700))
-					p.send(rest[:n])
+					p.Send(rest[:n])
 					rest = rest[n:]
 
 					time.Sleep(time.Duration(rand.IntN(2)))
 				}
 
-				p.closeWrite()
+				p.CloseWrite()
 
 				return nil
 			})
@@ -57,7 +58,7 @@ func TestStreamDeliversWhatArrivesAndEndsCleanlyAtTheEOF(t *testing.T) {
 			require.NoError(t, <-sent)
 			require.NoError(t, r.Err())
 			synctest.Wait()
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 			requireClosed(t, r)
 			require.NoError(t, r.Err())
 			requireLost(t, m, 1)
@@ -72,7 +73,7 @@ func TestStreamDeliversAByteAsSoonAsItArrives(t *testing.T) {
 		in := receiving(t, t.Context(), r, k, 50)
 
 		for range 3 {
-			p.send("x")
+			p.Send("x")
 			synctest.Wait()
 
 			got, came, _ := in.poll()
@@ -94,7 +95,7 @@ func TestRecvChunksAreNoLargerThanAskedFor(t *testing.T) {
 			r := readerOf(t, m)
 			in := receiving(t, t.Context(), r, inChunks, size)
 			total := 3*most + 5
-			p.send(text(total))
+			p.Send(text(total))
 
 			largest := 0
 			for got := 0; got < total; {
@@ -126,7 +127,7 @@ func TestStreamRefusesBadArguments(t *testing.T) {
 		_, err = receive(nilContext, r, k, 1)
 		require.ErrorContains(t, err, "nil context")
 
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, "x", readN(t, r, 1), "no stream was started")
 		requireClosed(t, r)
 		requireKept(t, m, 1)
@@ -158,15 +159,15 @@ func TestStreamEndsWithItsContextAndTheLeaseReadsOn(t *testing.T) {
 		require.ErrorIs(t, r.Err(), context.Canceled)
 		require.ErrorIs(t, r.Err(), errCause)
 
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "deadline left behind by the interrupt")
 
-		p.send("ab")
+		p.Send("ab")
 		require.Equal(t, "ab", readN(t, r, 2))
 
 		in = receiving(t, t.Context(), r, k, 10)
 		require.NoError(t, r.Err(), "that was the stream before")
-		p.send("cd")
+		p.Send("cd")
 		require.Equal(t, "cd", in.take(2))
 		requireClosed(t, r)
 		require.Empty(t, in.rest())
@@ -180,7 +181,7 @@ func TestStreamOfAnEndedContextTakesNothing(t *testing.T) {
 		m, _, p := l.single()
 		r := readerOf(t, m)
 
-		p.send("data")
+		p.Send("data")
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -209,7 +210,7 @@ func TestWhatTheChannelHoldsAfterTheContextsEndCanStillBeTaken(t *testing.T) {
 		want := text(40)
 
 		for i := range want { // a chunk per byte
-			p.send(want[i : i+1])
+			p.Send(want[i : i+1])
 			synctest.Wait()
 		}
 
@@ -238,7 +239,7 @@ func TestReadAfterTheContextsEndTakesBackWhatTheChannelHolds(t *testing.T) {
 		want := text(40)
 
 		for i := range want {
-			p.send(want[i : i+1])
+			p.Send(want[i : i+1])
 			synctest.Wait()
 		}
 
@@ -267,7 +268,7 @@ func TestStreamAfterTheContextsEndTakesBackWhatTheChannelHolds(t *testing.T) {
 		got := ""
 
 		for i := range want {
-			p.send(want[i : i+1])
+			p.Send(want[i : i+1])
 		}
 
 		for len(got) < 60 { // streams that are cut off one after the other
@@ -307,9 +308,9 @@ func TestConsumersDeadlineSurvivesTheEndOfAStream(t *testing.T) {
 		cancel()
 		require.Empty(t, in.rest())
 
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.True(t, limit.Equal(left), "the deadline is %v, not %v", left, limit)
-		p.send("x")
+		p.Send("x")
 		require.Equal(t, "x", readN(t, r, 1))
 
 		_, err := r.Read(make([]byte, 1))
@@ -337,7 +338,7 @@ func TestDeadlineOfAnEarlierLeaseDoesNotComeBackAfterAStream(t *testing.T) {
 		cancel()
 		require.Empty(t, in.rest())
 
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left)
 		requireClosed(t, r)
 		requireKept(t, m, 1)
@@ -349,28 +350,28 @@ func TestDeadlineSetWhileAStreamIsInterruptedHoldsAfterIt(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 		for _, limit := range []time.Time{{}, time.Now().Add(time.Hour)} {
 			m, c, _ := l.single()
-			ask := newGate()
-			c.hooks.read = func([]byte) { ask.pass(time.Time{}) }
+			ask := fakenet.NewGate()
+			c.Hooks.Read = ask.PassIO
 			r := readerOf(t, m)
 			ctx, cancel := context.WithCancel(t.Context())
 
-			ask.arm()
+			ask.Arm()
 
 			in := receiving(t, ctx, r, k, 4)
 
-			<-ask.entered
+			<-ask.Entered
 			cancel()
 			synctest.Wait()
 			require.NoError(t, r.SetReadDeadline(limit))
 			synctest.Wait()
-			close(ask.leave)
+			close(ask.Leave)
 			synctest.Wait()
 
 			_, came, open := in.poll()
 			require.False(t, came || open, "the stream goes on")
 			require.ErrorIs(t, r.Err(), context.Canceled)
 
-			left, _ := c.deadlinesLeft()
+			left, _ := c.DeadlinesLeft()
 			require.True(t, limit.Equal(left), "the deadline is %v, not %v", left, limit)
 
 			time.Sleep(time.Minute) // longer than plex has patience with a connection that ignores deadlines
@@ -383,10 +384,10 @@ func TestDeadlineSetWhileAStreamIsInterruptedHoldsAfterIt(t *testing.T) {
 func TestChannelIsClosedOnlyWhenTheStreamIsOver(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 		m, c, _ := l.single()
-		resume := newGate()
-		c.hooks.setReadDeadline = func(deadline time.Time) {
+		resume := fakenet.NewGate()
+		c.Hooks.SetReadDeadline = func(deadline time.Time) {
 			if deadline.IsZero() {
-				resume.pass(deadline)
+				resume.Pass()
 			}
 		}
 		r := readerOf(t, m)
@@ -394,13 +395,13 @@ func TestChannelIsClosedOnlyWhenTheStreamIsOver(t *testing.T) {
 		in := receiving(t, ctx, r, k, 4)
 
 		synctest.Wait()
-		resume.arm()
+		resume.Arm()
 		cancel()
-		<-resume.entered // the deadline of the interrupt is about to be taken back
+		<-resume.Entered // the deadline of the interrupt is about to be taken back
 
 		_, _, open := in.poll()
 		require.True(t, open, "the channel is closed, and a Read would still find the stream")
-		close(resume.leave)
+		close(resume.Leave)
 		require.Empty(t, in.rest())
 		requireClosed(t, r)
 		requireKept(t, m, 1)
@@ -444,7 +445,7 @@ func TestDeadlineOfTheConsumerEndsAStreamAndIsNoFault(t *testing.T) {
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, k, 4)
 
-		p.send("ab")
+		p.Send("ab")
 		synctest.Wait()
 
 		began := time.Now()
@@ -453,7 +454,7 @@ func TestDeadlineOfTheConsumerEndsAStreamAndIsNoFault(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(began))
 		require.ErrorIs(t, r.Err(), os.ErrDeadlineExceeded)
 		require.NoError(t, r.SetReadDeadline(time.Time{}))
-		p.send("cd")
+		p.Send("cd")
 		require.Equal(t, "cd", readN(t, r, 2))
 		requireClosed(t, r)
 		requireKept(t, m, 1)
@@ -466,31 +467,31 @@ func TestInterruptCaughtByTheEndOfTheLeaseDoesNotReachTheNext(t *testing.T) {
 	for _, k := range []streamKind{perByte, inChunks} {
 		t.Run(string(k), func(t *testing.T) {
 			l := newLedger(t)
-			c, p := l.pair()
-			g := newGate()
-			c.hooks.setReadDeadline = g.pass
+			c, p := l.Pair()
+			g := fakenet.NewGate()
+			c.Hooks.SetReadDeadline = g.PassDeadline
 
 			m := l.mux(plex.WithConnections(c))
 			r := readerOf(t, m)
 			ctx, cancel := context.WithCancel(t.Context())
 			in := receiving(t, ctx, r, k, 1)
 
-			p.send("a")
+			p.Send("a")
 			require.Equal(t, "a", in.take(1))
-			g.arm()
+			g.Arm()
 			cancel()
-			<-g.entered
-			p.send("b") // the stream's Read returns, though the interrupt is not yet set
+			<-g.Entered
+			p.Send("b") // the stream's Read returns, though the interrupt is not yet set
 
 			closed := later(r.Close)
 
 			within(20*time.Millisecond, func() bool { return len(closed) > 0 })
-			close(g.leave)
+			close(g.Leave)
 			require.NoError(t, <-closed)
 
 			next := readerOf(t, m)
 			require.Equal(t, "b", in.rest()+readN(t, next, 1))
-			p.send("c")
+			p.Send("c")
 			require.Equal(t, "c", readN(t, next, 1))
 			requireClosed(t, next)
 			requireKept(t, m, 1)
@@ -513,7 +514,7 @@ func TestCancelRacingReaderCloseNeverPoisonsTheNextLease(t *testing.T) {
 		in := receiving(t, ctx, r, k, 1)
 
 		if i%3 == 0 {
-			p.send("x")
+			p.Send("x")
 		}
 
 		for range rand.IntN(50) {
@@ -525,7 +526,7 @@ func TestCancelRacingReaderCloseNeverPoisonsTheNextLease(t *testing.T) {
 		require.NoError(t, r.Close())
 
 		next := readerOf(t, m)
-		left, _ := c.deadlinesLeft()
+		left, _ := c.DeadlinesLeft()
 		require.Zero(t, left, "round %d", i)
 
 		if i%3 == 0 { // the x was never taken
@@ -533,7 +534,7 @@ func TestCancelRacingReaderCloseNeverPoisonsTheNextLease(t *testing.T) {
 		}
 
 		<-gone
-		p.send("y")
+		p.Send("y")
 		require.Equal(t, "y", readN(t, next, 1), "round %d", i)
 		requireClosed(t, next)
 		require.Empty(t, in.rest())
@@ -543,18 +544,18 @@ func TestCancelRacingReaderCloseNeverPoisonsTheNextLease(t *testing.T) {
 }
 
 func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refuses deadlines": deadlinesRefused, "ignores deadlines": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refuses deadlines": fakenet.DeadlinesRefused, "ignores deadlines": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 				m, c, p := l.single()
 
-				c.setMode(mode)
+				c.TreatDeadlines(mode)
 
 				r := readerOf(t, m)
 				ctx, cancel := context.WithCancel(t.Context())
 				in := receiving(t, ctx, r, k, 4)
 
-				p.send("ab")
+				p.Send("ab")
 				require.Equal(t, "ab", in.take(2))
 				synctest.Wait()
 
@@ -564,7 +565,7 @@ func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 				require.Empty(t, in.rest())
 				require.LessOrEqual(t, time.Since(began), time.Second)
 				require.ErrorIs(t, r.Err(), context.Canceled)
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireClosed(t, r)
 				requireLost(t, m, 1)
 			})
@@ -573,7 +574,7 @@ func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 }
 
 // Nothing is blocked in the connection, so nothing has to be closed.
-func TestStreamThatWaitsForItsConsumerOnAConnectionWithoutDeadlinesLosesNothing(t *testing.T) {
+func TestStreamWithoutDeadlinesThatWaitsForItsConsumerLosesNothing(t *testing.T) {
 	for name, end := range map[string]func(r plex.Reader, cancel func()) error{
 		"the ctx ends":     func(_ plex.Reader, cancel func()) error { cancel(); synctest.Wait(); return nil },
 		"the lease closes": func(r plex.Reader, _ func()) error { return nil },
@@ -582,7 +583,7 @@ func TestStreamThatWaitsForItsConsumerOnAConnectionWithoutDeadlinesLosesNothing(
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 				m, c, p := l.single()
 
-				c.setMode(deadlinesRefused)
+				c.TreatDeadlines(fakenet.DeadlinesRefused)
 
 				r := readerOf(t, m)
 				ctx, cancel := context.WithCancel(t.Context())
@@ -592,7 +593,7 @@ func TestStreamThatWaitsForItsConsumerOnAConnectionWithoutDeadlinesLosesNothing(
 				want := text(40)
 
 				for i := range want {
-					p.send(want[i : i+1])
+					p.Send(want[i : i+1])
 					synctest.Wait()
 				}
 
@@ -600,7 +601,7 @@ func TestStreamThatWaitsForItsConsumerOnAConnectionWithoutDeadlinesLosesNothing(
 				synctest.Wait()
 				require.NoError(t, end(r, cancel))
 				requireClosed(t, r)
-				require.Zero(t, c.closeCount())
+				require.Zero(t, c.Closes())
 
 				r = readerOf(t, m)
 				require.Equal(t, want, got+readN(t, r, len(want)-len(got)))
@@ -624,7 +625,7 @@ func TestWhatAStreamReadAheadGoesToTheNextLease(t *testing.T) {
 				want := text(30)
 
 				for i := 0; i < len(want); i += 3 {
-					p.send(want[i : i+3])
+					p.Send(want[i : i+3])
 					synctest.Wait()
 				}
 
@@ -635,7 +636,7 @@ func TestWhatAStreamReadAheadGoesToTheNextLease(t *testing.T) {
 				require.NoError(t, r.Err())
 
 				r = readerOf(t, m)
-				p.send("later")
+				p.Send("later")
 
 				missing := len(want) + 5 - len(got)
 
@@ -666,7 +667,7 @@ func TestWhatWasPushedBackTwiceKeepsItsOrder(t *testing.T) {
 		want := text(200)
 
 		for i := 0; i < len(want); i += 2 {
-			p.send(want[i : i+2])
+			p.Send(want[i : i+2])
 		}
 
 		got := ""
@@ -697,7 +698,7 @@ func TestChunkBelongsToItsReceiver(t *testing.T) {
 			want := text(400)
 
 			for i := 0; i < len(want); i += 40 {
-				p.send(want[i : i+40])
+				p.Send(want[i : i+40])
 				synctest.Wait()
 			}
 
@@ -761,7 +762,7 @@ func TestByteTakenWhileTheLeaseClosesGoesToOneOnly(t *testing.T) {
 				in := receiving(t, t.Context(), r, k, 1+rand.IntN(size))
 
 				for b := range size {
-					p.send(string([]byte{byte(b)}))
+					p.Send(string([]byte{byte(b)}))
 				}
 
 				got := later(in.rest)
@@ -812,73 +813,12 @@ func TestStreamThatNobodyTakesFromEndsWithItsLease(t *testing.T) {
 
 		_ = receiving(t, t.Context(), r, k, 1)
 
-		p.send(text(5000))
+		p.Send(text(5000))
 		synctest.Wait()
 		requireClosed(t, r)
 
 		r = readerOf(t, m)
 		require.Equal(t, text(5000), readN(t, r, 5000))
-		requireClosed(t, r)
-		requireKept(t, m, 1)
-	})
-}
-
-func TestStreamsAreOneAtATime(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		r := readerOf(t, m)
-		in := receiving(t, t.Context(), r, k, 2)
-
-		for range 2 { // once while its Read is blocked, once while it waits for its consumer
-			synctest.Wait()
-
-			_, err := r.Read(make([]byte, 1))
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = r.Recv(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = r.RecvChunks(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.NoError(t, r.Err())
-			p.send(text(20))
-		}
-
-		require.Equal(t, text(20)+text(20), in.take(40))
-		requireClosed(t, r)
-		requireKept(t, m, 1)
-	})
-}
-
-func TestStreamIsRefusedWhileAReadIsUnderWayOrWaitsForIt(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		r := readerOf(t, m)
-		read := reading(r, make([]byte, 1))
-
-		synctest.Wait()
-
-		started := later(func() error {
-			in, err := receive(t.Context(), r, k, 1)
-			if err != nil {
-				return err
-			}
-
-			if got := in.take(1); got != "b" {
-				return errors.New("the stream got " + got)
-			}
-
-			return nil
-		})
-
-		synctest.Wait()
-		p.send("a")
-		require.Equal(t, outcome{1, nil}, <-read)
-		p.send("b")
-
-		if err := <-started; err != nil {
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.Equal(t, "b", readN(t, r, 1))
-		}
-
 		requireClosed(t, r)
 		requireKept(t, m, 1)
 	})
@@ -895,11 +835,11 @@ func TestDataAndEOFReadAheadAreDeliveredToLaterLeases(t *testing.T) {
 			in := receiving(t, t.Context(), r, k, 16)
 
 			for _, s := range []string{"a", "b", "c"} {
-				p.send(s)
+				p.Send(s)
 				synctest.Wait()
 			}
 
-			p.closeWrite()
+			p.CloseWrite()
 			synctest.Wait()
 
 			want := "abc"[taken:]
@@ -924,7 +864,7 @@ func TestDataAndEOFReadAheadAreDeliveredToLaterLeases(t *testing.T) {
 			}
 
 			requireNoReader(t, m)
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 			requireLost(t, m, 1)
 		}
 	})
@@ -937,9 +877,9 @@ func TestDataAndEOFReadAheadAreReadByOneLeaseThenItsEOF(t *testing.T) {
 
 		_ = receiving(t, t.Context(), r, k, 16)
 
-		p.send("abcdef")
+		p.Send("abcdef")
 		synctest.Wait()
-		p.closeWrite()
+		p.CloseWrite()
 		synctest.Wait()
 		requireClosed(t, r)
 
@@ -976,11 +916,11 @@ func TestRemainsAtTheEOFSurviveAllThatEndsALeaseOrStream(t *testing.T) {
 
 				_ = receiving(t, t.Context(), r, perByte, 50) // takes all into its channel
 
-				p.send(want)
+				p.Send(want)
 				synctest.Wait()
-				p.closeWrite()
+				p.CloseWrite()
 				synctest.Wait()
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireClosed(t, r)
 
 				got := ""
@@ -1019,11 +959,11 @@ func TestEOFBehindWhatWasPushedBackIsSeenByTheNextLease(t *testing.T) {
 		_ = receiving(t, t.Context(), r, k, 1)
 
 		for i := range 20 { // more than the channel holds, so the stream waits with the rest in hand
-			p.send(text(20)[i : i+1])
+			p.Send(text(20)[i : i+1])
 			synctest.Wait()
 		}
 
-		p.closeWrite()
+		p.CloseWrite()
 		synctest.Wait()
 		requireClosed(t, r)
 
@@ -1034,7 +974,7 @@ func TestEOFBehindWhatWasPushedBackIsSeenByTheNextLease(t *testing.T) {
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -1045,16 +985,16 @@ func TestResetInAStreamEndsItAfterWhatHadArrived(t *testing.T) {
 		r, w := readerOf(t, m), writerOf(t, m)
 		in := receiving(t, t.Context(), r, k, 16)
 
-		p.send("ab")
+		p.Send("ab")
 		require.Equal(t, "a", in.take(1)[:1])
-		p.send("cd")
-		p.reset(syscall.ECONNRESET, true)
+		p.Send("cd")
+		p.Reset(syscall.ECONNRESET, true)
 		synctest.Wait() // it has read all and met the reset, nothing has been taken since
 
 		require.Contains(t, []string{"bcd", "cd"}, in.rest()) // a chunk was "ab"
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -1076,7 +1016,7 @@ func TestErrAfterACleanStreamStillTellsWhatTheConnectionDiedOf(t *testing.T) {
 		out.end()
 		synctest.Wait()
 		require.NoError(t, w.Err())
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -1096,7 +1036,7 @@ func TestStreamOfAHalfWhoseConnectionTheOtherKilledEnds(t *testing.T) {
 		require.Empty(t, in.rest())
 		require.ErrorIs(t, r.Err(), plex.ErrKilled)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
@@ -1110,7 +1050,7 @@ func TestKillEndsItsOwnStream(t *testing.T) {
 
 			if full {
 				for range 40 {
-					p.send("x")
+					p.Send("x")
 					synctest.Wait()
 				}
 			}
@@ -1119,7 +1059,7 @@ func TestKillEndsItsOwnStream(t *testing.T) {
 			require.NoError(t, r.Kill())
 			in.rest()
 			synctest.Wait()
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 			requireNoReader(t, m)
 			requireLost(t, m, 1)
 		}
@@ -1128,7 +1068,7 @@ func TestKillEndsItsOwnStream(t *testing.T) {
 
 func TestMultiplexerCloseEndsEveryStreamAndItsGoroutine(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(4)
+		conns, peers := l.Pairs(4)
 		m := l.mux(plex.WithConnections(conns...))
 
 		var (
@@ -1144,7 +1084,7 @@ func TestMultiplexerCloseEndsEveryStreamAndItsGoroutine(t *testing.T) {
 
 		for _, p := range peers[:2] { // two of them wait for their consumers, two for data
 			for range 40 {
-				p.send("x")
+				p.Send("x")
 				synctest.Wait()
 			}
 		}
@@ -1162,7 +1102,7 @@ func TestMultiplexerCloseEndsEveryStreamAndItsGoroutine(t *testing.T) {
 func TestStreamEndsWithTheContextOfTheMultiplexer(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 		ctx, cancel := context.WithCancel(t.Context())
-		c, _ := l.pair()
+		c, _ := l.Pair()
 
 		m, err := plex.New(ctx, plex.WithConnections(c))
 		require.NoError(t, err)
@@ -1184,12 +1124,12 @@ func TestStreamEndsWithTheContextOfTheMultiplexer(t *testing.T) {
 
 func TestChunkIsOneDatagramAndAnEmptyOneIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, inChunks, 5)
 
-		c.deliver("first", "", "3", "longer than 5", "")
+		c.Deliver("first", "", "3", "longer than 5", "")
 
 		for _, want := range []string{"first", "", "3", "longe", ""} {
 			chunk, open := in.next()
@@ -1205,13 +1145,13 @@ func TestChunkIsOneDatagramAndAnEmptyOneIsNoEnd(t *testing.T) {
 
 func TestDatagramsThatWerePushedBackStayWhole(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, inChunks, 0)
 
 		all := []string{"0", "one", "", "three", "four", "", "six", "seven", "eight", "nine", "ten"}
-		c.deliver(all...)
+		c.Deliver(all...)
 		synctest.Wait()
 
 		got, _ := in.next()
@@ -1251,12 +1191,12 @@ func TestDatagramsThatWerePushedBackStayWhole(t *testing.T) {
 
 func TestBytesOfDatagramsStreamAndAnEmptyOneIsNoEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, perByte, 2)
 
-		c.deliver("ab", "", "cd", "efghij")
+		c.Deliver("ab", "", "cd", "efghij")
 		require.Equal(t, "abcde", in.take(5))
 		synctest.Wait()
 		requireClosed(t, r)
@@ -1282,16 +1222,16 @@ func TestBytesOfDatagramsStreamAndAnEmptyOneIsNoEnd(t *testing.T) {
 
 func TestRefusedDatagramInAStreamIsNoFaultOfTheConnection(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, k, 16)
 
-		c.deliver("ab")
+		c.Deliver("ab")
 		require.Equal(t, "ab", in.take(2))
-		c.fail(syscall.ECONNREFUSED)
+		c.FailRead(syscall.ECONNREFUSED)
 		synctest.Wait()
-		c.deliver("cd")
+		c.Deliver("cd")
 		synctest.Wait()
 
 		if _, came, open := in.poll(); !came && !open { // the stream may end, or go on
@@ -1306,14 +1246,14 @@ func TestRefusedDatagramInAStreamIsNoFaultOfTheConnection(t *testing.T) {
 
 func TestCloseTakesBackWhatAStreamThatAnErrorEndedHasLeft(t *testing.T) {
 	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		r := readerOf(t, m)
 		in := receiving(t, t.Context(), r, k, 16)
 
-		c.deliver("ab")
+		c.Deliver("ab")
 		synctest.Wait()
-		c.fail(syscall.ECONNREFUSED)
+		c.FailRead(syscall.ECONNREFUSED)
 		synctest.Wait()
 		requireClosed(t, r)
 		require.Empty(t, in.rest(), "a closed lease delivers nothing more")
@@ -1579,7 +1519,7 @@ func TestNothingThatIsCancelledCostsAByte(t *testing.T) {
 	for _, seed := range seeds(t, 40) {
 		bubble(t, func(t *testing.T, l *ledger) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
-			conns, peers := l.pairs(1 + rnd.IntN(3))
+			conns, peers := l.Pairs(1 + rnd.IntN(3))
 			w := &feeders{
 				m: l.mux(plex.WithConnections(conns...)), bytes: 3000, unit: time.Microsecond, consumers: 1 + rnd.IntN(5),
 			}
@@ -1597,7 +1537,7 @@ func TestNothingThatIsCancelledCostsAByte(t *testing.T) {
 func TestNothingThatIsCancelledCostsAByteInRealTime(t *testing.T) {
 	for _, seed := range seeds(t, 3) {
 		l := newLedger(t)
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		w := &feeders{
 			m: l.mux(plex.WithConnections(conns...)), bytes: 60_000, unit: 10 * time.Microsecond, consumers: 4,
 		}
@@ -1641,7 +1581,7 @@ func TestEveryByteBeforeTheEOFIsDelivered(t *testing.T) {
 			t.Logf("seed %d", seed)
 
 			rnd := rand.New(rand.NewPCG(seed, 0))
-			conns, peers := l.pairs(1 + rnd.IntN(3))
+			conns, peers := l.Pairs(1 + rnd.IntN(3))
 			m := l.mux(plex.WithConnections(conns...))
 			feeds := map[net.Addr]*feed{}
 			sizes := map[net.Addr]int64{}
@@ -1664,7 +1604,7 @@ func TestEveryByteBeforeTheEOFIsDelivered(t *testing.T) {
 					}
 
 					_, _ = peers[i].Write(p)
-					peers[i].closeWrite()
+					peers[i].CloseWrite()
 				}()
 			}
 

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -19,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // requireUnsent checks that err counts n bytes that were not written because of cause.
@@ -48,14 +48,14 @@ func TestSentBytesArriveInOrderAndTheClosedChannelEndsTheStream(t *testing.T) {
 			}
 
 			out.end()
-			require.Equal(t, want, p.read(len(want)))
+			require.Equal(t, want, p.ReadN(len(want)))
 			synctest.Wait()
 			require.NoError(t, w.Err())
 			require.False(t, isClosed(w.Done()))
 
 			_, err := w.Write([]byte("by Write"))
 			require.NoError(t, err)
-			require.Equal(t, "by Write", p.unread())
+			require.Equal(t, "by Write", p.Unread())
 			requireClosed(t, w)
 			require.NoError(t, w.Err())
 			requireKept(t, m, 1)
@@ -73,8 +73,8 @@ func TestSentByteIsOnTheWireWithoutFurtherAdo(t *testing.T) {
 			for range 3 {
 				out.send("x")
 				synctest.Wait()
-				require.Equal(t, "x", p.unread())
-				p.read(1)
+				require.Equal(t, "x", p.Unread())
+				p.ReadN(1)
 			}
 
 			requireClosed(t, w)
@@ -109,59 +109,7 @@ func TestSendStreamRefusesBadArguments(t *testing.T) {
 
 		_, err = w.Write([]byte("x"))
 		require.NoError(t, err, "no stream was started")
-		require.Equal(t, "x", p.unread())
-		requireClosed(t, w)
-		requireKept(t, m, 1)
-	})
-}
-
-func TestSendStreamsAreOneAtATime(t *testing.T) {
-	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-		m, _, p := l.single()
-		w := writerOf(t, m)
-		out := sending(t, t.Context(), w, k, 4)
-
-		for range 2 { // once while it waits for its sender, once while its Write is blocked
-			synctest.Wait()
-
-			_, err := w.Write([]byte("no"))
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = w.Send(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			_, err = w.SendChunks(t.Context(), 1)
-			require.ErrorIs(t, err, plex.ErrStreaming)
-			require.NoError(t, w.Err())
-			p.allow(0)
-			out.send("x")
-		}
-
-		p.allow(-1)
-		out.end()
-		requireClosed(t, w)
-		require.Equal(t, "xx", p.unread())
-		requireKept(t, m, 1)
-	})
-}
-
-func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, _, p := l.single()
-		w := writerOf(t, m)
-		var want strings.Builder
-
-		for i, k := range []streamKind{perByte, perByte, inChunks, inChunks, perByte} {
-			out := sending(t, t.Context(), w, k, i)
-			out.send("stream")
-			out.end()
-			synctest.Wait()
-
-			_, err := w.Write([]byte(" then "))
-			require.NoError(t, err)
-
-			want.WriteString("stream then ")
-		}
-
-		require.Equal(t, want.String(), p.unread())
+		require.Equal(t, "x", p.Unread())
 		requireClosed(t, w)
 		requireKept(t, m, 1)
 	})
@@ -172,7 +120,7 @@ func TestManySmallSendsBecomeFewWrites(t *testing.T) {
 		m, c, p := l.single()
 		w := writerOf(t, m)
 		writes := 0
-		c.hooks.write = func([]byte) {
+		c.Hooks.Write = func([]byte) {
 			writes++
 
 			time.Sleep(time.Microsecond) // the sender comes as far as it can
@@ -186,7 +134,7 @@ func TestManySmallSendsBecomeFewWrites(t *testing.T) {
 		}
 
 		out.end()
-		require.Equal(t, want, p.read(len(want)))
+		require.Equal(t, want, p.ReadN(len(want)))
 		require.LessOrEqual(t, writes, 1250, "writes for 5000 sends") // chunks wait in a shorter channel than bytes
 		requireClosed(t, w)
 		requireKept(t, m, 1)
@@ -196,12 +144,11 @@ func TestManySmallSendsBecomeFewWrites(t *testing.T) {
 func TestChunksAreGatheredUpToTheSizeAskedFor(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		for _, size := range []int{10, 100} {
-			c, p := l.account()
-			m := l.mux(plex.WithConnections(c))
+			m, c, p := l.single()
 			w := writerOf(t, m)
 			want := text(3000)
 
-			p.allow(0) // so that chunks are there to be gathered
+			p.Allow(0) // so that chunks are there to be gathered
 
 			out := sending(t, t.Context(), w, inChunks, size)
 			sent := later(func() error {
@@ -215,16 +162,16 @@ func TestChunksAreGatheredUpToTheSizeAskedFor(t *testing.T) {
 			})
 
 			for range 500 {
-				p.allow(rand.IntN(20))
+				p.Allow(rand.IntN(20))
 				synctest.Wait()
 			}
 
-			p.allow(-1)
+			p.Allow(-1)
 			require.NoError(t, <-sent)
 			requireClosed(t, w)
-			require.Equal(t, want, p.unread())
-			require.LessOrEqual(t, c.largest.Load(), int64(size))
-			require.GreaterOrEqual(t, c.largest.Load(), int64(6), "something was gathered")
+			require.Equal(t, want, p.Unread())
+			require.LessOrEqual(t, c.Written().Largest, size)
+			require.GreaterOrEqual(t, c.Written().Largest, 6, "something was gathered")
 			requireKept(t, m, 1)
 		}
 	})
@@ -242,7 +189,7 @@ func TestChunkLargerThanTheSizeAndAnEmptyOneAreSentToo(t *testing.T) {
 
 		out.end()
 		requireClosed(t, w)
-		require.Equal(t, "alarger than fourbbcbcdbcdebcdef", p.unread())
+		require.Equal(t, "alarger than fourbbcbcdbcdebcdef", p.Unread())
 		requireKept(t, m, 1)
 	})
 }
@@ -255,7 +202,7 @@ func TestWriterCloseFlushesWhatWasAccepted(t *testing.T) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		out := sending(t, t.Context(), w, k, 100)
 		want := text(31)
@@ -270,19 +217,19 @@ func TestWriterCloseFlushesWhatWasAccepted(t *testing.T) {
 		requirePending(t, closed, "Close")
 		require.ErrorIs(t, w.Close(), plex.ErrLeaseClosed, "a second Close does not wait")
 		requireNoWriter(t, m)
-		p.allow(20)
+		p.Allow(20)
 		synctest.Wait()
 		requirePending(t, closed, "Close")
-		p.allow(-1)
+		p.Allow(-1)
 		require.NoError(t, <-closed)
 		require.NoError(t, w.Err())
-		require.Equal(t, want, p.unread())
+		require.Equal(t, want, p.Unread())
 		requireKept(t, m, 1)
 
 		next := writerOf(t, m)
 		_, err := next.Write([]byte("!"))
 		require.NoError(t, err)
-		require.Equal(t, want+"!", p.unread())
+		require.Equal(t, want+"!", p.Unread())
 		requireClosed(t, next)
 		out.end()
 	})
@@ -293,7 +240,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 		m      *plex.Multiplexer
 		r      plex.Reader
 		w      plex.Writer
-		p      *fakePeer
+		p      *fakenet.Peer
 		cancel func()
 		out    outflow
 	}
@@ -341,7 +288,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 			return <-closed
 		}},
 		"a reset": {syscall.ECONNRESET, false, func(s *scene) error {
-			afterWait(func() { s.p.reset(syscall.ECONNRESET, false) })
+			afterWait(func() { s.p.Reset(syscall.ECONNRESET, false) })
 
 			return s.w.Close()
 		}},
@@ -349,7 +296,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 			closed := later(s.w.Close)
 
 			synctest.Wait()
-			s.p.reset(syscall.ECONNRESET, false)
+			s.p.Reset(syscall.ECONNRESET, false)
 
 			return <-closed
 		}},
@@ -376,15 +323,14 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 		t.Run("by "+name, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 				for _, window := range []int{0, 5, 25} {
-					conn, p := l.account()
-					m := l.mux(plex.WithConnections(conn))
+					m, conn, p := l.single()
 					ctx, cancel := context.WithCancel(t.Context())
 					s := &scene{m: m, r: readerOf(t, m), w: writerOf(t, m), p: p, cancel: cancel}
 					s.out = sending(t, ctx, s.w, k, 100)
 					out := s.out
 					want := text(131)
 
-					p.allow(window)
+					p.Allow(window)
 
 					sent := 0
 					for _, n := range []int{10, 30, 20, 71} {
@@ -397,10 +343,10 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 					err := c.end(s)
 					requireUnsent(t, err, sent-window, c.cause)
 					requireUnsent(t, s.w.Err(), sent-window, c.cause)
-					require.Equal(t, want[:window], p.unread())
-					require.EqualValues(t, window, conn.written.Load())
+					require.Equal(t, want[:window], p.Unread())
+					require.Equal(t, window, conn.Written().Bytes)
 
-					if c.own && !conn.torn.Load() {
+					if c.own && !conn.Written().Torn {
 						_ = s.r.Close()
 
 						requireKept(t, m, 1)
@@ -412,7 +358,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 						_ = s.r.Close()
 
 						synctest.Wait()
-						require.Equal(t, 1, conn.closeCount())
+						require.Equal(t, 1, conn.Closes())
 						require.Zero(t, m.Stats().Open)
 					}
 
@@ -429,18 +375,17 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 
 func TestSenderThatOnlySendsAndClosesEndsThoughTheConnectionDied(t *testing.T) {
 	for name, die := range map[string]struct {
-		how   func(m *plex.Multiplexer, p *fakePeer, cancel func())
+		how   func(m *plex.Multiplexer, p *fakenet.Peer, cancel func())
 		cause error
 	}{
-		"reset":                   {func(_ *plex.Multiplexer, p *fakePeer, _ func()) { p.reset(syscall.ECONNRESET, false) }, syscall.ECONNRESET},
-		"closed":                  {func(_ *plex.Multiplexer, p *fakePeer, _ func()) { _ = p.Close() }, syscall.ECONNRESET},
-		"ctx ended":               {func(_ *plex.Multiplexer, _ *fakePeer, cancel func()) { cancel() }, context.Canceled},
-		"the multiplexer's Close": {func(m *plex.Multiplexer, _ *fakePeer, _ func()) { go m.Close() }, plex.ErrClosed},
+		"reset":                   {func(_ *plex.Multiplexer, p *fakenet.Peer, _ func()) { p.Reset(syscall.ECONNRESET, false) }, syscall.ECONNRESET},
+		"closed":                  {func(_ *plex.Multiplexer, p *fakenet.Peer, _ func()) { _ = p.Close() }, syscall.ECONNRESET},
+		"ctx ended":               {func(_ *plex.Multiplexer, _ *fakenet.Peer, cancel func()) { cancel() }, context.Canceled},
+		"the multiplexer's Close": {func(m *plex.Multiplexer, _ *fakenet.Peer, _ func()) { go m.Close() }, plex.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
-				conn, p := l.account()
-				m := l.mux(plex.WithConnections(conn))
+				m, conn, p := l.single()
 				w := writerOf(t, m)
 				ctx, cancel := context.WithCancel(t.Context())
 
@@ -451,7 +396,7 @@ func TestSenderThatOnlySendsAndClosesEndsThoughTheConnectionDied(t *testing.T) {
 					total = 100_000
 				}
 
-				p.allow(total / 2)
+				p.Allow(total / 2)
 
 				out := sending(t, ctx, w, k, 100)
 				done := w.Done()
@@ -479,7 +424,7 @@ func TestSenderThatOnlySendsAndClosesEndsThoughTheConnectionDied(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, name != "ctx ended", isClosed(done), "Done is closed")
 
-				unsent := total - int(conn.written.Load())
+				unsent := total - conn.Written().Bytes
 
 				if name == "the multiplexer's Close" { // nobody counts for a multiplexer that is closed
 					var err *plex.UnsentError
@@ -506,7 +451,7 @@ func TestDoneFreesASenderThatSelectsOnIt(t *testing.T) {
 		w := writerOf(t, m)
 		out := sending(t, t.Context(), w, k, 4)
 
-		p.allow(100)
+		p.Allow(100)
 
 		sender := later(func() int {
 			for n := 0; ; {
@@ -518,7 +463,7 @@ func TestDoneFreesASenderThatSelectsOnIt(t *testing.T) {
 		})
 
 		synctest.Wait()
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		n := <-sender
 		requireUnsent(t, w.Close(), n-100, syscall.ECONNRESET)
@@ -531,7 +476,7 @@ func TestUnsentBytesOfAnEarlierStreamAreStillToldByClose(t *testing.T) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		for range 2 { // twice 5 bytes
 			ctx, cancel := context.WithCancel(t.Context())
@@ -546,13 +491,13 @@ func TestUnsentBytesOfAnEarlierStreamAreStillToldByClose(t *testing.T) {
 		}
 
 		requireUnsent(t, w.Err(), 10, context.Canceled)
-		p.allow(-1)
+		p.Allow(-1)
 
 		out := sending(t, t.Context(), w, k, 10)
 		out.send("whole")
 		out.end()
 		synctest.Wait()
-		require.Equal(t, "whole", p.unread())
+		require.Equal(t, "whole", p.Unread())
 		requireUnsent(t, w.Close(), 10, context.Canceled)
 		requireUnsent(t, w.Err(), 10, context.Canceled)
 		requireKept(t, m, 1)
@@ -578,7 +523,7 @@ func TestWhatIsSentAfterTheContextsEndIsCounted(t *testing.T) {
 		out.send("late and lost")
 		out.end()
 		requireUnsent(t, w.Close(), 13, context.Canceled)
-		require.Equal(t, "ab", p.unread())
+		require.Equal(t, "ab", p.Unread())
 		requireKept(t, m, 1)
 	})
 }
@@ -598,7 +543,7 @@ func TestNextStreamDoesNotWaitForTheSenderOfTheLast(t *testing.T) {
 		abandoned.send("lost")
 		out.end()
 		requireClosed(t, w)
-		require.Equal(t, "ab", p.unread())
+		require.Equal(t, "ab", p.Unread())
 		requireKept(t, m, 1)
 		abandoned.end()
 	})
@@ -611,7 +556,7 @@ func TestContextOfAnEndedStreamInterruptsNobody(t *testing.T) {
 			m, _, p := l.single()
 			w := writerOf(t, m)
 
-			p.allow(0)
+			p.Allow(0)
 
 			ctx, cancel := context.WithCancel(t.Context())
 			out := sending(t, ctx, w, k, 4)
@@ -634,7 +579,7 @@ func TestContextOfAnEndedStreamInterruptsNobody(t *testing.T) {
 			cancel()
 			synctest.Wait()
 			requirePending(t, write, "the Write")
-			p.allow(-1)
+			p.Allow(-1)
 			require.Equal(t, outcome{4, nil}, <-write)
 
 			_ = w.Close()
@@ -645,31 +590,13 @@ func TestContextOfAnEndedStreamInterruptsNobody(t *testing.T) {
 	})
 }
 
-// failsOnce is a connection that cuts one Write short, and would write again after it.
-type failsOnce struct {
-	*account
-	next atomic.Bool // it will be the next Write
-}
-
-func (c *failsOnce) Write(p []byte) (int, error) {
-	if c.next.CompareAndSwap(true, false) {
-		n, err := c.account.Write(p[:1])
-
-		return n, errors.Join(err, os.ErrDeadlineExceeded)
-	}
-
-	return c.account.Write(p)
-}
-
 func TestNothingIsWrittenBehindAWriteThatWasCutShort(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		booked, p := l.account()
-		c := &failsOnce{account: booked}
-		m := l.mux(plex.WithConnections(c))
+		m, c, p := l.single()
 		w := writerOf(t, m)
 
 		require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Hour)))
-		p.allow(0)
+		p.Allow(0)
 
 		out := sending(t, t.Context(), w, inChunks, 8)
 
@@ -678,13 +605,17 @@ func TestNothingIsWrittenBehindAWriteThatWasCutShort(t *testing.T) {
 		out.send("abc")
 		out.send("longer than eight")
 		out.send("d")
-		c.next.Store(true)
-		p.allow(-1)
+		c.OnWrite(fakenet.Once(func(p []byte, do func([]byte) (int, error)) (int, error) { // and would write again after it
+			n, err := do(p[:1])
+
+			return n, errors.Join(err, os.ErrDeadlineExceeded)
+		}))
+		p.Allow(-1)
 		synctest.Wait()
 		out.end()
-		require.Equal(t, "xa", p.unread())
+		require.Equal(t, "xa", p.Unread())
 		requireUnsent(t, w.Close(), 2+17+1, os.ErrDeadlineExceeded)
-		require.Equal(t, "xa", p.unread())
+		require.Equal(t, "xa", p.Unread())
 		requireLost(t, m, 1)
 	})
 }
@@ -708,15 +639,15 @@ func TestSendStreamEndsWithItsContextAndTheLeaseWritesOn(t *testing.T) {
 		require.ErrorIs(t, w.Err(), errCause)
 		require.False(t, isClosed(w.Done()), "the lease can send more")
 
-		_, left := c.deadlinesLeft()
+		_, left := c.DeadlinesLeft()
 		require.True(t, limit.Equal(left), "the consumer's deadline is %v, not %v", left, limit)
 
 		_, err := w.Write([]byte("cd"))
 		require.NoError(t, err)
 		require.NoError(t, w.Close(), "nothing was left unsent")
-		require.Equal(t, "abcd", p.unread())
+		require.Equal(t, "abcd", p.Unread())
 
-		_, left = c.deadlinesLeft()
+		_, left = c.DeadlinesLeft()
 		require.Zero(t, left)
 		requireKept(t, m, 1)
 		out.end()
@@ -728,7 +659,7 @@ func TestInterruptedSendStreamWithNothingTornKeepsTheConnection(t *testing.T) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		out := sending(t, ctx, w, k, 0)
@@ -737,12 +668,12 @@ func TestInterruptedSendStreamWithNothingTornKeepsTheConnection(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
-		p.allow(-1)
+		p.Allow(-1)
 
 		_, err := w.Write([]byte("y"))
 		require.NoError(t, err)
 		requireUnsent(t, w.Close(), 1, context.Canceled)
-		require.Equal(t, "y", p.unread())
+		require.Equal(t, "y", p.Unread())
 		requireKept(t, m, 1)
 		out.end()
 	})
@@ -754,7 +685,7 @@ func TestFlushCutByADeadlineLeavesNoneBehind(t *testing.T) {
 		m, c, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		out := sending(t, t.Context(), w, k, 4)
 		out.send("abc")
@@ -764,15 +695,15 @@ func TestFlushCutByADeadlineLeavesNoneBehind(t *testing.T) {
 		requireUnsent(t, w.Close(), 3, os.ErrDeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(began))
 
-		_, left := c.deadlinesLeft()
+		_, left := c.DeadlinesLeft()
 		require.Zero(t, left)
-		p.allow(-1)
+		p.Allow(-1)
 
 		next := writerOf(t, m)
 		_, err := next.Write([]byte("next"))
 		require.NoError(t, err)
 		requireClosed(t, next)
-		require.Equal(t, "next", p.unread())
+		require.Equal(t, "next", p.Unread())
 		requireKept(t, m, 1)
 		out.end()
 	})
@@ -785,7 +716,7 @@ func TestKillAbandonsAFlushThatBlocksInClose(t *testing.T) {
 			m, c, p := l.single()
 			r, w := readerOf(t, m), writerOf(t, m)
 
-			p.allow(0)
+			p.Allow(0)
 
 			out := sending(t, t.Context(), w, k, 4)
 			out.send("abc")
@@ -802,7 +733,7 @@ func TestKillAbandonsAFlushThatBlocksInClose(t *testing.T) {
 			requireUnsent(t, <-closed, 3, plex.ErrKilled)
 			require.ErrorIs(t, w.Kill(), plex.ErrLeaseClosed)
 			require.ErrorIs(t, w.Close(), plex.ErrLeaseClosed)
-			require.Equal(t, 1, c.closeCount())
+			require.Equal(t, 1, c.Closes())
 
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, plex.ErrKilled)
@@ -822,14 +753,14 @@ func TestKillDoesNotFlush(t *testing.T) {
 		m, c, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		out := sending(t, t.Context(), w, k, 4)
 		out.send("abc")
 		synctest.Wait()
 		require.NoError(t, w.Kill())
 		requireUnsent(t, w.Err(), 3, plex.ErrKilled)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 		out.end()
 	})
@@ -839,12 +770,12 @@ func TestKillDoesNotFlush(t *testing.T) {
 // Senders that do not close their channel
 
 func TestSenderThatNeverClosesItsChannelKeepsNobody(t *testing.T) {
-	for name, end := range map[string]func(m *plex.Multiplexer, w plex.Writer, p *fakePeer){
-		"lease closed":       func(_ *plex.Multiplexer, w plex.Writer, _ *fakePeer) { _ = w.Close() },
-		"lease killed":       func(_ *plex.Multiplexer, w plex.Writer, _ *fakePeer) { _ = w.Kill() },
-		"multiplexer closed": func(m *plex.Multiplexer, w plex.Writer, _ *fakePeer) { _ = m.Close(); _ = w.Close() },
-		"connection dead": func(_ *plex.Multiplexer, w plex.Writer, p *fakePeer) {
-			p.reset(syscall.ECONNRESET, false)
+	for name, end := range map[string]func(m *plex.Multiplexer, w plex.Writer, p *fakenet.Peer){
+		"lease closed":       func(_ *plex.Multiplexer, w plex.Writer, _ *fakenet.Peer) { _ = w.Close() },
+		"lease killed":       func(_ *plex.Multiplexer, w plex.Writer, _ *fakenet.Peer) { _ = w.Kill() },
+		"multiplexer closed": func(m *plex.Multiplexer, w plex.Writer, _ *fakenet.Peer) { _ = m.Close(); _ = w.Close() },
+		"connection dead": func(_ *plex.Multiplexer, w plex.Writer, p *fakenet.Peer) {
+			p.Reset(syscall.ECONNRESET, false)
 			synctest.Wait()
 
 			_ = w.Close()
@@ -893,10 +824,10 @@ func TestSenderIsHelpedToItsEndThoughTheLeaseIsClosed(t *testing.T) {
 			requireClosed(t, w)
 
 			next := writerOf(t, m)
-			got := p.unread()
+			got := p.Unread()
 
 			require.NoError(t, <-sender)
-			require.Equal(t, got, p.unread(), "nothing of it reaches the connection any more")
+			require.Equal(t, got, p.Unread(), "nothing of it reaches the connection any more")
 			require.Equal(t, strings.Repeat("x", len(got)), got)
 			requireClosed(t, next)
 			requireKept(t, m, 1)
@@ -982,8 +913,8 @@ func TestSenderRacingCloseNeverReachesTheNextLease(t *testing.T) {
 			<-sender
 			requireClosed(t, next)
 
-			got := p.unread()
-			p.read(len(got))
+			got := p.Unread()
+			p.ReadN(len(got))
 			require.True(t, strings.HasSuffix(got, "!!!"), "round %d: %q", i, got)
 			require.Equal(t, data[:len(got)-3], strings.TrimSuffix(got, "!!!"), "round %d", i)
 		}
@@ -996,13 +927,13 @@ func TestSenderRacingCloseNeverReachesTheNextLease(t *testing.T) {
 // Connections without deadlines
 
 func TestSendStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refuses deadlines": deadlinesRefused, "ignores deadlines": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refuses deadlines": fakenet.DeadlinesRefused, "ignores deadlines": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 				m, c, p := l.single()
 
-				c.setMode(mode)
-				p.allow(0)
+				c.TreatDeadlines(mode)
+				p.Allow(0)
 
 				w := writerOf(t, m)
 				ctx, cancel := context.WithCancel(t.Context())
@@ -1013,7 +944,7 @@ func TestSendStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T)
 				cancel()
 				time.Sleep(time.Second + 1)
 				synctest.Wait()
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				require.True(t, isClosed(w.Done()))
 
 				var unsent *plex.UnsentError
@@ -1027,13 +958,13 @@ func TestSendStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T)
 	}
 }
 
-func TestSendStreamThatWaitsForItsSenderOnAConnectionWithoutDeadlinesKeepsIt(t *testing.T) {
+func TestSendStreamWithoutDeadlinesThatWaitsForItsSenderKeepsItsConnection(t *testing.T) {
 	for _, how := range []string{"the ctx ends", "the lease closes"} {
 		t.Run(how, func(t *testing.T) {
 			forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
 				m, c, p := l.single()
 
-				c.setMode(deadlinesRefused)
+				c.TreatDeadlines(fakenet.DeadlinesRefused)
 
 				w := writerOf(t, m)
 				ctx, cancel := context.WithCancel(t.Context())
@@ -1050,7 +981,7 @@ func TestSendStreamThatWaitsForItsSenderOnAConnectionWithoutDeadlinesKeepsIt(t *
 				}
 
 				requireClosed(t, w)
-				require.Equal(t, "ab", p.unread())
+				require.Equal(t, "ab", p.Unread())
 				requireKept(t, m, 1)
 				out.end()
 			})
@@ -1063,7 +994,7 @@ func TestSendStreamThatWaitsForItsSenderOnAConnectionWithoutDeadlinesKeepsIt(t *
 
 func TestSentChunkIsOneDatagram(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		w := writerOf(t, m)
 		out := sending(t, t.Context(), w, inChunks, 4)
@@ -1075,18 +1006,18 @@ func TestSentChunkIsOneDatagram(t *testing.T) {
 
 		out.end()
 		requireClosed(t, w)
-		require.Equal(t, all, c.packets())
+		require.Equal(t, all, c.Packets())
 		requireKept(t, m, 1)
 	})
 }
 
 func TestUnsentDatagramsAreCountedAndNothingIsTorn(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		w := writerOf(t, m)
 
-		(&fakePeer{wire: c.wire, conn: c.fakeConn}).allow(0)
+		c.Allow(0)
 
 		out := sending(t, t.Context(), w, inChunks, 4)
 		out.send("four")
@@ -1119,7 +1050,7 @@ func TestEverySentByteArrivesOrIsCounted(t *testing.T) {
 			stop := make(chan struct{})
 
 			for i := range 1 + rnd.IntN(3) {
-				c, p := l.account()
+				c, p := l.Pair()
 				s.conns = append(s.conns, c)
 				s.peers = append(s.peers, p)
 				s.turns = append(s.turns, make(chan struct{}, 1))
@@ -1130,9 +1061,9 @@ func TestEverySentByteArrivesOrIsCounted(t *testing.T) {
 					for !isClosed(stop) {
 						switch rnd.IntN(4) {
 						case 0:
-							p.allow(rnd.IntN(30))
+							p.Allow(rnd.IntN(30))
 						default:
-							p.allow(-1)
+							p.Allow(-1)
 						}
 
 						time.Sleep(time.Duration(rnd.IntN(6)) * time.Microsecond)
@@ -1167,15 +1098,15 @@ func TestEverySentByteArrivesOrIsCounted(t *testing.T) {
 			lost := 0
 
 			for i, c := range s.conns {
-				got := s.peers[i].unread()
-				assert.EqualValues(t, c.written.Load(), len(got))
+				got := s.peers[i].Unread()
+				assert.Len(t, got, c.Written().Bytes)
 				assert.NoError(t, checkOracle([]byte(got), i, 0), "seed %d", seed)
 
-				if c.torn.Load() {
+				if c.Written().Torn {
 					lost++
 				}
 
-				assert.Equal(t, c.torn.Load(), c.closeCount() == 1, "seed %d: torn, and closed for it", seed)
+				assert.Equal(t, c.Written().Torn, c.Closes() == 1, "seed %d: torn, and closed for it", seed)
 			}
 
 			assert.EqualValues(t, lost, s.m.Stats().Lost)
@@ -1186,8 +1117,8 @@ func TestEverySentByteArrivesOrIsCounted(t *testing.T) {
 // senders is what TestEverySentByteArrivesOrIsCounted works with.
 type senders struct {
 	m     *plex.Multiplexer
-	conns []*account
-	peers []*fakePeer
+	conns []*fakenet.Conn
+	peers []*fakenet.Peer
 	turns []chan struct{}
 }
 
@@ -1218,12 +1149,12 @@ func (s *senders) lease(ctx context.Context, rnd *rand.Rand) error {
 	// next is n bytes that go on where the connection's stream is now.
 	next := func(n int) []byte {
 		p := make([]byte, n)
-		oracle(p, stream, c.written.Load())
+		oracle(p, stream, int64(c.Written().Bytes))
 
 		return p
 	}
 
-	accepted := int64(0) // by the channels, and not written
+	accepted := 0 // by the channels, and not written
 
 	for range 1 + rnd.IntN(3) {
 		if rnd.IntN(3) == 0 {
@@ -1241,7 +1172,7 @@ func (s *senders) lease(ctx context.Context, rnd *rand.Rand) error {
 			continue
 		}
 
-		before := c.written.Load()
+		before := c.Written().Bytes
 		ctx, cancel := context.WithCancel(ctx)
 
 		if rnd.IntN(2) == 0 {
@@ -1266,11 +1197,11 @@ func (s *senders) lease(ctx context.Context, rnd *rand.Rand) error {
 			rest = rest[n:]
 		}
 
-		accepted += int64(len(p))
+		accepted += len(p)
 
 		if rnd.IntN(3) == 0 { // the lease's Close finds it running
 			err := w.Close()
-			accepted -= c.written.Load() - before
+			accepted -= c.Written().Bytes - before
 
 			cancel()
 			out.end()
@@ -1286,22 +1217,22 @@ func (s *senders) lease(ctx context.Context, rnd *rand.Rand) error {
 
 		cancel()
 
-		accepted -= c.written.Load() - before
+		accepted -= c.Written().Bytes - before
 	}
 
 	return requireCounted(w.Close(), accepted)
 }
 
 // requireCounted returns an error unless err is about n bytes.
-func requireCounted(err error, n int64) error {
+func requireCounted(err error, n int) error {
 	var unsent *plex.UnsentError
 
 	switch {
 	case err == nil && n == 0:
 		return nil
-	case errors.As(err, &unsent) && unsent.Unsent == n:
+	case errors.As(err, &unsent) && unsent.Unsent == int64(n):
 		return nil
 	}
 
-	return errors.Join(errors.New("not the bytes that are missing"), err, &plex.UnsentError{Unsent: n, Err: errors.New("expected")})
+	return errors.Join(errors.New("not the bytes that are missing"), err, &plex.UnsentError{Unsent: int64(n), Err: errors.New("expected")})
 }

@@ -10,12 +10,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/internal/sock"
 )
 
@@ -25,16 +25,12 @@ type kernelTimeout struct{ error }
 func (kernelTimeout) Timeout() bool   { return true }
 func (kernelTimeout) Temporary() bool { return true }
 
-// fakeAddr is an address of a network.
-type fakeAddr string
-
-func (a fakeAddr) Network() string { return string(a) }
-func (a fakeAddr) String() string  { return string(a) }
-
 func TestJudge(t *testing.T) {
-	stream := sock.KindOf(&kindConn{network: "tcp"})
-	udp := sock.KindOf(&kindConn{network: "udp"})
-	secured := sock.KindOf(&tlsKindConn{kindConn{network: "tcp"}})
+	nc, _ := fakenet.Pair()
+	stream := sock.KindOf(nc)
+	udp := sock.KindOf(fakenet.NewDatagrams())
+	secured := sock.KindOf(tlsLike{nc})
+	require.False(t, stream.Datagram() || stream.TLS())
 	require.True(t, udp.Datagram())
 	require.True(t, secured.TLS())
 
@@ -111,32 +107,34 @@ func TestErrorsThatPlexMakesUpAreWhatTheyStandFor(t *testing.T) {
 	require.Equal(t, sawEOF, judge(errPeerClosed, operation{}))
 }
 
-// kindConn is a transport of a network whose Read and Write are the test's.
-type kindConn struct {
-	walkConn
-	network string
-	do      func(p []byte) (int, error)
-}
+// tlsLike is a transport that says it is TLS.
+type tlsLike struct{ net.Conn }
 
-func (c *kindConn) LocalAddr() net.Addr         { return fakeAddr(c.network) }
-func (c *kindConn) Read(p []byte) (int, error)  { return c.do(p) }
-func (c *kindConn) Write(p []byte) (int, error) { return c.do(p) }
+func (tlsLike) ConnectionState() tls.ConnectionState { return tls.ConnectionState{} }
+
+// faulty is a transport whose Read and Write do what the test says.
+func faulty(do fakenet.IO) *fakenet.Conn {
+	c, _ := fakenet.Pair()
+	c.OnRead(do)
+	c.OnWrite(do)
+	return c
+}
 
 func TestTransportThatBreaksTheRulesLosesItsConnection(t *testing.T) {
 	const size = 4
 	for name, c := range map[string]struct {
-		do    func(p []byte) (int, error)
+		do    fakenet.IO
 		want  string
 		is    error
 		wrote int
 	}{
-		"panics":              {func([]byte) (int, error) { panic(io.ErrNoProgress) }, " panicked: ", io.ErrNoProgress, 0},
-		"returns too much":    {func(p []byte) (int, error) { return len(p) + 1, nil }, "n = 5 for 4 bytes", nil, size},
-		"returns less than 0": {func([]byte) (int, error) { return -1, io.EOF }, "n = -1 for 4 bytes", io.EOF, 0},
+		"panics":              {fakenet.Panics(io.ErrNoProgress), " panicked: ", io.ErrNoProgress, 0},
+		"returns too much":    {fakenet.TooMany(1), "n = 5 for 4 bytes", nil, size},
+		"returns less than 0": {fakenet.Returns(-1, io.EOF), "n = -1 for 4 bytes", io.EOF, 0},
 	} {
 		for _, write := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, write), func(t *testing.T) {
-				m, err := New(t.Context(), WithConnections(&kindConn{network: "tcp", do: c.do}))
+				m, err := New(t.Context(), WithConnections(faulty(c.do)))
 				require.NoError(t, err)
 				defer m.Close()
 				var n int
@@ -184,7 +182,7 @@ func TestTransportThatEndsItsGoroutineLosesItsConnection(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := muxOf(t, &kindConn{network: "tcp", do: goexit})
+			m := muxOf(t, faulty(fakenet.Goexits()))
 			c := m.roster.all()[0]
 			end, operate, err := use(m)
 			require.NoError(t, err)
@@ -201,12 +199,6 @@ func TestTransportThatEndsItsGoroutineLosesItsConnection(t *testing.T) {
 			require.Zero(t, m.Stats().LeasedReaders+m.Stats().LeasedWriters)
 		})
 	}
-}
-
-// goexit is a Read or Write that ends its goroutine.
-func goexit([]byte) (int, error) {
-	runtime.Goexit()
-	return 0, nil
 }
 
 // streams are streams over a transport that does not work. Each returns its lease's Err when the stream has
@@ -264,17 +256,17 @@ var streams = map[string]func(t *testing.T, m *Multiplexer) (told, closed error)
 
 func TestStreamOfATransportThatBreaksTheRulesEnds(t *testing.T) {
 	for name, c := range map[string]struct {
-		do   func(p []byte) (int, error)
+		do   fakenet.IO
 		says string
 	}{
-		"panics":              {func([]byte) (int, error) { panic(io.ErrNoProgress) }, " panicked: "},
-		"returns too much":    {func(p []byte) (int, error) { return len(p) + 1, nil }, " has returned n = "},
-		"returns less than 0": {func([]byte) (int, error) { return -1, nil }, " has returned n = -1 for "},
-		"ends the goroutine":  {goexit, "Goexit"},
+		"panics":              {fakenet.Panics(io.ErrNoProgress), " panicked: "},
+		"returns too much":    {fakenet.TooMany(1), " has returned n = "},
+		"returns less than 0": {fakenet.Returns(-1, nil), " has returned n = -1 for "},
+		"ends the goroutine":  {fakenet.Goexits(), "Goexit"},
 	} {
 		for stream, run := range streams {
 			t.Run(name+" "+stream, func(t *testing.T) {
-				m := muxOf(t, &kindConn{network: "tcp", do: c.do})
+				m := muxOf(t, faulty(c.do))
 				told, closed := run(t, m)
 				require.ErrorContains(t, told, c.says)
 				var unsent *UnsentError
@@ -290,8 +282,3 @@ func TestStreamOfATransportThatBreaksTheRulesEnds(t *testing.T) {
 		}
 	}
 }
-
-// tlsKindConn is a transport that says it is TLS.
-type tlsKindConn struct{ kindConn }
-
-func (*tlsKindConn) ConnectionState() tls.ConnectionState { return tls.ConnectionState{} }

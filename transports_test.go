@@ -887,12 +887,12 @@ func TestTransportClosedAtItsEndGivesBackWhatWasRead(t *testing.T) {
 					m, c, peer := l.single()
 					proceed := make(chan struct{})
 					if closing == "begun" {
-						c.hooks.close = func() { <-proceed }
+						c.Hooks.Close = func() { <-proceed }
 					} else {
-						c.afterClose(func() { <-proceed })
+						c.AfterClose(func() { <-proceed })
 					}
-					peer.send("abc")
-					peer.closeWrite()
+					peer.Send("abc")
+					peer.CloseWrite()
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					r := readerOf(t, m)
@@ -1126,7 +1126,7 @@ func TestTLSHandshakeThatFails(t *testing.T) {
 				books := newLedger(t)
 				raw, server := tcpPair(t)
 				tcp := &counted{Conn: raw}
-				books.watch(tcp)
+				books.Watch(tcp)
 				_, config := tlsConfigs(t)
 				client := tls.Client(tcp, config)
 				t.Cleanup(func() { server.Close() })
@@ -1146,10 +1146,10 @@ func TestTLSHandshakeThatFails(t *testing.T) {
 				finish(t, way, func() {
 					switch way {
 					case "WithConnections":
-						books.handedBack(tcp)
+						books.HandedBack(tcp)
 						_, err = plex.New(context.Background(), append(options, plex.WithConnections(client))...)
 					case "Add":
-						books.handedBack(tcp)
+						books.HandedBack(tcp)
 						var rest []net.Conn
 						rest, err = books.mux(options...).Add(context.Background(), client)
 						assert.Equal(t, []net.Conn{client}, rest)
@@ -1647,7 +1647,7 @@ func TestAnEmptyReadTakesNoDatagram(t *testing.T) {
 	client, server := udpPair(t)
 	defer server.Close() //nolint:errcheck // the test is over
 	c := &counted{Conn: client}
-	l.watch(c)
+	l.Watch(c)
 	m := l.mux(plex.WithConnections(c))
 	_, err := server.WriteToUDP([]byte("one"), client.LocalAddr().(*net.UDPAddr))
 	require.NoError(t, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // event is an entry in the log about the connection with this number.
@@ -50,7 +51,7 @@ func (w stopwatch) Handle(_ context.Context, r slog.Record) error {
 // labelled is a connection that the log can tell from the others.
 type labelled struct {
 	revealing
-	addr fakeAddr
+	addr fakenet.Addr
 }
 
 func (l *labelled) RemoteAddr() net.Addr { return l.addr }
@@ -78,7 +79,7 @@ func newMortal(b *testing.B, n int) *mortal {
 	s := newHost(b, "tcp")
 	s.prep = func(p *peer) { p.send(b, 0, 8) }
 	s.wrap = func(nc net.Conn) net.Conn { // dial holds mu
-		c := &labelled{addr: fakeAddr(strconv.Itoa(len(s.peers) - 1))}
+		c := &labelled{addr: fakenet.Addr(strconv.Itoa(len(s.peers) - 1))}
 		c.Conn = nc
 		return c
 	}

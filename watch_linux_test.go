@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // withDescriptor calls f with the descriptor of nc.
@@ -196,7 +198,7 @@ func TestProcessWithoutDescriptorsKeepsTheHealthyConnectionsAndRecovers(t *testi
 	}
 	l := newLedger(t)
 	s := newHost(t, "tcp")
-	var log journal
+	var log logbook
 	m := l.mustOpen(8, s.connect(), plex.WithLogger(log.logger()))
 	peers := make([]*peer, 8)
 	for i := range peers {
@@ -264,7 +266,7 @@ func TestProcessWithoutADescriptorForTheWatcherHealsOnUse(t *testing.T) {
 	l := newLedger(t)
 	s := newHost(t, "tcp")
 	p := s.open()
-	var log journal
+	var log logbook
 	lift := limitDescriptors(t)
 	m := l.mux(plex.WithConnections(p.client), plex.WithConnector(s.connect()), plex.WithLogger(log.logger()), retryAtOnce)
 	assert.ErrorIs(t, log.named(t, "plex: idle connections are not watched", 1)[0].attrs["cause"].(error), syscall.EMFILE)
@@ -290,13 +292,13 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 	for range 50 {
 		conns = append(conns, s.open().client)
 	}
-	before := descriptors()
+	before := fakenet.Descriptors()
 	m, err := plex.New(t.Context(), plex.WithConnections(conns...))
 	require.NoError(t, err)
 	l.closeAtEnd(m)
-	require.Equal(t, before+1, descriptors())
+	require.Equal(t, before+1, fakenet.Descriptors())
 	require.NoError(t, m.Close())
-	require.Equal(t, before-len(conns), descriptors())
+	require.Equal(t, before-len(conns), fakenet.Descriptors())
 	for range 20 { // and none by multiplexers that come and go
 		p := s.open()
 		m, err := plex.New(t.Context(), plex.WithConnections(p.client))
@@ -304,5 +306,26 @@ func TestWatcherCostsOneDescriptorForThePool(t *testing.T) {
 		require.NoError(t, m.Close())
 		p.fin()
 	}
-	require.Equal(t, before-len(conns), descriptors(), fmt.Sprint("after ", len(conns), " connections"))
+	require.Equal(t, before-len(conns), fakenet.Descriptors(), fmt.Sprint("after ", len(conns), " connections"))
+}
+
+// The end of a connection may overtake the watching of its admission.
+func TestAConnectionMayEndWhileItIsAdmitted(t *testing.T) {
+	t.Skip("the race detector finds that poll.Member.Remove reads what Poller.Add writes")
+	l := newLedger(t)
+	for i := range 300 {
+		client, server := tcpPair(t)
+		m := l.mux(plex.WithMaxCapacity(1))
+		begun := make(chan struct{})
+		added := later(func() error { close(begun); _, err := m.Add(t.Context(), client); return err })
+		<-begun
+		for began := time.Now(); time.Since(began) < time.Duration(i)*time.Microsecond/2; {
+			runtime.Gosched()
+		}
+		require.NoError(t, m.Close())
+		if <-added != nil {
+			requireClosed(t, client)
+		}
+		requireClosed(t, server)
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // retryAtOnce is for tests in which one young connection after the other is lost, which is no reason to hesitate there.
@@ -48,7 +49,7 @@ func TestIdleConnectionThatItsPeerEndsIsReplacedUnasked(t *testing.T) {
 				if s.kind == end.skip {
 					t.Skip("not seen by the watcher")
 				}
-				var log journal
+				var log logbook
 				m, p := s.mux(l, plex.WithLogger(log.logger()))
 				if end.name == "reset" { // a Unix socket is reset by what it leaves unread
 					w := leaseWriter(t, m)
@@ -138,7 +139,6 @@ func TestReplacementsAreWatchedToo(t *testing.T) {
 	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
 		const rounds = 20
 		m, p := s.mux(l, retryAtOnce)
-		started := time.Now()
 		for i := range rounds {
 			if i%2 == 0 {
 				p.fin()
@@ -148,7 +148,6 @@ func TestReplacementsAreWatchedToo(t *testing.T) {
 			requireHealed(t, m, 1, i+1)
 			p = s.next()
 		}
-		assert.Less(t, time.Since(started), 5*time.Second, "there is nothing to wait for")
 		requirePassing(t, m, p)
 		assert.Equal(t, rounds+1, s.dialed())
 	})
@@ -174,48 +173,6 @@ func TestConnectionThatDiesDoesNotDisturbTheOthers(t *testing.T) {
 	})
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Something is left to be read
-
-func TestWhatTheClosedConnectionHasLeftIsReadAndThenItsEnd(t *testing.T) {
-	for _, size := range []int64{1, 4 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, 100_000} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-				m, p := s.mux(l)
-				p.send(t, 0, size)
-				p.fin()
-				requireHealed(t, m, 1, 1) // before anybody has read
-				replacement := s.next()
-				requireNoMoreThan(t, m, 1)
-				if size < 64<<10 { // what is in memory needs no descriptor
-					eventually(t, func() bool {
-						return errors.Is(p.client.SetReadDeadline(time.Time{}), net.ErrClosed)
-					}, "the transport is closed")
-				}
-
-				// The writer is the replacement's.
-				w := leaseWriter(t, m)
-				require.Equal(t, replacement.client.LocalAddr(), w.LocalAddr())
-				r := readerOn(t, m, p)
-				require.NoError(t, r.SetReadDeadline(time.Now().Add(patience)))
-				n, err := readOracle(r, p.number, -1)
-				require.Equal(t, io.EOF, err)
-				require.Equal(t, size, n)
-				_, err = r.Read(make([]byte, 1))
-				require.Equal(t, io.EOF, err, "once more")
-				requireClosed(t, r, w)
-
-				requirePassing(t, m, replacement)
-				requireNoMoreThan(t, m, 1)
-				stats := m.Stats()
-				assert.Equal(t, [3]int{1, 1, 1}, [3]int{stats.Open, stats.IdleReaders, stats.IdleWriters})
-				assert.EqualValues(t, 1, stats.Lost)
-				assert.Equal(t, 2, s.dialed())
-			})
-		})
-	}
-}
-
 // requireNoMoreThan checks that so many writers can be had at once.
 func requireNoMoreThan(t *testing.T, m *plex.Multiplexer, n int) {
 	t.Helper()
@@ -225,158 +182,6 @@ func requireNoMoreThan(t *testing.T, m *plex.Multiplexer, n int) {
 		had = append(had, leaseWriter(t, m))
 	}
 	requireNoWriter(t, m)
-}
-
-func TestWhatTheClosedConnectionHasLeftMayBeReadInManyLeases(t *testing.T) {
-	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-		const size = 100_000
-		m, p := s.mux(l)
-		p.send(t, 0, size)
-		p.fin()
-		requireHealed(t, m, 1, 1)
-		replacement := s.next()
-
-		var offset int64
-		buf := make([]byte, 3001)
-		deadline := time.Now().Add(patience)
-		for offset < size {
-			require.True(t, time.Now().Before(deadline), "after %d bytes no more turn up: %+v", offset, m.Stats())
-			r := leaseReader(t, m)
-			if r.LocalAddr().String() == replacement.client.LocalAddr().String() {
-				requireClosed(t, r) // their turns alternate
-				continue
-			}
-			require.NoError(t, r.SetReadDeadline(time.Now().Add(patience)))
-			n, err := r.Read(buf)
-			require.NoError(t, err)
-			require.NoError(t, checkOracle(buf[:n], p.number, offset))
-			offset += int64(n)
-			requireClosed(t, r)
-		}
-		// Of the end there is nobody to be told, unless it comes as a surprise.
-		eventually(t, func() bool {
-			r := leaseReader(t, m)
-			defer func() { requireClosed(t, r) }()
-			if r.LocalAddr().String() == p.client.LocalAddr().String() {
-				_, err := r.Read(buf)
-				require.Equal(t, io.EOF, err)
-				return false
-			}
-			return m.Stats().IdleReaders == 0
-		}, "the old reader is gone")
-		requirePassing(t, m, replacement)
-	})
-}
-
-// The look at it must not set a term to the reading.
-func TestWhatTheClosedConnectionHasLeftCanBeReadMuchLater(t *testing.T) {
-	l := newLedger(t)
-	s := newHost(t, "tcp")
-	m, p := s.mux(l)
-	p.send(t, 0, 100_000)
-	p.fin()
-	requireHealed(t, m, 1, 1)
-	time.Sleep(1200 * time.Millisecond)
-	r := readerOn(t, m, p)
-	n, err := readOracle(r, p.number, -1)
-	require.Equal(t, io.EOF, err)
-	require.EqualValues(t, 100_000, n)
-	requireClosed(t, r)
-}
-
-// A stream gets it just as well as Read.
-func TestWhatTheClosedConnectionHasLeftIsStreamed(t *testing.T) {
-	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-		const size = 100_000
-		m, p := s.mux(l)
-		p.send(t, 0, size)
-		p.fin()
-		requireHealed(t, m, 1, 1)
-
-		r := leaseReader(t, m)
-		for r.LocalAddr().String() != p.client.LocalAddr().String() { // the replacement may come before it
-			requireClosed(t, r)
-			r = leaseReader(t, m)
-		}
-		chunks, err := r.RecvChunks(soon(t), 777)
-		require.NoError(t, err)
-		var offset int64
-		for chunk := range chunks {
-			require.NoError(t, checkOracle(chunk, p.number, offset))
-			offset += int64(len(chunk))
-		}
-		require.EqualValues(t, size, offset)
-		require.NoError(t, r.Err())
-		requireClosed(t, r)
-		requirePassing(t, m, s.next())
-	})
-}
-
-func TestRemainsAreKeptForAsManyConnectionsAsTheCapacity(t *testing.T) {
-	const capacity, dead = 3, 11
-	for _, size := range []int64{10, 100_000} { // held in memory, and by the system
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-				m := l.mustOpen(capacity, s.connect(), retryAtOnce)
-				for i := range dead {
-					p := s.next()
-					p.send(t, 0, size)
-					p.fin()
-					requireHealed(t, m, capacity, i+1)
-				}
-
-				// What can be leased is every open connection, with nothing to read, and the latest of the remains.
-				eventually(t, func() bool { return m.Stats().IdleReaders == 2*capacity }, "the oldest remains are given up")
-				for p := dead - capacity; p < dead+capacity; p++ {
-					r := readerOn(t, m, s.at(p))
-					if p < dead {
-						n, err := readOracle(r, p, -1)
-						assert.Equal(t, io.EOF, err)
-						assert.Equal(t, size, n)
-					}
-					defer func() { requireClosed(t, r) }()
-				}
-				requireNoReader(t, m)
-				assert.Equal(t, capacity, m.Stats().IdleWriters)
-			})
-		})
-	}
-}
-
-// A connection that leaves nothing takes no place among the remains.
-func TestConnectionThatLeavesNothingDoesNotCostTheRemainsOfAnother(t *testing.T) {
-	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
-		m, p := s.mux(l, retryAtOnce)
-		p.send(t, 0, 10)
-		p.fin()
-		requireHealed(t, m, 1, 1)
-		for i := range 3 {
-			s.next().fin()
-			requireHealed(t, m, 1, 2+i)
-		}
-
-		r := readerOn(t, m, p)
-		n, err := readOracle(r, p.number, -1)
-		require.Equal(t, io.EOF, err)
-		require.EqualValues(t, 10, n)
-		requireClosed(t, r)
-	})
-}
-
-// A server that dies sends a FIN, and no good-bye of TLS. What it had sent has arrived all the same.
-func TestWhatATLSConnectionWithoutAGoodbyeHasLeftIsReadAndThenItsEnd(t *testing.T) {
-	l := newLedger(t)
-	s := newHost(t, "tls")
-	m, p := s.mux(l)
-	p.send(t, 0, 1000)
-	_ = p.raw.Close()
-	requireHealed(t, m, 1, 1)
-
-	r := readerOn(t, m, p)
-	n, err := readOracle(r, p.number, -1)
-	require.Equal(t, io.EOF, err) // which is what crypto/tls makes of it at the end of a record
-	require.EqualValues(t, 1000, n)
-	requireClosed(t, r)
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -536,50 +341,6 @@ func TestLeasesThatDoNothingDoNotHoldUpTheReplacementOfWhatWasReset(t *testing.T
 	requireClosed(t, r, w)
 }
 
-// A connection that was lost has its place in the capacity until it is closed, so that its peer never sees more.
-func TestReplacementIsConnectedOnlyWhenWhatItReplacesIsClosed(t *testing.T) {
-	for name, end := range map[string]func(t *testing.T, m *plex.Multiplexer, p *peer){
-		"reset":  func(_ *testing.T, _ *plex.Multiplexer, p *peer) { p.reset() },
-		"killed": func(t *testing.T, m *plex.Multiplexer, _ *peer) { require.NoError(t, leaseReader(t, m).Kill()) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			l := newLedger(t)
-			s := newHost(t, "tcp")
-			var open, peak int // guarded by the host's mu, which dial holds
-			s.wrap = func(nc net.Conn) net.Conn {
-				open++
-				peak = max(peak, open)
-				return &slowToClose{revealing: revealing{counted{Conn: nc}}, closed: func() {
-					s.mu.Lock()
-					defer s.mu.Unlock()
-					open--
-				}}
-			}
-			m, p := s.mux(l, retryAtOnce)
-			for i := range 5 {
-				end(t, m, p)
-				requireHealed(t, m, 1, i+1)
-				p = s.next()
-			}
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			require.Equal(t, 1, peak)
-		})
-	}
-}
-
-// slowToClose is a connection that takes its time to close.
-type slowToClose struct {
-	revealing
-	closed func()
-}
-
-func (c *slowToClose) Close() error {
-	time.Sleep(20 * time.Millisecond)
-	defer c.closed()
-	return c.revealing.Close()
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Wrapped by the user
 
@@ -598,7 +359,7 @@ func TestWrappedConnectionThatTellsWhatItWrapsIsWatched(t *testing.T) {
 		s.wrap = func(nc net.Conn) net.Conn {
 			c := &revealing{}
 			c.Conn = nc
-			l.watch(c)
+			l.Watch(c)
 			return c
 		}
 		m, p := s.mux(l, retryAtOnce)
@@ -611,15 +372,15 @@ func TestWrappedConnectionThatTellsWhatItWrapsIsWatched(t *testing.T) {
 }
 
 func TestWrappedConnectionThatHidesItsSocketIsHealedOnUse(t *testing.T) {
-	for name, wrap := range map[string]func(net.Conn) closeCounter{
-		"hidden":   func(nc net.Conn) closeCounter { return &counted{Conn: nc} },
-		"circular": func(nc net.Conn) closeCounter { c := &circular{}; c.Conn = nc; return c },
+	for name, wrap := range map[string]func(net.Conn) fakenet.CloseCounter{
+		"hidden":   func(nc net.Conn) fakenet.CloseCounter { return &counted{Conn: nc} },
+		"circular": func(nc net.Conn) fakenet.CloseCounter { c := &circular{}; c.Conn = nc; return c },
 	} {
 		t.Run(name, func(t *testing.T) {
 			forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
 				s.wrap = func(nc net.Conn) net.Conn {
 					c := wrap(nc)
-					l.watch(c)
+					l.Watch(c)
 					return c
 				}
 				m, p := s.mux(l, retryAtOnce)
@@ -654,7 +415,7 @@ func TestWrappedConnectionThatHidesItsSocketIsHealedOnUse(t *testing.T) {
 // ---------------------------------------------------------------------------------------------------------------
 // Many
 
-func TestFourThousandIdleConnectionsCostNoGoroutineAndAreReplacedTogether(t *testing.T) {
+func TestFourThousandIdleConnectionsAreReplacedTogether(t *testing.T) {
 	const n = 4000
 	l := newLedger(t)
 	s := newHost(t, "tcp")
@@ -671,10 +432,8 @@ func TestFourThousandIdleConnectionsCostNoGoroutineAndAreReplacedTogether(t *tes
 			s.at(i).reset()
 		}
 	}
-	requireHealed(t, m, n, n)
-	took := time.Since(started)
-	t.Logf("%d connections replaced in %v", n, took)
-	assert.Less(t, took, 15*time.Second, "all are replaced in seconds, also on a slow machine under the race detector")
+	requireHealedWithin(t, 5*time.Minute, m, n, n) // seconds, but a minute under the race detector on a busy machine
+	t.Logf("%d connections replaced in %v", n, time.Since(started))
 	assert.Equal(t, 2*n, s.dialed())
 	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3 }, "no goroutine is left of it")
 
@@ -718,10 +477,10 @@ func TestDeadServiceIsProbedAndItsReturnIsNoticedSoon(t *testing.T) {
 	}
 	eventually(t, func() bool { return m.Stats().Waiting == n }, "all wait")
 	time.Sleep(dead - time.Since(started))
+	eventually(t, func() bool { return s.dialed()-n >= 4 }, "it goes on trying")
 	connects := s.dialed() - n
 	t.Logf("%d connects in %v", connects, dead)
 	assert.LessOrEqual(t, connects, 36, "a few dozen connects")
-	assert.GreaterOrEqual(t, connects, 4, "it goes on trying")
 	stats := m.Stats()
 	assert.LessOrEqual(t, stats.Connecting, 1)
 	assert.Zero(t, stats.Open)
@@ -731,7 +490,6 @@ func TestDeadServiceIsProbedAndItsReturnIsNoticedSoon(t *testing.T) {
 	back := time.Now()
 	finish(t, "serving the waiters", waiters.Wait)
 	t.Logf("all %d waiters were served %v after the restart", n, time.Since(back))
-	assert.Less(t, time.Since(back), 2*time.Second+500*time.Millisecond) // the half second is the machine's
 	requireHealed(t, m, n, n)
 	assert.LessOrEqual(t, s.dialed()-n-connects, n+1, "no connect too many")
 }
@@ -839,7 +597,7 @@ func (s *host) peerOf(local net.Addr) *peer {
 // known is a connection with a name of its own, since the system soon gives a port to another.
 type known struct {
 	revealing
-	addr fakeAddr
+	addr fakenet.Addr
 }
 
 func (k *known) LocalAddr() net.Addr { return k.addr }
@@ -859,9 +617,9 @@ func TestEndsOfAllKindsAtOnceLoseNothingAndLeaveNothing(t *testing.T) {
 		)
 		s.wrap = func(nc net.Conn) net.Conn {
 			number := len(s.peers)
-			c := &known{addr: fakeAddr(fmt.Sprint("known-", number))}
+			c := &known{addr: fakenet.Addr(fmt.Sprint("known-", number))}
 			c.Conn = nc
-			l.watch(c)
+			l.Watch(c)
 			links.Store(c.addr, &link{client: c, down: number})
 			dying <- s.peers[number-1] // dial holds mu
 			return c

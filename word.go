@@ -23,6 +23,7 @@ package plex
 //	poolListed      the queue           it has an entry in its queue: in the channel, or on its way in or out
 //	poolHeld        the multiplexer     plex itself has it, see half.hold
 //	poolRetired     the connection      it is never leased again
+//	poolNamed       the multiplexer     a caller waits for just this half, and gets it when it arrives
 //
 // The lease's flags end with the lease; dataLeft, the connection's and the multiplexer's outlive
 // it. A half is idle if it is neither live, held nor retired. An entry is stale if its half is
@@ -53,13 +54,13 @@ const (
 	poolHeld
 	poolRetired
 
-	_ // spare
+	poolNamed
 
 	leaseOne // the number counts in these
 
 	flagMask   = leaseOne - 1
-	lasting    = dataLeft | connEnded | connDue | poolOnDemand | poolListed | poolRetired // what outlives a lease
-	firstLease = leaseOne                                                                 // the lease that a half begins in
+	lasting    = dataLeft | connEnded | connDue | poolOnDemand | poolListed | poolRetired | poolNamed // what outlives a lease
+	firstLease = leaseOne                                                                             // the lease that a half begins in
 )
 
 // lease is the lease that w is in, or was in last: its number without flags.
@@ -132,6 +133,37 @@ func (w word) held() (next word, ok bool) {
 	return w | poolHeld, true
 }
 
+// named leases an idle half to a caller who asks for just this one. Its entry in the queue, if it
+// has one, is stale then.
+func (w word) named() (next word, ok bool) {
+	if !w.idle() {
+		return w, false
+	}
+	return w + leaseOne | leaseLive, true
+}
+
+// wanted has a half that is not idle go to a caller who waits for just this one, when it arrives.
+// It reports false if the half is idle, or is never leased again.
+func (w word) wanted() (next word, ok bool) {
+	if w.idle() || w.is(poolRetired) {
+		return w, false
+	}
+	return w | poolNamed, true
+}
+
+// granted turns a hold into the lease of a caller who waits for just this half. More says that
+// others wait, too. It reports false if the half has been retired meanwhile.
+func (w word) granted(more bool) (next word, ok bool) {
+	if w.is(poolRetired) {
+		return w, false
+	}
+	w &^= poolHeld | poolNamed
+	if more {
+		w |= poolNamed
+	}
+	return w + leaseOne | leaseLive, true
+}
+
 // retired ends the half's service. It reports whether the half is over by that, which whoever has
 // it now says otherwise when it arrives.
 func (w word) retired() (next word, over bool) {
@@ -168,7 +200,8 @@ func (w word) marked(id, flag word) (next word, ok bool) {
 
 // arrived ends a lease or a hold. If the end of a lease finds that the connection has ended or is
 // due, the half goes on to a hold, to be looked at, so that no waiter is given what may be taken
-// from it again. Otherwise it is idle, with an entry in the queue unless that is made on demand.
+// from it again. If somebody waits for just this half, it goes on to a hold, too. Otherwise it is
+// idle, with an entry in the queue unless that is made on demand.
 func (w word) arrived(retire bool) word {
 	next := w.lease() | w&lasting
 	if retire {
@@ -178,6 +211,8 @@ func (w word) arrived(retire bool) word {
 	case next.is(poolRetired):
 		return next
 	case w.is(leaseLive) && next.is(connEnded|connDue):
+		return next | poolHeld
+	case next.is(poolNamed):
 		return next | poolHeld
 	case next.is(poolOnDemand):
 		return next

@@ -12,7 +12,7 @@ import (
 
 var flagNames = []string{
 	"live", "busy", "awaited", "stream", "closing", "deadline", "torn", "watched",
-	"left", "ended", "due", "onDemand", "listed", "held", "retired",
+	"left", "ended", "due", "onDemand", "listed", "held", "retired", "named",
 }
 
 func (w word) String() string {
@@ -34,6 +34,11 @@ var transitions = map[string]func(word) word{
 	"always":            first0(word.always),
 	"held":              first0(word.held),
 	"retired":           first0(word.retired),
+	"named":             first0(word.named),
+	"wanted":            first0(word.wanted),
+	"granted":           func(w word) word { return onlyIf(w.is(poolHeld), w, grant(w, false)) },
+	"granted, others":   func(w word) word { return onlyIf(w.is(poolHeld), w, grant(w, true)) },
+	"not wanted":        func(w word) word { return onlyIf(w.is(poolHeld), w, w&^poolNamed) },
 	"entered":           func(w word) word { next, _ := w.entered(w.lease()); return next },
 	"awaited":           first0(word.awaited),
 	"left":              func(w word) word { return onlyIf(w.is(leaseBusy), w, w.left()) },
@@ -54,6 +59,8 @@ var transitions = map[string]func(word) word{
 }
 
 func first(f func() (word, bool)) word { w, _ := f(); return w }
+
+func grant(w word, more bool) word { w, _ = w.granted(more); return w }
 
 func first0(f func(word) (word, bool)) func(word) word {
 	return func(w word) word { next, _ := f(w); return next }
@@ -88,6 +95,8 @@ func (w word) wrong() string {
 		return "an operation's flag has outlived it"
 	case w.idle() && !w.is(poolOnDemand) && !w.is(poolListed):
 		return "an idle half is in no queue"
+	case w.idle() && w.is(poolNamed):
+		return "a half that somebody waits for is idle"
 	case w.over() && w.circulates():
 		return "a half that is over circulates"
 	case w.stale() && w.circulates() && !w.is(leaseLive):
@@ -109,7 +118,7 @@ func (w word) stepWrong(next word) string {
 		return "the number changed without a lease"
 	case next.is(leaseLive) && !w.is(leaseLive) && next.lease() == w.lease():
 		return "a lease began without a number of its own"
-	case next.is(leaseLive) && !w.is(leaseLive) && !w.idle():
+	case next.is(leaseLive) && !w.is(leaseLive) && !w.idle() && !(w.is(poolHeld) && !w.is(poolRetired)):
 		return "a half was leased that was not idle"
 	case w.is(leaseLive) && !next.is(leaseLive) && w.is(leaseBusy):
 		return "a lease ended while somebody was busy"
@@ -210,6 +219,11 @@ func TestWordTransitionsSayWhatTheyHaveDone(t *testing.T) {
 		{"retired", word.retired, w, w | poolRetired, true},
 		{"retired", word.retired, w | poolRetired, w | poolRetired, false},
 		{"retired", word.retired, w | leaseLive, w | leaseLive | poolRetired, false},
+		{"named", word.named, w | poolListed, w + leaseOne | leaseLive | poolListed, true},
+		{"named", word.named, w | poolHeld, w | poolHeld, false},
+		{"wanted", word.wanted, w | leaseLive, w | leaseLive | poolNamed, true},
+		{"wanted", word.wanted, w | poolListed, w | poolListed, false},
+		{"wanted", word.wanted, w | leaseLive | poolRetired, w | leaseLive | poolRetired, false},
 		{"awaited", word.awaited, w | leaseLive | leaseBusy, w | leaseLive | leaseBusy | leaseAwaited, true},
 		{"awaited", word.awaited, w | leaseLive, w | leaseLive, false},
 	} {

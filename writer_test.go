@@ -20,12 +20,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 func TestWritePassesThroughAndTheAddressesAreTheConnections(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		m, c, p := l.single()
-		spied := spyOn(c)
+		before := c.Calls()
 		w := writerOf(t, m)
 
 		require.Equal(t, c.LocalAddr(), w.LocalAddr())
@@ -34,8 +35,8 @@ func TestWritePassesThroughAndTheAddressesAreTheConnections(t *testing.T) {
 		n, err := w.Write([]byte("hello"))
 		require.NoError(t, err)
 		require.Equal(t, 5, n)
-		require.Equal(t, "hello", p.read(5))
-		require.EqualValues(t, 1, spied.writes.Load(), "one Write is one Write")
+		require.Equal(t, "hello", p.ReadN(5))
+		require.Equal(t, before.Writes+1, c.Calls().Writes, "one Write is one Write")
 
 		n, err = w.Write(nil)
 		require.NoError(t, err)
@@ -44,7 +45,7 @@ func TestWritePassesThroughAndTheAddressesAreTheConnections(t *testing.T) {
 		require.False(t, isClosed(w.Done()))
 		requireClosed(t, w)
 		requireKept(t, m, 1)
-		require.Zero(t, spied.writeDeadlines.Load(), "no deadline is cleared that was not set")
+		require.Equal(t, before.WriteDeadlines, c.Calls().WriteDeadlines, "no deadline is cleared that was not set")
 	})
 }
 
@@ -53,12 +54,12 @@ func TestWriteErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		m, c, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(3)
+		p.Allow(3)
 
 		write := writing(w, "hello")
 
 		synctest.Wait()
-		p.reset(syscall.ECONNRESET, false)
+		p.Reset(syscall.ECONNRESET, false)
 
 		got := <-write
 		require.Equal(t, 3, got.n, "what was written is told")
@@ -71,7 +72,7 @@ func TestWriteErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
 		require.True(t, isClosed(w.Done()))
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireClosed(t, w)
 		requireLost(t, m, 1)
 	})
@@ -85,7 +86,7 @@ func TestWriterCloseInterruptsABlockedWriteAndTheNextLeaseWritesOn(t *testing.T)
 		m, c, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		write := writing(w, "lost")
 
@@ -97,7 +98,7 @@ func TestWriterCloseInterruptsABlockedWriteAndTheNextLeaseWritesOn(t *testing.T)
 		require.Zero(t, got.n)
 		require.ErrorIs(t, got.err, plex.ErrLeaseClosed)
 
-		_, left := c.deadlinesLeft()
+		_, left := c.DeadlinesLeft()
 		require.Zero(t, left, "deadline left behind")
 		requireKept(t, m, 1)
 
@@ -106,9 +107,9 @@ func TestWriterCloseInterruptsABlockedWriteAndTheNextLeaseWritesOn(t *testing.T)
 
 		synctest.Wait()
 		requirePending(t, write, "the next lease's Write")
-		p.allow(-1)
+		p.Allow(-1)
 		require.Equal(t, outcome{4, nil}, <-write)
-		require.Equal(t, "data", p.unread())
+		require.Equal(t, "data", p.Unread())
 		requireClosed(t, next)
 		requireKept(t, m, 1)
 	})
@@ -116,16 +117,16 @@ func TestWriterCloseInterruptsABlockedWriteAndTheNextLeaseWritesOn(t *testing.T)
 
 func TestWriterCloseWaitsUntilTheInterruptedWriteIsOut(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		m, c, p := l.single()
 		leave := make(chan struct{})
-		m := l.mux(plex.WithConnections(&lingering{c, func(_ string, _ int, err error) {
+		c.OnWrite(fakenet.Then(func(_ int, err error) {
 			if err != nil {
 				<-leave
 			}
-		}}))
+		}))
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		write := writing(w, "lost")
 
@@ -142,12 +143,12 @@ func TestWriterCloseWaitsUntilTheInterruptedWriteIsOut(t *testing.T) {
 		close(leave)
 		require.NoError(t, <-closed)
 		require.ErrorIs(t, (<-write).err, plex.ErrLeaseClosed)
-		p.allow(-1)
+		p.Allow(-1)
 
 		next := writerOf(t, m)
 		_, err := next.Write([]byte("data"))
 		require.NoError(t, err)
-		require.Equal(t, "data", p.unread())
+		require.Equal(t, "data", p.Unread())
 		requireClosed(t, next)
 		requireKept(t, m, 1)
 	})
@@ -157,12 +158,11 @@ func TestNothingNewStartsOnAWriterThatIsClosing(t *testing.T) {
 	for _, flushes := range []bool{false, true} {
 		bubble(t, func(t *testing.T, l *ledger) {
 			m, c, p := l.single()
-			spied := spyOn(c)
 			leave := make(chan struct{})
-			c.hooks.write = func([]byte) { <-leave }
+			c.Hooks.Write = func([]byte) { <-leave }
 			w := writerOf(t, m)
 
-			p.allow(0)
+			p.Allow(0)
 
 			var out outflow
 
@@ -181,7 +181,7 @@ func TestNothingNewStartsOnAWriterThatIsClosing(t *testing.T) {
 
 			synctest.Wait()
 
-			calls := spied.calls()
+			calls := c.Calls()
 			stale := staleWriterCalls(w)
 			delete(stale, "Kill") // it may still make the end a harder one
 
@@ -198,12 +198,12 @@ func TestNothingNewStartsOnAWriterThatIsClosing(t *testing.T) {
 				}
 			}
 
-			require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+			require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 			requirePending(t, closed, "Close")
 			close(leave)
 
 			if flushes {
-				p.allow(-1)
+				p.Allow(-1)
 				out.end()
 			} else {
 				require.ErrorIs(t, (<-write).err, plex.ErrLeaseClosed)
@@ -219,7 +219,7 @@ func TestWriterClosedByManyAtOnceClosesOnce(t *testing.T) {
 	l := newLedger(t)
 	m, _, p := l.single()
 
-	p.allow(0)
+	p.Allow(0)
 
 	for i := range 300 {
 		w, err := m.Writer(t.Context(), 0)
@@ -263,13 +263,13 @@ func TestMultiplexerCloseEndsABlockedWrite(t *testing.T) {
 		m, c, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(2)
+		p.Allow(2)
 
 		write := writing(w, "data")
 
 		synctest.Wait()
 		require.NoError(t, m.Close())
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 
 		got := <-write
 		require.Equal(t, 2, got.n)
@@ -308,11 +308,10 @@ func TestStaleWriterNeverReachesTheConnection(t *testing.T) {
 		t.Run("next owner: "+busy, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, p := l.single()
-				spied := spyOn(c)
 				stale := writerOf(t, m)
 
 				requireClosed(t, stale)
-				p.allow(0)
+				p.Allow(0)
 
 				var (
 					owner plex.Writer
@@ -337,7 +336,7 @@ func TestStaleWriterNeverReachesTheConnection(t *testing.T) {
 
 				synctest.Wait()
 
-				calls, stats := spied.calls(), m.Stats()
+				calls, stats := c.Calls(), m.Stats()
 
 				for name, call := range staleWriterCalls(stale) {
 					require.ErrorIs(t, call(), plex.ErrLeaseClosed, name)
@@ -349,17 +348,17 @@ func TestStaleWriterNeverReachesTheConnection(t *testing.T) {
 				require.Equal(t, c.LocalAddr(), stale.LocalAddr())
 				require.Equal(t, c.RemoteAddr(), stale.RemoteAddr())
 				synctest.Wait()
-				require.Equal(t, calls, spied.calls(), "calls that reached the connection")
+				require.Equal(t, calls, c.Calls(), "calls that reached the connection")
 				require.Equal(t, stats, m.Stats())
 
 				if busy == "idle" {
 					return
 				}
 
-				_, left := c.deadlinesLeft()
+				_, left := c.DeadlinesLeft()
 				require.True(t, limit.Equal(left), "the owner's deadline is %v, not %v", left, limit)
 				require.False(t, isClosed(owner.Done()))
-				p.allow(-1)
+				p.Allow(-1)
 
 				switch busy {
 				case "Write":
@@ -372,7 +371,7 @@ func TestStaleWriterNeverReachesTheConnection(t *testing.T) {
 				}
 
 				requireClosed(t, owner)
-				require.Equal(t, "data", p.unread())
+				require.Equal(t, "data", p.Unread())
 				requireKept(t, m, 1)
 			})
 		})
@@ -394,23 +393,23 @@ func TestZeroWriterIsAClosedLease(t *testing.T) {
 // A SetWriteDeadline that was let in before Close may reach the connection late: Close has to see to it.
 func TestWriterDeadlineCallCaughtByCloseDoesNotOutliveTheLease(t *testing.T) {
 	l := newLedger(t)
-	c, _ := l.pair()
-	g := newGate()
-	c.hooks.setWriteDeadline = g.pass
+	c, _ := l.Pair()
+	g := fakenet.NewGate()
+	c.Hooks.SetWriteDeadline = g.PassDeadline
 
 	m := l.mux(plex.WithConnections(c))
 	w := writerOf(t, m)
 
-	g.arm()
+	g.Arm()
 
 	set := later(func() error { return w.SetWriteDeadline(past) })
 
-	<-g.entered
+	<-g.Entered
 
 	closed := later(w.Close)
 	// Were Close not to wait for the call inside, it would be done well before this.
 	within(20*time.Millisecond, func() bool { return len(closed) > 0 })
-	close(g.leave)
+	close(g.Leave)
 	require.NoError(t, <-closed)
 	<-set
 
@@ -437,7 +436,7 @@ func TestDeadlinesRacingWriterCloseNeverPoisonTheNextLease(t *testing.T) {
 		)
 
 		if i%3 == 0 {
-			p.allow(0)
+			p.Allow(0)
 			write = writing(w, "x")
 		}
 
@@ -454,10 +453,10 @@ func TestDeadlinesRacingWriterCloseNeverPoisonTheNextLease(t *testing.T) {
 		}
 
 		require.NoError(t, w.Close())
-		p.allow(-1)
+		p.Allow(-1)
 
 		next := writerOf(t, m)
-		_, left := c.deadlinesLeft()
+		_, left := c.DeadlinesLeft()
 		require.Zero(t, left, "round %d", i)
 		_, err = next.Write([]byte("a"))
 		require.NoError(t, err, "round %d", i)
@@ -470,7 +469,7 @@ func TestDeadlinesRacingWriterCloseNeverPoisonTheNextLease(t *testing.T) {
 			require.Zero(t, (<-write).n)
 		}
 
-		require.Equal(t, "ab", p.read(2))
+		require.Equal(t, "ab", p.ReadN(2))
 	}
 
 	requireKept(t, m, 1)
@@ -480,7 +479,7 @@ func TestWriterCloseIsNotUndoneByADeadlineOfItsOwnLease(t *testing.T) {
 	l := newLedger(t)
 	m, _, p := l.single()
 
-	p.allow(0)
+	p.Allow(0)
 
 	for i := range 1000 {
 		w, err := m.Writer(t.Context(), 0)
@@ -518,11 +517,11 @@ func TestWriteDeadlineEndsWithTheLease(t *testing.T) {
 			w := writerOf(t, m)
 
 			require.NoError(t, w.SetWriteDeadline(deadline))
-			_, left := c.deadlinesLeft()
+			_, left := c.DeadlinesLeft()
 			require.True(t, deadline.Equal(left))
 			requireClosed(t, w)
 
-			_, left = c.deadlinesLeft()
+			_, left = c.DeadlinesLeft()
 			require.Zero(t, left)
 		}
 
@@ -532,7 +531,7 @@ func TestWriteDeadlineEndsWithTheLease(t *testing.T) {
 
 		_, err := next.Write([]byte("x"))
 		require.NoError(t, err)
-		require.Equal(t, "x", p.unread())
+		require.Equal(t, "x", p.Unread())
 		requireClosed(t, next)
 		requireKept(t, m, 1)
 	})
@@ -544,7 +543,7 @@ func TestWriteDeadlineBeforeTheFirstByteIsNoFaultOfTheConnection(t *testing.T) {
 		w := writerOf(t, m)
 		began := time.Now()
 
-		p.allow(0)
+		p.Allow(0)
 		require.NoError(t, w.SetWriteDeadline(began.Add(time.Second)))
 
 		n, err := w.Write([]byte("abc"))
@@ -555,13 +554,13 @@ func TestWriteDeadlineBeforeTheFirstByteIsNoFaultOfTheConnection(t *testing.T) {
 		require.False(t, isClosed(w.Done()))
 		requireClosed(t, w)
 		requireKept(t, m, 1)
-		p.allow(-1)
+		p.Allow(-1)
 
 		w = writerOf(t, m)
 		_, err = w.Write([]byte("abc"))
 		require.NoError(t, err)
 		requireClosed(t, w)
-		require.Equal(t, "abc", p.unread())
+		require.Equal(t, "abc", p.Unread())
 	})
 }
 
@@ -570,7 +569,7 @@ func TestWriteDeadlineInterruptsAWriteThatIsUnderWay(t *testing.T) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 
 		write := writing(w, "abc")
 
@@ -597,12 +596,12 @@ func TestWriteDeadlineThatNobodySetIsAFault(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, w)
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 	})
 }
 
 // tlsLike is a connection that says it is TLS, whose write side does not survive a deadline.
-type tlsLike struct{ *fakeConn }
+type tlsLike struct{ *fakenet.Conn }
 
 func (tlsLike) ConnectionState() tls.ConnectionState {
 	return tls.ConnectionState{HandshakeComplete: true}
@@ -610,11 +609,11 @@ func (tlsLike) ConnectionState() tls.ConnectionState {
 
 func TestTLSWriteThatWasCutByADeadlineIsTheConnectionsEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c, p := l.pair()
+		c, p := l.Pair()
 		m := l.mux(plex.WithConnections(&tlsLike{c}))
 		r, w := readerOf(t, m), writerOf(t, m)
 
-		p.allow(0)
+		p.Allow(0)
 		require.NoError(t, r.SetReadDeadline(time.Now().Add(time.Second)))
 
 		_, err := r.Read(make([]byte, 1))
@@ -629,14 +628,14 @@ func TestTLSWriteThatWasCutByADeadlineIsTheConnectionsEnd(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, w, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.closeCount())
+		require.Equal(t, 1, c.Closes())
 		requireLost(t, m, 1)
 	})
 }
 
 // tornBy are the ways of cutting a Write of "abcdef" short after 3 bytes.
-var tornBy = map[string]func(t *testing.T, w plex.Writer, p *fakePeer){
-	"a deadline": func(t *testing.T, w plex.Writer, _ *fakePeer) {
+var tornBy = map[string]func(t *testing.T, w plex.Writer, p *fakenet.Peer){
+	"a deadline": func(t *testing.T, w plex.Writer, _ *fakenet.Peer) {
 		require.NoError(t, w.SetWriteDeadline(time.Now().Add(time.Second)))
 
 		n, err := w.Write([]byte("abcdef"))
@@ -644,7 +643,7 @@ var tornBy = map[string]func(t *testing.T, w plex.Writer, p *fakePeer){
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		require.NoError(t, w.SetWriteDeadline(time.Time{}))
 	},
-	"Close": func(t *testing.T, w plex.Writer, _ *fakePeer) {
+	"Close": func(t *testing.T, w plex.Writer, _ *fakenet.Peer) {
 		write := writing(w, "abcdef")
 
 		synctest.Wait()
@@ -664,23 +663,23 @@ func TestTornWriteIsTheConnectionsEndWhenTheLeaseCloses(t *testing.T) {
 				r, w := readerOf(t, m), writerOf(t, m)
 				read := reading(r, make([]byte, 4))
 
-				p.allow(3)
+				p.Allow(3)
 				tear(t, w, p)
 
 				if name != "Close" {
 					requirePending(t, read, "the Read while the write lease could still mend it")
-					require.Zero(t, c.closeCount())
+					require.Zero(t, c.Closes())
 					require.NoError(t, w.Close())
 				}
 
 				require.ErrorIs(t, (<-read).err, plex.ErrPartialWrite)
 				require.ErrorIs(t, r.Err(), plex.ErrPartialWrite)
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireClosed(t, r)
 				requireNoWriter(t, m)
 				requireNoReader(t, m)
 				requireLost(t, m, 1)
-				require.Equal(t, "abc", p.readAll())
+				require.Equal(t, "abc", p.ReadAll())
 			})
 		})
 	}
@@ -691,9 +690,9 @@ func TestTornWriteThatTheSameLeaseCompletesIsFine(t *testing.T) {
 		m, _, p := l.single()
 		w := writerOf(t, m)
 
-		p.allow(3)
+		p.Allow(3)
 		tornBy["a deadline"](t, w, p)
-		p.allow(-1)
+		p.Allow(-1)
 
 		n, err := w.Write([]byte("def"))
 		require.NoError(t, err)
@@ -705,7 +704,7 @@ func TestTornWriteThatTheSameLeaseCompletesIsFine(t *testing.T) {
 		_, err = w.Write([]byte("ghi"))
 		require.NoError(t, err)
 		requireClosed(t, w)
-		require.Equal(t, "abcdefghi", p.unread())
+		require.Equal(t, "abcdefghi", p.Unread())
 	})
 }
 
@@ -728,12 +727,12 @@ func TestTornWriteIsNotMendedByAWriteThatWroteNothing(t *testing.T) {
 				m, c, p := l.single()
 				w := writerOf(t, m)
 
-				p.allow(3)
+				p.Allow(3)
 				tornBy["a deadline"](t, w, p)
 				nothing(t, w)
 				require.NoError(t, w.Close())
 				synctest.Wait()
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireLost(t, m, 1)
 				requireNoWriter(t, m)
 			})
@@ -743,17 +742,17 @@ func TestTornWriteIsNotMendedByAWriteThatWroteNothing(t *testing.T) {
 
 func TestTearOfOneLeaseDoesNotHangOnToTheNextConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		conns, peers := l.pairs(2)
+		conns, peers := l.Pairs(2)
 		m := l.mux(plex.WithConnections(conns...))
 
-		peers[0].allow(3)
-		peers[1].allow(3)
+		peers[0].Allow(3)
+		peers[1].Allow(3)
 
 		w := writerOf(t, m)
 		tornBy["a deadline"](t, w, nil)
 		require.NoError(t, w.Close())
-		peers[0].allow(-1)
-		peers[1].allow(-1)
+		peers[0].Allow(-1)
+		peers[1].Allow(-1)
 
 		for range 2 {
 			next := writerOf(t, m)
@@ -771,13 +770,13 @@ func TestTearOfOneLeaseDoesNotHangOnToTheNextConnection(t *testing.T) {
 }
 
 func TestConnectionThatCannotBeInterruptedIsClosedToInterruptAWrite(t *testing.T) {
-	for name, mode := range map[string]deadlineMode{"refuses deadlines": deadlinesRefused, "ignores deadlines": deadlinesIgnored} {
+	for name, mode := range map[string]fakenet.Deadlines{"refuses deadlines": fakenet.DeadlinesRefused, "ignores deadlines": fakenet.DeadlinesIgnored} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				m, c, p := l.single()
 
-				c.setMode(mode)
-				p.allow(0)
+				c.TreatDeadlines(mode)
+				p.Allow(0)
 
 				r, w := readerOf(t, m), writerOf(t, m)
 				write := writing(w, "data")
@@ -788,7 +787,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptAWrite(t *testing.T
 				require.NoError(t, w.Close())
 				require.ErrorIs(t, (<-write).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Equal(t, 1, c.closeCount())
+				require.Equal(t, 1, c.Closes())
 				requireLost(t, m, 1)
 
 				_, err := r.Read(make([]byte, 4))
@@ -802,88 +801,16 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptAWrite(t *testing.T
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Kill and Done
-
-func TestWriterKillEndsBothHalves(t *testing.T) {
-	bubble(t, func(t *testing.T, l *ledger) {
-		m, c, p := l.single()
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		p.allow(0)
-
-		read, write := reading(r, make([]byte, 4)), writing(w, "xy")
-
-		synctest.Wait()
-		require.NoError(t, w.Kill())
-		requireClosedOrKilled(t, (<-write).err)
-		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
-		require.Equal(t, 1, c.closeCount())
-		require.ErrorIs(t, r.Err(), plex.ErrKilled)
-		require.True(t, isClosed(w.Done()))
-
-		_, err := r.Read(make([]byte, 4))
-		require.ErrorIs(t, err, plex.ErrKilled)
-
-		_, err = r.Recv(t.Context(), 1)
-		require.ErrorIs(t, err, plex.ErrKilled)
-
-		require.ErrorIs(t, w.Kill(), plex.ErrLeaseClosed)
-		require.ErrorIs(t, w.Close(), plex.ErrLeaseClosed)
-		requireClosed(t, r)
-		requireLost(t, m, 1)
-		require.EqualValues(t, 1, m.Stats().Killed)
-	})
-}
-
-func TestConnectionKilledByBothHalvesAtOnceIsLostOnce(t *testing.T) {
-	l := newLedger(t)
-
-	for range 200 {
-		c, _ := l.pair()
-
-		m, err := plex.New(t.Context(), plex.WithConnections(c))
-		require.NoError(t, err)
-
-		r, w := readerOf(t, m), writerOf(t, m)
-
-		var (
-			wg     sync.WaitGroup
-			killed atomic.Int64
-		)
-
-		for range 2 {
-			for _, kill := range []func() error{r.Kill, w.Kill} {
-				wg.Go(func() {
-					if err := kill(); err == nil {
-						killed.Add(1)
-					} else if !errors.Is(err, plex.ErrLeaseClosed) {
-						t.Errorf("Kill: %v", err)
-					}
-				})
-			}
-		}
-
-		wg.Wait()
-		require.EqualValues(t, 2, killed.Load(), "one Kill per lease")
-		requireLost(t, m, 1)
-		require.Equal(t, 1, c.closeCount())
-
-		s := m.Stats()
-		require.EqualValues(t, 1, s.Lost)
-		require.Zero(t, s.Open+s.LeasedReaders+s.LeasedWriters)
-		requireClosed(t, m)
-		require.Equal(t, 1, c.closeCount())
-	}
-}
+// Done
 
 func TestDoneIsClosedWhenTheLeaseCanSendNoMore(t *testing.T) {
-	for name, end := range map[string]func(m *plex.Multiplexer, r plex.Reader, w plex.Writer, p *fakePeer){
-		"by Close":                   func(_ *plex.Multiplexer, _ plex.Reader, w plex.Writer, _ *fakePeer) { _ = w.Close() },
-		"by Kill":                    func(_ *plex.Multiplexer, _ plex.Reader, w plex.Writer, _ *fakePeer) { _ = w.Kill() },
-		"by the other half's Kill":   func(_ *plex.Multiplexer, r plex.Reader, _ plex.Writer, _ *fakePeer) { _ = r.Kill() },
-		"by the multiplexer's Close": func(m *plex.Multiplexer, _ plex.Reader, _ plex.Writer, _ *fakePeer) { _ = m.Close() },
-		"by a reset that the other half met": func(_ *plex.Multiplexer, r plex.Reader, _ plex.Writer, p *fakePeer) {
-			p.reset(syscall.ECONNRESET, false)
+	for name, end := range map[string]func(m *plex.Multiplexer, r plex.Reader, w plex.Writer, p *fakenet.Peer){
+		"by Close":                   func(_ *plex.Multiplexer, _ plex.Reader, w plex.Writer, _ *fakenet.Peer) { _ = w.Close() },
+		"by Kill":                    func(_ *plex.Multiplexer, _ plex.Reader, w plex.Writer, _ *fakenet.Peer) { _ = w.Kill() },
+		"by the other half's Kill":   func(_ *plex.Multiplexer, r plex.Reader, _ plex.Writer, _ *fakenet.Peer) { _ = r.Kill() },
+		"by the multiplexer's Close": func(m *plex.Multiplexer, _ plex.Reader, _ plex.Writer, _ *fakenet.Peer) { _ = m.Close() },
+		"by a reset that the other half met": func(_ *plex.Multiplexer, r plex.Reader, _ plex.Writer, p *fakenet.Peer) {
+			p.Reset(syscall.ECONNRESET, false)
 			_, _ = r.Read(make([]byte, 1))
 		},
 	} {
@@ -932,9 +859,7 @@ func TestDoneBelongsToItsLease(t *testing.T) {
 
 func TestWritesOnOneLeaseTakeTurns(t *testing.T) {
 	l := newLedger(t)
-	c, p := l.pair()
-	crowded := &crowd{fakeConn: c}
-	m := l.mux(plex.WithConnections(crowded))
+	m, c, p := l.single()
 	w := writerOf(t, m)
 
 	const (
@@ -942,7 +867,7 @@ func TestWritesOnOneLeaseTakeTurns(t *testing.T) {
 		size              = 64
 	)
 
-	p.allow(0) // so that each Write blocks on its way
+	p.Allow(0) // so that each Write blocks on its way
 
 	var wg sync.WaitGroup
 
@@ -957,17 +882,17 @@ func TestWritesOnOneLeaseTakeTurns(t *testing.T) {
 	}
 
 	for range writers * messages {
-		p.allow(rand.IntN(size))
-		p.allow(-1)
+		p.Allow(rand.IntN(size))
+		p.Allow(-1)
 
-		message := p.read(size)
+		message := p.ReadN(size)
 		require.Equal(t, strings.Repeat(message[:1], size), message)
-		p.allow(0)
+		p.Allow(0)
 	}
 
-	p.allow(-1)
+	p.Allow(-1)
 	wg.Wait()
-	require.EqualValues(t, 1, crowded.peakWrites.Load(), "Writes at once")
+	require.Equal(t, 1, c.Calls().PeakWrites, "Writes at once")
 	requireClosed(t, w)
 	requireKept(t, m, 1)
 }
@@ -976,7 +901,7 @@ func TestWriterCloseEndsAllTheWritesThatWaitForTheirTurn(t *testing.T) {
 	l := newLedger(t)
 	m, _, p := l.single()
 
-	p.allow(0)
+	p.Allow(0)
 
 	for range 200 {
 		w, err := m.Writer(t.Context(), 0)
@@ -996,7 +921,7 @@ func TestWriterCloseEndsAllTheWritesThatWaitForTheirTurn(t *testing.T) {
 		wg.Wait()
 	}
 
-	require.Empty(t, p.unread())
+	require.Empty(t, p.Unread())
 	requireKept(t, m, 1)
 }
 
@@ -1005,7 +930,7 @@ func TestWriterCloseEndsAllTheWritesThatWaitForTheirTurn(t *testing.T) {
 
 func TestWriteOfADatagramIsOneDatagram(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		c := l.datagrams()
+		c := l.Datagrams()
 		m := l.mux(plex.WithConnections(c))
 		w := writerOf(t, m)
 
@@ -1016,7 +941,7 @@ func TestWriteOfADatagramIsOneDatagram(t *testing.T) {
 		}
 
 		requireClosed(t, w)
-		require.Equal(t, []string{"first", "", "third"}, c.packets(), "an empty datagram is sent too")
+		require.Equal(t, []string{"first", "", "third"}, c.Packets(), "an empty datagram is sent too")
 		requireKept(t, m, 1)
 	})
 }

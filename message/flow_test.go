@@ -23,6 +23,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/message"
 )
 
@@ -81,7 +82,7 @@ func tlsConfigs(t *testing.T) (server, client *tls.Config) {
 func TestFramesThereAndBack(t *testing.T) {
 	for name, dial := range dialers(t) {
 		t.Run(name, func(t *testing.T) {
-			balanceProcess(t)
+			fakenet.BalanceProcess(t)
 			frame := message.Prefix{Bytes: 4, Order: binary.LittleEndian, Inclusive: true}
 			const conns, senders, each = 4, 8, 60
 			var (
@@ -179,7 +180,7 @@ func TestFramesThereAndBack(t *testing.T) {
 }
 
 func TestDatagramsOverUDP(t *testing.T) {
-	balanceProcess(t)
+	fakenet.BalanceProcess(t)
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
 	defer server.Close()
@@ -206,7 +207,7 @@ func TestDatagramsOverUDP(t *testing.T) {
 
 // Nobody listens at the peer's port. The kernel reports that to the next Read or Write.
 func TestARefusedDatagramIsReportedOverUDP(t *testing.T) {
-	balanceProcess(t)
+	fakenet.BalanceProcess(t)
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
 	client, err := net.Dial("udp", server.LocalAddr().String())

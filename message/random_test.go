@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/message"
 )
 
@@ -230,7 +231,7 @@ func TestRandomEndsLoseDoubleAndGlueNoMessage(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("connections are told apart by their local addresses, for which 127.0.0.0/8 has to be had")
 	}
-	balanceProcess(t)
+	fakenet.BalanceProcess(t)
 	seed := rand.Uint64()
 	t.Logf("seed %#x", seed)
 	const connections = 24

@@ -20,6 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/message"
 )
 
@@ -59,15 +60,15 @@ func TestMessagesOfAllConnectionsComeWholeAndInOrder(t *testing.T) {
 		l := start(w, receiver(w, m, message.Lines), nil)
 
 		// Cut in many places.
-		w.conns[0].arrive("a1\na2\na", "3\n", "a", "4", "\n")
-		w.conns[1].arrive("b1", "\nb2\n")
-		w.conns[2].arrive("\n\nc3\r", "\nc4\n")
+		w.peers[0].SendSegments("a1\na2\na", "3\n", "a", "4", "\n")
+		w.peers[1].SendSegments("b1", "\nb2\n")
+		w.peers[2].SendSegments("\n\nc3\r", "\nc4\n")
 		settle()
 
 		var words [3][]string
 		conns := l.names()
 		for i, word := range l.words() {
-			c := slices.IndexFunc(w.conns, func(c *script) bool { return c.addr() == conns[i].RemoteAddr() })
+			c := slices.IndexFunc(w.peers, func(c *fakenet.Peer) bool { return c.LocalAddr() == conns[i].RemoteAddr() })
 			words[c] = append(words[c], word)
 		}
 		require.Equal(w, [3][]string{{"a1", "a2", "a3", "a4"}, {"b1", "b2"}, {"", "", "c3", "c4"}}, words)
@@ -77,29 +78,27 @@ func TestMessagesOfAllConnectionsComeWholeAndInOrder(t *testing.T) {
 
 func TestAConnectionThatComesLaterIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{TB: t}
-		connected := make(chan *script, 10)
-		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2),
+		w := newWorld(t)
+		connected := make(chan *fakenet.Peer, 10)
+		m := w.mux(plex.WithMinConnections(1), plex.WithMaxCapacity(2),
 			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
-				c := w.script()
-				connected <- c
+				c, p := w.Pair()
+				connected <- p
 				return c, nil
 			})))
-		require.NoError(t, err)
-		w.closeAtEnd(m)
 		l := start(t, receiver(t, m, message.Lines), nil)
 
 		first := <-connected
-		first.arrive("one\n")
-		first.finish(io.EOF)
+		first.SendSegments("one\n")
+		_ = first.CloseWrite()
 		healed := <-connected
-		healed.arrive("two\n")
+		healed.SendSegments("two\n")
 		settle() // until the first one's slot is free
-		added := w.script()
-		rest, err := m.Add(t.Context(), added)
+		conn, added := w.Pair()
+		rest, err := m.Add(t.Context(), conn)
 		require.NoError(t, err)
 		require.Empty(t, rest)
-		added.arrive("three\n")
+		added.SendSegments("three\n")
 		settle()
 
 		require.ElementsMatch(t, []string{"one", "two", "three"}, l.words())
@@ -114,7 +113,7 @@ func TestAMessageHasMemoryOfItsOwn(t *testing.T) {
 			require.Equal(w, len(m.Data), cap(m.Data), "room for what comes behind it")
 			all = append(all, m.Data)
 		})
-		w.conns[0].arrive("one\n\ntwo\nthr", "ee\n")
+		w.peers[0].SendSegments("one\n\ntwo\nthr", "ee\n")
 		settle()
 		l.stop()
 		require.Equal(w, "one,,two,three", string(bytes.Join(all, []byte(","))))
@@ -125,17 +124,17 @@ func TestAMessageHasMemoryOfItsOwn(t *testing.T) {
 func TestALoopThatIsLeftLosesNothing(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("a1\na2\na3\na")
+		w.peers[0].SendSegments("a1\na2\na3\na")
 		require.Equal(w, []string{"a1"}, take(w, r, 1))
 		require.Zero(w, m.Stats().LeasedReaders, "a lease outlives the loop")
 		require.Equal(w, 1, r.Leftovers())
 
 		// What is left comes before what arrives, even if that arrives before the next loop.
-		w.conns[0].arrive("4\na5\n")
+		w.peers[0].SendSegments("4\na5\n")
 		require.Equal(w, []string{"a2", "a3"}, take(w, r, 2))
 		require.Equal(w, []string{"a4", "a5"}, take(w, r, 2))
 
-		w.conns[1].arrive("b1\nb2\n")
+		w.peers[1].SendSegments("b1\nb2\n")
 		require.Equal(w, []string{"b1", "b2"}, take(w, r, 2))
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
@@ -151,8 +150,8 @@ func TestALoopThatIsLeftLosesNothing(t *testing.T) {
 func TestALoopForEachMessage(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("1\n2\n3\n4\n5\n6")
-		w.conns[0].finish(io.EOF)
+		w.peers[0].SendSegments("1\n2\n3\n4\n5\n6")
+		_ = w.peers[0].CloseWrite()
 		for _, want := range []string{"1", "2", "3", "4", "5", "cut(6)"} {
 			require.Equal(w, []string{want}, take(w, r, 1))
 		}
@@ -164,7 +163,7 @@ func TestALoopForEachMessage(t *testing.T) {
 func TestALoopBodyThatPanicsLosesItsMessageOnly(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("one\ntwo\nthree\n")
+		w.peers[0].SendSegments("one\ntwo\nthree\n")
 		require.PanicsWithValue(w, "one", func() {
 			for m := range r.All(w.Context()) {
 				panic(string(m.Data))
@@ -197,8 +196,8 @@ func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
 		loops := []*loop{start(w, r, body), start(w, r, body)}
 		const n = 60
 		for i := range n {
-			for _, c := range w.conns {
-				c.arrive(fmt.Sprintf("%d\n%d", 2*i, 2*i+1), "\n")
+			for _, c := range w.peers {
+				c.SendSegments(fmt.Sprintf("%d\n%d", 2*i, 2*i+1), "\n")
 			}
 			if i%10 == 9 { // leave one loop at any point, and start another
 				time.Sleep(15 * time.Millisecond)
@@ -225,7 +224,7 @@ func TestSeveralLoopsGetEachMessageOnceAndAConnectionOneAtATime(t *testing.T) {
 func TestWhatIsLeftIsNotOvertakenByWhatArrives(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("1\n2\n3\n")
+		w.peers[0].SendSegments("1\n2\n3\n")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
 
 		step := make(chan struct{})
@@ -233,7 +232,7 @@ func TestWhatIsLeftIsNotOvertakenByWhatArrives(t *testing.T) {
 		slow := start(w, r, func(m message.Message) { both = append(both, string(m.Data)); <-step })
 		settle() // it has 2
 		fast := start(w, r, func(m message.Message) { both = append(both, string(m.Data)) })
-		w.conns[0].arrive("4\n", "5\n")
+		w.peers[0].SendSegments("4\n", "5\n")
 		settle()
 		require.Equal(w, []string{"2"}, slow.words())
 		require.Empty(w, fast.words())
@@ -255,7 +254,7 @@ func TestALoopEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(w.Context())
 		defer cancel(nil)
 		var words []string
-		w.conns[0].arrive("1\n2\n3\n")
+		w.peers[0].SendSegments("1\n2\n3\n")
 		var last error
 		for m, err := range r.All(ctx) {
 			if last = err; err == nil {
@@ -308,16 +307,16 @@ func TestANilContextIsAnError(t *testing.T) {
 func TestABlockedReadEndsWithTheContext(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			w := &world{TB: t}
-			c := w.script()
-			c.noDeadlines = true
-			m, err := plex.New(context.Background(), plex.WithConnections(c))
-			require.NoError(w, err)
-			w.closeAtEnd(m)
-			c.noDeadlines = refuses
+			w := newWorld(t)
+			conn, c := w.Pair()
+			conn.TreatDeadlines(fakenet.DeadlinesRefused)
+			m := w.mux(plex.WithConnections(conn))
+			if !refuses {
+				conn.TreatDeadlines(fakenet.DeadlinesKept)
+			}
 			r := receiver(w, m, message.Lines)
 			l := start(w, r, nil)
-			c.arrive("one\ntw")
+			c.SendSegments("one\ntw")
 			settle()
 			require.Equal(w, []string{"one"}, l.words())
 			l.stop()
@@ -327,7 +326,7 @@ func TestABlockedReadEndsWithTheContext(t *testing.T) {
 				require.Equal(w, []string{"cut(tw)", "end"}, take(w, r, 2), "nothing else could end the Read")
 				return
 			}
-			c.arrive("o\n")
+			c.SendSegments("o\n")
 			require.Equal(w, []string{"two"}, take(w, r, 1), "which costs nothing")
 		})
 	}
@@ -342,7 +341,7 @@ func TestClosingTheMultiplexerEndsTheLoops(t *testing.T) {
 			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 				r := receiver(w, m, message.Lines)
 				loops := []*loop{start(w, r, nil), start(w, r, nil)}
-				w.conns[0].arrive("one\ntw")
+				w.peers[0].SendSegments("one\ntw")
 				settle()
 				require.NoError(w, end(m))
 				var words []string
@@ -361,7 +360,7 @@ func TestClosingTheMultiplexerEndsTheLoops(t *testing.T) {
 func TestWhatIsLeftWhenTheMultiplexerClosesIsDeliveredLater(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("1\n2\n3")
+		w.peers[0].SendSegments("1\n2\n3")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
 		require.NoError(w, m.Close())
 		synctest.Wait()
@@ -374,17 +373,17 @@ func TestTheLossOfTheLastConnectionEndsTheLoops(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		l := start(w, r, nil)
-		w.conns[0].arrive("one\ntw")
+		w.peers[0].SendSegments("one\ntw")
 		settle()
-		w.conns[0].finish(io.EOF)
+		_ = w.peers[0].CloseWrite()
 		<-l.done
 		require.ErrorIs(w, l.end, plex.ErrNoConnections)
 		require.Equal(w, []string{"one", "cut(tw)"}, l.words())
 
-		c := w.script()
-		_, err := m.Add(w.Context(), c)
+		conn, c := w.Pair()
+		_, err := m.Add(w.Context(), conn)
 		require.NoError(w, err)
-		c.arrive("three\n")
+		c.SendSegments("three\n")
 		require.Equal(w, []string{"three"}, take(w, r, 1), "after an Add it goes on")
 	})
 }
@@ -395,27 +394,27 @@ func TestAMessageThatIsCutOffIsReported(t *testing.T) {
 		end  func(w *world, m *plex.Multiplexer)
 		why  error
 	}{
-		{"clean end", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(io.EOF) }, io.ErrUnexpectedEOF},
-		{"reset", func(w *world, _ *plex.Multiplexer) { w.conns[0].finish(syscall.ECONNRESET) }, syscall.ECONNRESET},
+		{"clean end", func(w *world, _ *plex.Multiplexer) { _ = w.peers[0].CloseWrite() }, io.ErrUnexpectedEOF},
+		{"reset", func(w *world, _ *plex.Multiplexer) { w.peers[0].Break(syscall.ECONNRESET, true) }, syscall.ECONNRESET},
 		{
 			"killed by a writer",
-			func(w *world, m *plex.Multiplexer) { killed(w, m, w.conns[0]) }, plex.ErrKilled,
+			func(w *world, m *plex.Multiplexer) { killed(w, m, w.peers[0]) }, plex.ErrKilled,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 				r := receiver(w, m, message.Lines)
 				l := start(w, r, nil)
-				w.conns[0].arrive("whole\nbegin")
+				w.peers[0].SendSegments("whole\nbegin")
 				settle()
 				c.end(w, m)
 				settle()
 				require.Equal(w, []string{"whole", "cut(begin)"}, l.words(), "without anything else having happened")
-				w.conns[1].arrive("other\n")
+				w.peers[1].SendSegments("other\n")
 				settle()
 				require.Equal(w, []string{"whole", "cut(begin)", "other"}, l.words())
 				require.ErrorIs(w, l.err(), c.why)
-				require.ErrorContains(w, l.err(), w.conns[0].addr().String())
+				require.ErrorContains(w, l.err(), "from "+w.peers[0].LocalAddr().String())
 				require.ErrorContains(w, l.err(), "after 5 bytes")
 				require.Zero(w, r.Leftovers())
 			})
@@ -426,20 +425,18 @@ func TestAMessageThatIsCutOffIsReported(t *testing.T) {
 // A Read returns a deadline error though nobody has set a deadline.
 func TestADeadlineErrorWithoutADeadlineIsTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{TB: t}
-		c := w.script()
-		c.noDeadlines = true
-		m, err := plex.New(t.Context(), plex.WithConnections(c))
-		require.NoError(t, err)
-		w.closeAtEnd(m)
+		w := newWorld(t)
+		conn, c := w.Pair()
+		conn.TreatDeadlines(fakenet.DeadlinesRefused)
+		m := w.mux(plex.WithConnections(conn))
 		l := start(t, receiver(t, m, message.Lines), nil)
-		c.arrive("whole\nbegin")
+		c.SendSegments("whole\nbegin")
 		settle()
-		c.finish(os.ErrDeadlineExceeded)
+		c.Break(os.ErrDeadlineExceeded, true)
 		settle()
 		require.Equal(t, []string{"whole", "cut(begin)"}, l.words())
 		require.ErrorIs(t, l.err(), os.ErrDeadlineExceeded)
-		require.True(t, c.isClosed())
+		require.True(t, closed(c))
 		<-l.done
 	})
 }
@@ -447,11 +444,14 @@ func TestADeadlineErrorWithoutADeadlineIsTheEnd(t *testing.T) {
 // An error after the last bytes does not say whether the peer was done, so split is not called with
 // atEOF.
 func TestOnlyACleanEndIsAnEnd(t *testing.T) {
-	for end, want := range map[error]string{io.EOF: "line", syscall.ECONNRESET: "cut(line)"} {
+	for want, end := range map[string]func(*fakenet.Peer){
+		"line":      func(p *fakenet.Peer) { _ = p.CloseWrite() },
+		"cut(line)": func(p *fakenet.Peer) { p.Break(syscall.ECONNRESET, true) },
+	} {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 			l := start(w, receiver(w, m, bufio.ScanLines), nil)
-			w.conns[0].arrive("line")
-			w.conns[0].finish(end)
+			w.peers[0].SendSegments("line")
+			end(w.peers[0])
 			settle()
 			require.Equal(w, []string{want}, l.words())
 		})
@@ -466,11 +466,11 @@ func TestSplitIsAskedAsAScannerAsks(t *testing.T) {
 			calls = append(calls, fmt.Sprintf("%s %v", data, atEOF))
 			return bufio.ScanWords(data, atEOF)
 		}), nil)
-		w.conns[0].arrive("  a b", "c ")
+		w.peers[0].SendSegments("  a b", "c ")
 		settle()
-		w.conns[0].arrive("d")
+		w.peers[0].SendSegments("d")
 		settle()
-		w.conns[0].finish(io.EOF)
+		_ = w.peers[0].CloseWrite()
 		settle()
 		require.Equal(w, []string{"a", "bc", "d"}, l.words())
 		require.Equal(w, []string{
@@ -510,23 +510,23 @@ func TestAMessageThatIsTooLongCostsItsConnectionAlone(t *testing.T) {
 			bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 				r := receiver(w, m, c.split, message.WithMaxSize(10))
 				l := start(w, r, nil)
-				w.conns[0].arrive(c.chunks...)
+				w.peers[0].SendSegments(c.chunks...)
 				settle()
 				require.Equal(w, []string{"long"}, l.words())
 				var long *message.TooLongError
 				require.ErrorAs(w, l.err(), &long)
 				require.Equal(w, 10, long.Max)
 				require.GreaterOrEqual(w, long.Size, c.size)
-				require.Equal(w, w.conns[0].addr(), long.Conn.RemoteAddr())
-				require.ErrorContains(w, long, w.conns[0].addr().String())
-				require.True(w, w.conns[0].isClosed())
+				require.Equal(w, w.peers[0].LocalAddr(), long.Conn.RemoteAddr())
+				require.ErrorContains(w, long, "from "+w.peers[0].LocalAddr().String())
+				require.True(w, closed(w.peers[0]))
 				require.EqualValues(w, 1, m.Stats().Killed)
 				require.Zero(w, r.Leftovers())
 
 				if c.longest == "" {
 					return
 				}
-				w.conns[1].arrive(c.longest)
+				w.peers[1].SendSegments(c.longest)
 				settle()
 				require.Equal(w, "0123456789", l.words()[len(l.words())-1], "the longest that is allowed")
 			})
@@ -550,10 +550,10 @@ func TestALongMessageComesWhole(t *testing.T) {
 		require.NoError(w, err)
 		for len(frame) > 0 {
 			n := min(len(frame), 30_011)
-			w.conns[0].arrive(string(frame[:n]))
+			w.peers[0].SendSegments(string(frame[:n]))
 			frame = frame[n:]
 		}
-		w.conns[1].arrive("\x00\x00\x00\x02hi")
+		w.peers[1].SendSegments("\x00\x00\x00\x02hi")
 		time.Sleep(time.Minute)
 		l.stop()
 		require.Len(w, bodies, 3)
@@ -641,18 +641,18 @@ func TestASplitFunctionThatGoesWrongCostsItsConnectionAlone(t *testing.T) {
 					return message.Lines(data, atEOF)
 				})
 				l := start(w, r, nil)
-				w.conns[0].arrive("good\n!bad\nxx\n")
+				w.peers[0].SendSegments("good\n!bad\nxx\n")
 				settle()
-				w.conns[1].arrive("other\n")
+				w.peers[1].SendSegments("other\n")
 				settle()
 				require.Equal(w, []string{"good", "split", "other"}, l.words())
 				if c.is != nil {
 					require.ErrorIs(w, l.err(), c.is)
 				}
-				for _, says := range append(c.says, w.conns[0].addr().String(), "split function") {
+				for _, says := range append(c.says, w.peers[0].LocalAddr().String(), "split function") {
 					require.ErrorContains(w, l.err(), says)
 				}
-				require.True(w, w.conns[0].isClosed())
+				require.True(w, closed(w.peers[0]))
 				require.EqualValues(w, 1, m.Stats().Killed)
 				require.Zero(w, r.Leftovers())
 			})
@@ -675,16 +675,16 @@ func TestAConnectionThatIsFoundBadWithoutALeaseIsKilledAtOnce(t *testing.T) {
 	for sent, want := range map[string]string{"1\nbad\n2\n": "split", "1\ntoo long\n2\n": "long", "1\nbye\n2\n": "bye"} {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 			r := receiver(w, m, bad, message.WithMaxSize(4))
-			w.conns[0].arrive(sent)
+			w.peers[0].SendSegments(sent)
 			require.Equal(w, []string{"1"}, take(w, r, 1))
 			require.Equal(w, []string{want}, take(w, r, 1))
 			synctest.Wait()
-			require.True(w, w.conns[0].isClosed())
+			require.True(w, closed(w.peers[0]))
 			require.EqualValues(w, 1, m.Stats().Killed)
 			require.Zero(w, r.Leftovers(), "something is kept of a connection that has ended")
 
 			l := start(w, r, nil)
-			w.conns[1].arrive("3\n")
+			w.peers[1].SendSegments("3\n")
 			settle()
 			require.Equal(w, []string{"3"}, l.words())
 		})
@@ -697,7 +697,7 @@ func TestNothingIsReadBehindWhatAKillHasGivenUp(t *testing.T) {
 	for range 500 {
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 			r := receiver(w, m, message.Lines)
-			w.conns[0].arrive("1\n2\n", "3\n")
+			w.peers[0].SendSegments("1\n2\n", "3\n")
 			var conn plex.Conn
 			for m, err := range r.All(w.Context()) {
 				require.NoError(w, err)
@@ -723,9 +723,9 @@ func TestEmptyMessagesDoNotComeForever(t *testing.T) {
 			return 0, []byte{}, nil
 		})
 		l := start(w, r, nil)
-		w.conns[0].finish(io.EOF)
+		_ = w.peers[0].CloseWrite()
 		settle()
-		w.conns[1].arrive("x")
+		w.peers[1].SendSegments("x")
 		settle()
 		require.Equal(w, []string{"", "split"}, l.words())
 		require.Equal(w, 2, asked)
@@ -746,17 +746,17 @@ func TestASplitFunctionThatEndsItsGoroutineIsAskedOnce(t *testing.T) {
 			return message.Lines(data, atEOF)
 		})
 		first := start(w, r, nil)
-		w.conns[0].arrive("one\n!\ntwo\n")
+		w.peers[0].SendSegments("one\n!\ntwo\n")
 		<-first.done
 		require.Equal(w, []string{"one"}, first.words())
 		next := start(w, r, nil)
 		settle()
-		w.conns[1].arrive("other\n")
+		w.peers[1].SendSegments("other\n")
 		settle()
 		require.Equal(w, []string{"split", "other"}, next.words())
 		require.ErrorContains(w, next.err(), "runtime.Goexit")
 		require.Equal(w, 1, asked)
-		require.True(w, w.conns[0].isClosed())
+		require.True(w, closed(w.peers[0]))
 		require.EqualValues(w, 1, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
 	})
@@ -777,10 +777,10 @@ func TestFinalTokenEndsAConnection(t *testing.T) {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 			r := receiver(w, m, bye)
 			l := start(w, r, nil)
-			w.conns[0].arrive(sent)
+			w.peers[0].SendSegments(sent)
 			settle()
 			require.Equal(w, want, l.words())
-			require.True(w, w.conns[0].isClosed())
+			require.True(w, closed(w.peers[0]))
 			require.Zero(w, r.Leftovers())
 		})
 	}
@@ -797,8 +797,8 @@ func TestFinalTokenEndsAConnection(t *testing.T) {
 	for sent, want := range map[string][]string{"1,2,3": {"1", "2", "3"}, "1,2,": {"1", "2", ""}} {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 			l := start(w, receiver(w, m, commas), nil)
-			w.conns[0].arrive(sent)
-			w.conns[0].finish(io.EOF)
+			w.peers[0].SendSegments(sent)
+			_ = w.peers[0].CloseWrite()
 			settle()
 			require.Equal(w, want, l.words())
 		})
@@ -814,8 +814,8 @@ func TestDataThatIsNoMessageIsPassedOver(t *testing.T) {
 			}
 			return message.Lines(data, atEOF)
 		}), nil)
-		w.conns[0].arrive("#a\n#b\none\n#c", "\n#d\ntwo\n#e\n#f\nthree\n")
-		w.conns[0].finish(io.EOF)
+		w.peers[0].SendSegments("#a\n#b\none\n#c", "\n#d\ntwo\n#e\n#f\nthree\n")
+		_ = w.peers[0].CloseWrite()
 		settle()
 		require.Equal(w, []string{"one", "two", "three"}, l.words())
 	})
@@ -823,28 +823,26 @@ func TestDataThatIsNoMessageIsPassedOver(t *testing.T) {
 
 func TestAConnectionIsNotRetiredInTheMiddleOfAMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{TB: t}
-		connected := make(chan *script, 100)
-		m, err := plex.New(t.Context(), plex.WithMinConnections(1), plex.WithMaxCapacity(2),
+		w := newWorld(t)
+		connected := make(chan *fakenet.Peer, 100)
+		m := w.mux(plex.WithMinConnections(1), plex.WithMaxCapacity(2),
 			plex.WithMaxLifetime(time.Minute), plex.WithRetireGrace(24*time.Hour),
 			plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
-				c := w.script()
-				connected <- c
+				c, p := w.Pair()
+				connected <- p
 				return c, nil
 			})))
-		require.NoError(t, err)
-		w.closeAtEnd(m)
 		r := receiver(t, m, message.Lines)
 		l := start(t, r, nil)
 		first := <-connected
-		first.arrive("o")
+		first.SendSegments("o")
 		time.Sleep(10 * time.Minute)
-		require.False(t, first.isClosed())
-		first.arrive("ne\n")
+		require.False(t, closed(first))
+		first.SendSegments("ne\n")
 		settle()
 		require.Equal(t, []string{"one"}, l.words())
 		time.Sleep(10 * time.Minute)
-		require.True(t, first.isClosed(), "nothing keeps it any more")
+		require.True(t, closed(first), "nothing keeps it any more")
 		require.Equal(t, []string{"one"}, l.words())
 		require.Zero(t, r.Leftovers())
 	})
@@ -852,12 +850,9 @@ func TestAConnectionIsNotRetiredInTheMiddleOfAMessage(t *testing.T) {
 
 func TestDatagramsAreSplitByThemselves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{TB: t}
-		c := w.script()
-		c.datagrams = true
-		m, err := plex.New(t.Context(), plex.WithConnections(c))
-		require.NoError(t, err)
-		w.closeAtEnd(m)
+		w := newWorld(t)
+		c := w.Datagrams()
+		m := w.mux(plex.WithConnections(c))
 		r := receiver(t, m, func(data []byte, atEOF bool) (int, []byte, error) {
 			if !atEOF {
 				return 0, nil, errors.New("a datagram is all that there is")
@@ -877,46 +872,44 @@ func TestDatagramsAreSplitByThemselves(t *testing.T) {
 			}
 			return all
 		}
-		c.arrive("one\n", "two\nthr", "ee\n", "", "!", "much too long\n", "four\n", strings.Repeat("x", 70_000))
+		c.Deliver("one\n", "two\nthr", "ee\n", "", "!", "much too long\n", "four\n", strings.Repeat("x", 70_000))
 		settle()
 		require.Equal(t, slices.Concat(
 			whole("one"), []string{"two", "cut(thr)"}, whole("ee"), []string{"", "split", "long"},
 			whole("four"), []string{"long"},
 		), l.words())
 
-		c.finish(syscall.ECONNREFUSED) // for one datagram
+		c.FailRead(syscall.ECONNREFUSED) // for one datagram
 		settle()
-		c.arrive("five\n")
+		c.Deliver("five\n")
 		settle()
 		require.Equal(t, whole("five"), l.words()[len(l.words())-2:])
 		require.Zero(t, m.Stats().Lost)
 		l.stop()
 
 		// If a loop is left within a datagram, the next datagram is not glued to the rest of it.
-		c.arrive("1\n2\n3", "4\n")
+		c.Deliver("1\n2\n3", "4\n")
 		require.Equal(t, []string{"1"}, take(t, r, 1))
 		settle()
 		require.Equal(t, []string{"2", "cut(3)", "4", ""}, take(t, r, 4))
-		c.arrive("5\n")
+		c.Deliver("5\n")
 		require.Equal(t, []string{"5", ""}, take(t, r, 2))
 	})
 }
 
 func TestARefusedDatagramIsReportedAndCostsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{TB: t}
-		c := w.script()
-		c.datagrams, c.noDeadlines = true, true // so that the loop reads, and not plex itself
-		m, err := plex.New(t.Context(), plex.WithConnections(c))
-		require.NoError(t, err)
-		w.closeAtEnd(m)
-		c.noDeadlines = false
+		w := newWorld(t)
+		c := w.Datagrams()
+		c.TreatDeadlines(fakenet.DeadlinesRefused) // so that the loop reads, and not plex itself
+		m := w.mux(plex.WithConnections(c))
+		c.TreatDeadlines(fakenet.DeadlinesKept)
 		r := receiver(t, m, message.Lines)
 
 		// A consumer that has stopped receiving gets the report later.
 		ctx, cancel := context.WithCancel(t.Context())
 		ch := r.Channel(ctx, 0)
-		c.finish(syscall.ECONNREFUSED)
+		c.FailRead(syscall.ECONNREFUSED)
 		settle()
 		cancel()
 		for range ch {
@@ -926,15 +919,15 @@ func TestARefusedDatagramIsReportedAndCostsNothing(t *testing.T) {
 		settle()
 		require.Equal(t, []string{"refused"}, l.words())
 		require.ErrorIs(t, l.err(), syscall.ECONNREFUSED)
-		require.ErrorContains(t, l.err(), c.addr().String())
+		require.ErrorContains(t, l.err(), "from "+c.RemoteAddr().String())
 		require.Zero(t, r.Leftovers())
 
-		c.arrive("one\n")
+		c.Deliver("one\n")
 		settle()
 		require.Equal(t, []string{"refused", "one"}, l.words())
 		require.Zero(t, m.Stats().Lost)
 
-		c.finish(errors.New("broken")) // which the connection does not survive
+		c.FailRead(errors.New("broken")) // which the connection does not survive
 		settle()
 		require.Equal(t, []string{"refused", "one"}, l.words(), "the end of a connection cuts no datagram off")
 		require.EqualValues(t, 1, m.Stats().Lost)
@@ -946,11 +939,11 @@ func TestChannelDeliversAndIsClosedAtTheEnd(t *testing.T) {
 		r := receiver(w, m, message.Lines)
 		ctx, cancel := context.WithCancel(w.Context())
 		ch := r.Channel(ctx, 0)
-		w.conns[0].arrive("1\n2\n3\n4\n")
+		w.peers[0].SendSegments("1\n2\n3\n4\n")
 		require.Equal(w, "1", string((<-ch).Data))
 		got := <-ch
 		require.Equal(w, "2", string(got.Data))
-		require.Equal(w, w.conns[0].addr(), got.Conn.RemoteAddr())
+		require.Equal(w, w.peers[0].LocalAddr(), got.Conn.RemoteAddr())
 		require.NoError(w, got.Err)
 		synctest.Wait() // it offers 3
 		cancel()
@@ -963,7 +956,7 @@ func TestChannelDeliversAndIsClosedAtTheEnd(t *testing.T) {
 		synctest.Wait()
 		require.Equal(w, "3", string((<-ch).Data), "what was not taken is not lost")
 		require.Equal(w, "4", string((<-ch).Data))
-		w.conns[0].arrive("5")
+		w.peers[0].SendSegments("5")
 		settle()
 		require.NoError(w, m.Close())
 		require.Equal(w, "cut(5)", word(message.Message{}, (<-ch).Err))
@@ -978,9 +971,9 @@ func TestChannelDeliversAndIsClosedAtTheEnd(t *testing.T) {
 func TestChannelKeepsWhatItCouldNotDeliver(t *testing.T) {
 	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines, message.WithMaxSize(4))
-		w.conns[0].arrive("too long\n")
-		w.conns[1].arrive("cut")
-		w.conns[1].finish(io.EOF)
+		w.peers[0].SendSegments("too long\n")
+		w.peers[1].SendSegments("cut")
+		_ = w.peers[1].CloseWrite()
 		for range 3 {
 			ctx, cancel := context.WithCancel(w.Context())
 			ch := r.Channel(ctx, 0)
@@ -993,7 +986,7 @@ func TestChannelKeepsWhatItCouldNotDeliver(t *testing.T) {
 		words := take(w, r, 2)
 		slices.Sort(words)
 		require.Equal(w, []string{"cut(cut)", "long"}, words)
-		require.True(w, w.conns[0].isClosed())
+		require.True(w, closed(w.peers[0]))
 		require.Zero(w, r.Leftovers())
 	})
 }
@@ -1022,20 +1015,24 @@ func TestNothingFollowsAReportThatAChannelCouldNotDeliver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &world{TB: t}
-				conn := w.script()
-				conn.datagrams = c.datagrams
-				m, err := plex.New(context.Background(), plex.WithConnections(conn))
-				require.NoError(w, err)
-				w.closeAtEnd(m)
+				w := newWorld(t)
+				var conn net.Conn
+				var send func(...string)
+				hangUp := func() error { return nil }
+				if c.datagrams {
+					d := w.Datagrams()
+					conn, send = d, d.Deliver
+				} else {
+					c, p := w.Pair()
+					conn, send, hangUp = c, p.SendSegments, p.CloseWrite
+				}
+				m := w.mux(plex.WithConnections(conn))
 				r := receiver(w, m, split)
 				ctx, cancel := context.WithCancel(w.Context())
 				ch := r.Channel(ctx, 0)
-				conn.arrive(c.arrives)
+				send(c.arrives)
 				settle()
-				if !c.datagrams {
-					conn.finish(io.EOF)
-				}
+				require.NoError(w, hangUp())
 				settle()
 				cancel()
 				for range ch {
@@ -1043,7 +1040,7 @@ func TestNothingFollowsAReportThatAChannelCouldNotDeliver(t *testing.T) {
 				}
 				l := start(w, r, nil)
 				settle()
-				conn.arrive("next\n")
+				send("next\n")
 				settle()
 				require.Equal(w, c.want, l.words())
 				require.Zero(w, r.Leftovers())
@@ -1060,10 +1057,10 @@ func TestKillEndsAHeldConnectionAtOnce(t *testing.T) {
 				r.Kill(m.Conn)
 			}
 		})
-		w.conns[0].arrive("good\nbad\nworse\nand")
+		w.peers[0].SendSegments("good\nbad\nworse\nand")
 		settle()
-		require.True(w, w.conns[0].isClosed())
-		w.conns[1].arrive("other\n")
+		require.True(w, closed(w.peers[0]))
+		w.peers[1].SendSegments("other\n")
 		settle()
 		require.Equal(w, []string{"good", "bad", "other"}, l.words())
 		require.EqualValues(w, 1, m.Stats().Killed)
@@ -1075,9 +1072,9 @@ func TestKillEndsAnIdleConnectionAtOnce(t *testing.T) {
 	bubble(t, 3, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		l := start(w, r, nil)
-		w.conns[0].arrive("one\n")
+		w.peers[0].SendSegments("one\n")
 		settle()
-		w.conns[1].arrive("two\nbeg")
+		w.peers[1].SendSegments("two\nbeg")
 		settle()
 		require.Equal(w, []string{"one", "two"}, l.words())
 		for _, c := range l.names() {
@@ -1086,8 +1083,8 @@ func TestKillEndsAnIdleConnectionAtOnce(t *testing.T) {
 		}
 		r.Kill(plex.Conn{})
 		synctest.Wait()
-		require.True(w, w.conns[0].isClosed() && w.conns[1].isClosed())
-		w.conns[2].arrive("three\n")
+		require.True(w, closed(w.peers[0]) && closed(w.peers[1]))
+		w.peers[2].SendSegments("three\n")
 		settle()
 		require.Equal(w, []string{"one", "two", "three"}, l.words(), "of what was killed nothing is reported")
 		require.EqualValues(w, 2, m.Stats().Killed)
@@ -1102,13 +1099,13 @@ func TestKillEndsAnIdleConnectionAtOnce(t *testing.T) {
 func TestKillEndsAConnectionHeldWithoutALease(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("1\n2\n3\n")
+		w.peers[0].SendSegments("1\n2\n3\n")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
 		l := start(w, r, func(m message.Message) {
 			r.Kill(m.Conn)
 		})
 		settle()
-		require.True(w, w.conns[0].isClosed())
+		require.True(w, closed(w.peers[0]))
 		require.Equal(w, []string{"2"}, l.words())
 		require.EqualValues(w, 1, m.Stats().Killed)
 		require.Zero(w, r.Leftovers())
@@ -1116,12 +1113,12 @@ func TestKillEndsAConnectionHeldWithoutALease(t *testing.T) {
 }
 
 // killed kills a connection with a Writer, as a consumer does that finds it bad.
-func killed(w *world, m *plex.Multiplexer, c *script) {
+func killed(w *world, m *plex.Multiplexer, c *fakenet.Peer) {
 	w.Helper()
-	for range w.conns {
+	for range w.peers {
 		wr, err := m.Writer(w.Context(), 0)
 		require.NoError(w, err)
-		if wr.RemoteAddr() == c.addr() {
+		if wr.RemoteAddr() == c.LocalAddr() {
 			require.NoError(w, wr.Kill())
 			return
 		}
@@ -1137,14 +1134,14 @@ func TestWhatALoopWasWokenForDoesNotWaitForIt(t *testing.T) {
 	for range 300 {
 		bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 			r := receiver(w, m, message.Lines)
-			w.conns[1].arrive("cut")
+			w.peers[1].SendSegments("cut")
 			release := make(chan struct{})
 			body := func(message.Message) { <-release }
 			loops := []*loop{start(w, r, body), start(w, r, body)}
 			settle()
-			go w.conns[0].arrive("long\n")
+			go w.peers[0].SendSegments("long\n")
 			time.Sleep(20 * time.Millisecond) // about when plex notices
-			killed(w, m, w.conns[1])
+			killed(w, m, w.peers[1])
 			settle()
 			words := slices.Concat(loops[0].words(), loops[1].words())
 			close(release)
@@ -1163,9 +1160,9 @@ func TestWhatALoopWasWokenForIsNotLostWithIt(t *testing.T) {
 			require.NoError(w, err)
 			// This comes before the receiver's own call of AfterEnd. plex calls them in order.
 			wr.Conn().AfterEnd(func(error) { loops[0].cancel() })
-			for _, c := range w.conns {
-				if c.addr() == wr.RemoteAddr() {
-					c.arrive("cut")
+			for _, c := range w.peers {
+				if c.LocalAddr() == wr.RemoteAddr() {
+					c.SendSegments("cut")
 				}
 			}
 			loops = append(loops, start(w, r, nil), start(w, r, nil))
@@ -1181,9 +1178,9 @@ func TestWhatTheLastConnectionCutsOffIsReported(t *testing.T) {
 	for range 100 {
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 			l := start(w, receiver(w, m, message.Lines), nil)
-			w.conns[0].arrive("cut")
+			w.peers[0].SendSegments("cut")
 			settle()
-			killed(w, m, w.conns[0])
+			killed(w, m, w.peers[0])
 			<-l.done
 			require.ErrorIs(w, l.end, plex.ErrNoConnections)
 			require.Equal(w, []string{"cut(cut)"}, l.words())
@@ -1195,12 +1192,12 @@ func TestWhatTheLastConnectionCutsOffIsReported(t *testing.T) {
 func TestAConnectionIsLostWhileALoopHoldsItWithoutALease(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("1\n2\n3")
+		w.peers[0].SendSegments("1\n2\n3")
 		require.Equal(w, []string{"1"}, take(w, r, 1))
 		release := make(chan struct{})
 		l := start(w, r, func(message.Message) { <-release })
 		settle()
-		killed(w, m, w.conns[0])
+		killed(w, m, w.peers[0])
 		settle()
 		require.Equal(w, []string{"2"}, l.words())
 		close(release)
@@ -1213,11 +1210,11 @@ func TestAConnectionIsLostWhileALoopHoldsItWithoutALease(t *testing.T) {
 
 func TestABadConnectionIsClosedBeforeTheLoopIsTold(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
-		w.conns[0].arrive("too long\n")
+		w.peers[0].SendSegments("too long\n")
 		for m, err := range receiver(w, m, message.Lines, message.WithMaxSize(4)).All(w.Context()) {
 			require.Equal(w, "long", word(m, err))
 			settle()
-			require.True(w, w.conns[0].isClosed())
+			require.True(w, closed(w.peers[0]))
 			break
 		}
 	})
@@ -1235,8 +1232,8 @@ func TestNoDataIsNotReportedAsCutOff(t *testing.T) {
 			return advance, token, err
 		})
 		l := start(w, r, nil)
-		w.conns[0].arrive("one\n")
-		w.conns[0].finish(io.EOF)
+		w.peers[0].SendSegments("one\n")
+		_ = w.peers[0].CloseWrite()
 		settle()
 		require.Equal(w, []string{"one"}, l.words())
 		require.Zero(w, r.Leftovers())
@@ -1247,14 +1244,14 @@ func TestALongMessageLeavesNoMemoryBehind(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
 		l := start(w, r, nil)
-		w.conns[0].arrive(strings.Repeat("x", 500_000), strings.Repeat("x", 500_000))
+		w.peers[0].SendSegments(strings.Repeat("x", 500_000), strings.Repeat("x", 500_000))
 		time.Sleep(time.Minute)
 		require.Less(w, r.Memory(), 2_500_000)
-		w.conns[0].arrive("\nbegin")
+		w.peers[0].SendSegments("\nbegin")
 		time.Sleep(time.Minute)
 		require.Len(w, l.words(), 1)
 		require.Less(w, r.Memory(), 10_000)
-		w.conns[0].arrive("ning\n")
+		w.peers[0].SendSegments("ning\n")
 		settle()
 		require.Zero(w, r.Memory())
 	})
@@ -1264,8 +1261,8 @@ func TestALongMessageLeavesNoMemoryBehind(t *testing.T) {
 func TestDiscardGivesUpWhatIsLeftOver(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		r := receiver(w, m, message.Lines)
-		w.conns[0].arrive("whole\nhal")
-		w.conns[1].arrive("one\n")
+		w.peers[0].SendSegments("whole\nhal")
+		w.peers[1].SendSegments("one\n")
 		seen := 0
 		ctx, cancel := context.WithCancel(w.Context())
 		for m, err := range r.All(ctx) {

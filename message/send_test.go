@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/message"
 )
 
@@ -35,11 +35,11 @@ func requireSendError(t testing.TB, err error, maybeSent bool, is ...error) {
 
 func TestSendWritesAMessageWithOneWrite(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
-		c := w.conns[0]
+		c := w.peers[0]
 		require.NoError(w, message.Send(w.Context(), m, 0, []byte("one\n")))
 		require.NoError(w, message.Send(context.Background(), m, time.Second, []byte("two\n")))
-		require.Equal(w, "one\ntwo\n", c.sent())
-		require.Equal(w, 2, c.writes)
+		require.Equal(w, "one\ntwo\n", c.Unread())
+		require.Equal(w, 2, c.Conn().Calls().Writes)
 		require.Zero(w, m.Stats().LeasedWriters)
 	})
 }
@@ -47,12 +47,12 @@ func TestSendWritesAMessageWithOneWrite(t *testing.T) {
 func TestSendFromManyGoroutinesMixesNothing(t *testing.T) {
 	bubble(t, 2, func(w *world, m *plex.Multiplexer) {
 		const senders, each = 40, 25
-		for _, c := range w.conns {
-			c.allow(7) // so that Writes block in the middle of a message
+		for _, c := range w.peers {
+			c.Allow(7) // so that Writes block in the middle of a message
 			go func() {
 				for range 2000 {
 					time.Sleep(time.Millisecond)
-					c.allow(11)
+					c.Allow(11)
 				}
 			}()
 		}
@@ -67,7 +67,7 @@ func TestSendFromManyGoroutinesMixesNothing(t *testing.T) {
 		}
 		wg.Wait()
 		next := [senders]int{}
-		lines := strings.SplitAfter(w.conns[0].sent()+w.conns[1].sent(), "\n")
+		lines := strings.SplitAfter(w.peers[0].Unread()+w.peers[1].Unread(), "\n")
 		require.Len(w, lines, senders*each+1, "whole lines, and nothing behind the last")
 		for _, line := range lines[:senders*each] {
 			var i, j int
@@ -107,62 +107,52 @@ func TestSendSaysWhyThereIsNoWriter(t *testing.T) {
 		err = message.Send(w.Context(), nil, 0, []byte("x"))
 		requireSendError(w, err, false)
 		require.ErrorContains(w, err, "plex.New")
-		require.Empty(w, w.conns[0].sent())
+		require.Empty(w, w.peers[0].Unread())
 
 		require.NoError(w, m.Close())
 		requireSendError(w, message.Send(w.Context(), m, 0, []byte("x")), false, plex.ErrClosed)
 	})
 }
 
-// deaf accepts deadlines and ignores them.
-type deaf struct{ *script }
-
-func (deaf) SetReadDeadline(time.Time) error  { return nil }
-func (deaf) SetWriteDeadline(time.Time) error { return nil }
-func (deaf) SetDeadline(time.Time) error      { return nil }
-
 // The peer has stopped reading, so the caller waits until ctx ends. If nothing but a close
 // interrupts the Write, the connection is lost; otherwise that depends on how much the peer has
 // taken.
 func TestABlockedSendEndsWithItsContext(t *testing.T) {
 	reason := errors.New("too late")
-	refuses := func(c *script) net.Conn { c.noDeadlines = true; return c }
-	ignores := func(c *script) net.Conn { return deaf{c} }
 	for _, c := range []struct {
-		name  string
-		taken int
-		as    func(*script) net.Conn
-		later time.Duration // than ctx
-		lost  bool
+		name      string
+		taken     int
+		deadlines fakenet.Deadlines
+		later     time.Duration // than ctx
+		lost      bool
 	}{
-		{"nothing taken", 0, func(c *script) net.Conn { return c }, 0, false},
-		{"part taken", 3, func(c *script) net.Conn { return c }, 0, true},
-		{"nothing taken, deadlines refused", 0, refuses, 100 * time.Millisecond, true},
-		{"part taken, deadlines refused", 3, refuses, 100 * time.Millisecond, true},
-		{"nothing taken, deadlines ignored", 0, ignores, time.Second, true},
-		{"part taken, deadlines ignored", 3, ignores, time.Second, true},
+		{"nothing taken", 0, fakenet.DeadlinesKept, 0, false},
+		{"part taken", 3, fakenet.DeadlinesKept, 0, true},
+		{"nothing taken, deadlines refused", 0, fakenet.DeadlinesRefused, 100 * time.Millisecond, true},
+		{"part taken, deadlines refused", 3, fakenet.DeadlinesRefused, 100 * time.Millisecond, true},
+		{"nothing taken, deadlines ignored", 0, fakenet.DeadlinesIgnored, time.Second, true},
+		{"part taken, deadlines ignored", 3, fakenet.DeadlinesIgnored, time.Second, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &world{TB: t}
-				conn := w.script()
-				m, err := plex.New(context.Background(), plex.WithConnections(c.as(conn)))
-				require.NoError(w, err)
-				w.closeAtEnd(m)
-				conn.allow(c.taken)
+				w := newWorld(t)
+				conn, p := w.Pair()
+				conn.TreatDeadlines(c.deadlines)
+				m := w.mux(plex.WithConnections(conn))
+				p.Allow(c.taken)
 				began := time.Now()
 				ctx, cancel := context.WithTimeoutCause(w.Context(), time.Minute, reason)
 				defer cancel()
-				err = message.Send(ctx, m, 0, []byte("message"))
+				err := message.Send(ctx, m, 0, []byte("message"))
 				requireSendError(w, err, c.taken > 0, context.DeadlineExceeded, reason)
 				require.Equal(w, time.Minute+c.later, time.Since(began))
 				synctest.Wait()
-				require.Equal(w, c.lost, conn.isClosed())
+				require.Equal(w, c.lost, closed(p))
 				require.Equal(w, c.lost, m.Stats().Lost == 1)
 				if !c.lost {
-					conn.allow(-1)
+					p.Allow(-1)
 					require.NoError(w, message.Send(w.Context(), m, 0, []byte("again")))
-					require.Equal(w, "again", conn.sent())
+					require.Equal(w, "again", p.Unread())
 				}
 			})
 		})
@@ -188,7 +178,7 @@ func TestSendLeavesNoDeadline(t *testing.T) {
 
 func TestSendReportsAConnectionThatHasFailed(t *testing.T) {
 	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
-		w.conns[0].finish(syscall.ECONNRESET)
+		w.peers[0].Break(syscall.ECONNRESET, true)
 		requireSendError(w, message.Send(w.Context(), m, 0, []byte("x")), false, syscall.ECONNRESET)
 		synctest.Wait()
 		require.EqualValues(w, 1, m.Stats().Lost)

@@ -263,7 +263,7 @@ func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
 			// Each byte of cuts is the length of a piece. If its upper bit is set, time passes
 			// after the piece.
-			c := w.conns[0]
+			c := w.peers[0]
 			var sender sync.WaitGroup
 			defer sender.Wait()
 			sender.Go(func() {
@@ -277,10 +277,10 @@ func FuzzMessagesAreThoseOfAScanner(f *testing.F) {
 							settle()
 						}
 					}
-					c.arrive(rest[:n])
+					c.SendSegments(rest[:n])
 					rest = rest[n:]
 				}
-				c.finish(io.EOF)
+				_ = c.CloseWrite()
 			})
 			r := receiver(w, m, f)
 			var (

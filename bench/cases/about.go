@@ -1,69 +1,80 @@
 package cases
 
-// About says, for each heading, what has to be known to read its table.
+// About has what a reader must know about the table under each heading.
 var About = map[string]string{
-	GroupAcquire: `A connection is taken and given back at once, over and over. plex lends out a Writer, the others a connection.
-The bare channel is the limit: handing something from one goroutine to another, first come first served, cannot be had
-for less. net/http is missing because a connection cannot be taken from its pool without making a request.
+	GroupAcquire: `Each goroutine takes a connection and gives it back at once, over and over. plex
+leases a Writer, the other pools lend the connection. The bare channel is the limit: nothing hands a
+value from one goroutine to another, first come first served, for less. net/http is missing, because
+nobody can take a connection from its pool without making a request.
 
-With one goroutine the target is missed, and the profile says why: nearly all that plex adds to the channel are two
-atomic operations on the half's word, one to begin the lease and one to end it, which makes about 1.34 the floor. The
-first could go only if nothing were written when a lease begins; then the end of a connection, its expiry and a ready
-reader could not tell an idle half from one that has just been taken, and would have to search the queue for it.
+With one goroutine plex misses the target. The profile shows why: nearly all that plex adds to the
+channel are two atomic operations on the word of the half, one when the lease begins and one when it
+ends. They alone make about 1.34 of the channel. The first one could go only if the beginning of a
+lease wrote nothing. Then the end of a connection, its expiry and a ready reader could not tell an
+idle half from one that has just been taken, and would have to search the queue for it.
 
-With several goroutines the half's word moves from core to core with every lease, as the channel does, and that is what
-plex adds there: close to the target, on this side of it or on that.`,
+With several goroutines the word moves from core to core with every lease, as the channel does. That
+is what plex adds there, and it keeps plex close to the target, on either side of it.`,
 
-	GroupWait: `More goroutines than connections, and each holds its connection for a while. A wait is from asking to having;
-the unevenness is by how much the goroutine that was served most often was served more often than the one that was
-served least, over the mean: 0 is fair. A pool that lets the goroutine that runs overtake those that sleep can show a
-short median wait, with a long wait at the end of the distribution for those that it leaves asleep. net/http is missing
-for the same reason as above.`,
-
-	GroupCancel: `What it costs when those who wait give up, and what it costs the others. net/http is missing for the
+	GroupWait: `There are more goroutines than connections, and each goroutine holds its connection
+for a while. A wait is the time between asking and having. The unevenness compares the goroutine
+that was served most often with the one that was served least often: it is their difference, divided
+by the mean. 0 is fair. Some pools let a running goroutine overtake those that sleep. Their median
+wait may be short, but the goroutines that they leave asleep wait long. net/http is missing for the
 same reason as above.`,
 
-	GroupData: `One lease on one connection, and the peer in another process. The bare connection is what a lease is
-compared with; no other pool has a lease that data goes through, as they hand out the connection itself. What a lease
-adds to a small read or write are two atomic operations, 10 ns together, and one more frame to return through, which
-after a system call the processor has not foreseen: 15 to 40 ns in all, beside the 600 ns of the system call. At 64 B
-that is about the target of 3 %, and in some runs more. To call the TCP connection directly, or to do without the
-protection from a transport that panics, made no difference when tried.`,
+	GroupCancel: `What it costs when waiting callers give up, and what that costs the other callers.
+net/http is missing for the same reason as above.`,
 
-	GroupStream: `The channels of a lease, in chunks and byte by byte. A chunk belongs to its receiver, so each takes
-memory of its own, which a loop with one buffer does not.
+	GroupData: `One lease on one connection; the peer is in another process. The lease is compared
+with the bare connection. The other pools lend the connection itself, so they have no lease that
+data goes through. A lease adds two atomic operations to a small read or write, 10 ns together. It
+also adds one more frame to return through, which the processor has not predicted after a system
+call. That makes 15 to 40 ns in all, beside the 600 ns of the system call. At 64 B this is about the
+target of 3 %, and more in some runs. Two changes made no difference when tried: calling the TCP
+connection directly, and leaving out the protection from a transport that panics.`,
 
-That is why RecvChunks misses its target: by the profile most of its time is the kernel's, copying into memory that has just been
-allocated and is in no cache, and the garbage collector's. The limit of any such stream is what a goroutine without plex
-reaches that hands over each chunk in memory of its own, which is measured beside it. Who wants the speed of one buffer
-uses Read, which has it.
+	GroupStream: `The channels of a lease, in chunks and byte by byte. A chunk belongs to its
+receiver, so each chunk has memory of its own. A loop with one buffer needs none.
 
-Byte by byte, nearly all of the time is the channel's own lock, which sender and stream take in turns. With its writes
-left out, Send reaches 0.95 of the bare channel; what is below that is the kernel's work and that of the process at the
-other end, which share the two cores.`,
+That is why RecvChunks misses its target. The profile shows that most of its time goes to the
+garbage collector and to the kernel, which copies into memory that has just been allocated and is in
+no cache. The limit for such a stream is a goroutine without plex that hands over each chunk in
+memory of its own; it is measured beside the stream. Whoever wants the speed of one buffer uses
+Read.
 
-	GroupIdle: `What is added to a process by a pool of connections that idle, over what the connections take themselves. The
-transport of net/http has two goroutines for each, one of which watches it; the other pools do not watch
-theirs. With 1,000 connections, what a pool costs once adds some tens of bytes to each, in some runs a hundred and more.`,
+Byte by byte, nearly all of the time goes to the lock of the channel, which the sender and the
+stream take in turns. Without its writes, Send reaches 0.95 of the bare channel. The rest goes to
+the kernel and to the process at the other end, which share the two cores.`,
 
-	GroupHeal: `Idle connections that the peer ends, a server that goes away with all connections and comes back, and
-a steady rate of resets under load. puddle, go-commons-pool and database/sql look at a connection only when they lend it
-out, if at all, so they do not see an idle one die; net/http sees it and does not replace it.`,
+	GroupIdle: `What a pool of idle connections adds to a process, beyond the connections
+themselves. net/http has two goroutines for each connection, one of which watches it. The other
+pools do not watch their connections. With 1,000 connections, the fixed cost of a pool adds some
+tens of bytes to each, and a hundred or more in some runs.`,
 
-	GroupScale: `Many callers at once on a pool that has one connection. plex adds connections only for those who have
-waited for longer than they should; the others connect at once for whoever finds none idle, and cannot do otherwise.`,
+	GroupHeal: `The peer ends idle connections; a server goes away with all connections and comes
+back; connections are reset at a steady rate under load. puddle, go-commons-pool and database/sql
+look at a connection when they lend it, if at all, so they do not notice when an idle one dies.
+net/http notices, and does not replace it.`,
 
-	GroupRequest: `Each goroutine sends a request and waits for its reply. Over plex many requests are on their way over one
-connection, and a reply finds its caller by the number in it, as protocols with identifiers allow; over the other
-pools a connection is lent out until the reply has come. That is not the same work: it is what the multiplexing is for.
-net/http has to write and read HTTP, too.`,
+	GroupScale: `Many callers come at once to a pool that has one connection. plex adds connections
+only for callers that have waited for too long. The other pools connect at once for every caller
+that finds no idle connection; they have no other way.`,
 
-	GroupMessage: `The two layers above leases. What they are compared with is what one would write without plex, on connections
-that nobody heals: a loop for each connection, and a connection for each caller.`,
+	GroupRequest: `Each goroutine sends a request and waits for the reply. With plex, one connection
+carries many requests at the same time, and the number in a reply says which caller it is for, as
+protocols with identifiers allow. The other pools lend a connection until the reply has come. That
+is not the same work, and the difference is what multiplexing is for. net/http also has to write and
+read HTTP.`,
 
-	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside those that everybody uses, against servers
-in processes of their own. A client of miekg/dns or of gomemcache waits for a reply before it sends the next request over
-a connection, so each of its callers needs a connection. plex sends the requests of all callers over whichever of its eight
-connections is free. A Publish of nats.go puts the message into a buffer and returns; that of the example hands it to the
-operating system, or says that it could not.`,
+	GroupMessage: `The two layers above leases. They are compared with what one would write without
+plex, on connections that nobody heals: a loop for each connection, and a connection for each
+caller.`,
+
+	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside the clients that
+everybody uses. The servers are in processes of their own. A client of miekg/dns or of gomemcache
+waits for a reply before it sends the next request over a connection, so each of its callers needs a
+connection. plex sends the requests of all callers over whichever of its eight connections is free.
+Publish of nats.go puts the message into a buffer and returns. Publish of the example hands the
+message to the operating system, or says that it could not.`,
 }

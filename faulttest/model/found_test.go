@@ -62,7 +62,7 @@ func TestWhatIsDueAndLeasedIsNotLookedAtWithoutAPause(t *testing.T) {
 		for range 1000 { // one second
 			time.Sleep(997 * time.Microsecond)
 			synctest.Wait()
-			if first.peek().reads > 0 {
+			if first.peek().looks {
 				looking++
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"slices"
 	"testing"
@@ -36,13 +35,11 @@ func FuzzReceiving(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			var n network
-			g := &receiver{t: t, nc: n.dial()}
-			var nc net.Conn = g.nc
-			if datagrams {
-				g.packets = &packetConn{memConn: g.nc}
-				nc = g.packets
+			g := &receiver{t: t, datagrams: datagrams}
+			if g.nc = n.dial(); datagrams {
+				g.nc = n.dialDatagrams()
 			}
-			m, err := plex.New(t.Context(), plex.WithConnections(nc))
+			m, err := plex.New(t.Context(), plex.WithConnections(g.nc))
 			require.NoError(t, err)
 			g.m = m
 			g.lease()
@@ -57,42 +54,12 @@ func FuzzReceiving(f *testing.F) {
 	})
 }
 
-// packetConn keeps the boundaries of what was sent.
-type packetConn struct {
-	*memConn
-	sizes []int // of the datagrams that have not been read; guarded by memConn.mu
-}
-
-type packetAddr struct{ net.Addr }
-
-func (packetAddr) Network() string { return "unixgram" }
-
-func (c *packetConn) LocalAddr() net.Addr { return packetAddr{c.memConn.LocalAddr()} }
-
-// Read reads one datagram. What does not fit is lost.
-func (c *packetConn) Read(p []byte) (int, error) {
-	c.mu.Lock()
-	for len(c.sizes) == 0 && !c.rd.passed && c.closes == 0 && !c.fin {
-		c.cond.Wait()
-	}
-	if len(c.sizes) == 0 || c.rd.passed || c.closes > 0 {
-		c.mu.Unlock()
-		return c.memConn.Read(p)
-	}
-	defer c.mu.Unlock()
-	size := c.sizes[0]
-	c.sizes = c.sizes[1:]
-	n := copy(p, c.in[:size])
-	c.in = c.in[size:]
-	return n, nil
-}
-
 // receiver is a game: what it is played against, and what it has to come to.
 type receiver struct {
-	t       *testing.T
-	m       *plex.Multiplexer
-	nc      *memConn
-	packets *packetConn // nil for a stream of bytes
+	t         *testing.T
+	m         *plex.Multiplexer
+	nc        *memConn
+	datagrams bool
 
 	offset uint64 // of a stream of bytes: delivered
 	expect [][]byte
@@ -120,14 +87,14 @@ func (g *receiver) lease() {
 // complete checks that nothing is missing.
 func (g *receiver) complete() {
 	require.Empty(g.t, g.expect)
-	if g.packets == nil {
+	if !g.datagrams {
 		require.Equal(g.t, g.nc.peek().sent, g.offset)
 	}
 }
 
 // got compares what came with what was sent.
 func (g *receiver) got(p []byte, buffer int) {
-	if g.packets == nil {
+	if !g.datagrams {
 		require.Equal(g.t, len(p), oracle.Match(oracle.ID(g.nc.id, true), g.offset, p), "at %d", g.offset)
 		g.offset += uint64(len(p))
 		return
@@ -147,7 +114,7 @@ func (g *receiver) step(op byte, arg int) {
 	case 'r':
 		g.read(1 + arg)
 	case 'b':
-		if g.packets == nil {
+		if !g.datagrams {
 			g.stream(func(ctx context.Context) (err error) {
 				g.bytes, err = g.r.Recv(ctx, arg%20)
 				g.chunks = nil
@@ -157,7 +124,7 @@ func (g *receiver) step(op byte, arg int) {
 	case 'c':
 		g.stream(func(ctx context.Context) (err error) {
 			size := 1 + arg
-			if g.packets != nil {
+			if g.datagrams {
 				size = largest
 			}
 			g.chunks, err = g.r.RecvChunks(ctx, size)
@@ -193,17 +160,16 @@ func (g *receiver) send(n int) {
 	if g.nc.peek().fin {
 		return
 	}
-	if g.packets != nil {
+	if g.datagrams {
 		p := make([]byte, n)
 		oracle.Fill(oracle.ID(g.nc.id, true), g.nc.peek().sent, p)
 		g.expect = append(g.expect, p)
-		g.nc.change(func() { g.packets.sizes = append(g.packets.sizes, n) })
 	}
 	g.nc.send(n)
 }
 
 func (g *receiver) read(size int) {
-	if g.packets != nil {
+	if g.datagrams {
 		size = largest
 	}
 	require.NoError(g.t, g.r.SetReadDeadline(time.Now().Add(time.Millisecond)))
@@ -294,9 +260,8 @@ func (g *receiver) rest() {
 // A datagram conn that loses one would make the test above blind.
 func TestPacketConnKeepsBoundaries(t *testing.T) {
 	var n network
-	c := &packetConn{memConn: n.dial()}
+	c := n.dialDatagrams()
 	for _, size := range []int{3, 0, 5} {
-		c.change(func() { c.sizes = append(c.sizes, size) })
 		c.send(size)
 	}
 	var sizes []int

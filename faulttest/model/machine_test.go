@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -235,8 +234,7 @@ func newMachine(t *rapid.T, attending bool) *machine {
 		_, err := pool.ReadyReader(m.ctx, -1)
 		require.Error(t, err)
 	}
-	synctest.Wait()
-	m.learn()
+	m.quiet()
 	m.accepts.Store(false)
 	return m
 }
@@ -374,8 +372,7 @@ func (m *machine) seesEnd(c *conn) {
 
 // calmDown waits until all is quiet, and sees what has come of what is over.
 func (m *machine) calmDown() {
-	synctest.Wait()
-	m.learn()
+	m.quiet()
 	m.settleCalls()
 	m.settleWaiters()
 }
@@ -384,9 +381,8 @@ func (m *machine) calmDown() {
 func (m *machine) letPlexLook() {
 	time.Sleep(22 * time.Millisecond)
 	for range 1000 {
-		synctest.Wait()
-		m.learn()
-		if !slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader == nil && c.peek().reads > 0 }) {
+		m.quiet()
+		if !slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader == nil && c.peek().looks }) {
 			return
 		}
 		time.Sleep(310 * time.Microsecond)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"testing/synctest"
 	"time"
 
@@ -14,9 +15,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// quiet waits until all is quiet, in the middle of an action.
+// quiet waits until all is quiet. An EOF beside a Write may be a reset that the Write has yet to tell, so plex waits for
+// a moment before it believes the EOF.
 func (m *machine) quiet() {
 	synctest.Wait()
+	if slices.ContainsFunc(m.order, func(c *conn) bool { return c.writer != nil && !c.atEnd && c.peek().eofTold }) {
+		time.Sleep(20 * time.Millisecond)
+		synctest.Wait()
+	}
 	m.learn()
 }
 

@@ -1,18 +1,16 @@
 package model
 
-// Connections in memory: what happens in them happens at once, so that under testing/synctest all is quiet as soon as it
-// can be, and they say afterwards what they have told plex. The client's end is a net.Conn, the peer's end is methods.
+// Connections in memory: what happens in them happens at once, so that under testing/synctest all is quiet as soon as
+// it can be. They send what the oracle says, check what plex writes, and say afterwards what they have told plex.
 
 import (
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"go.atomizer.io/plex/faulttest/oracle"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // network is all connections of one test.
@@ -22,11 +20,23 @@ type network struct {
 }
 
 func (n *network) dial() *memConn {
+	fake, peer := fakenet.Pair()
+	send := func(p []byte) { _, _ = peer.Write(p) }
+	return n.add(&memConn{Conn: fake, network: "memory", fake: fake, peer: peer, deliver: send, end: func() { _ = peer.CloseWrite() }})
+}
+
+// dialDatagrams makes a connection that keeps the boundaries of what is sent.
+func (n *network) dialDatagrams() *memConn {
+	d := fakenet.NewDatagrams()
+	send := func(p []byte) { d.Deliver(string(p)) }
+	return n.add(&memConn{Conn: d, network: "unixgram", fake: d.Conn, peer: d.Peer(), deliver: send, end: d.End})
+}
+
+func (n *network) add(c *memConn) *memConn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	id := uint32(len(n.conns) + 1)
-	c := &memConn{id: id, wire: wire{credit: -1}, arrived: oracle.NewChecker(oracle.ID(id, false))}
-	c.cond.L = &c.mu
+	c.id = uint32(len(n.conns) + 1)
+	c.checker = oracle.NewChecker(oracle.ID(c.id, false))
 	n.conns = append(n.conns, c)
 	return c
 }
@@ -36,237 +46,131 @@ func (n *network) open() (open int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, c := range n.conns {
-		if c.peek().closes == 0 {
+		if c.fake.Closes() == 0 {
 			open++
 		}
 	}
 	return open
 }
 
-// wire is the state of a connection.
-type wire struct {
-	in  []byte // sent by the peer, not yet read
-	fin bool   // the peer has sent its end
-	err error  // what the connection has died of
-	// credit is how many bytes the client may still write before it blocks; below zero, there is no bound.
-	credit int
-
-	sent    uint64 // by the peer
-	written uint64 // by the client
-	writes  int
-	torn    bool // the client's last write that wrote anything was short
-
-	reads   int  // the client's, under way
-	eofTold bool // plex knows of fin
-	errTold bool // and of err
-	errRead bool // by a Read
-	closes  int
-}
-
+// memConn is the end that plex gets. It has the methods of a net.Conn and no others.
 type memConn struct {
-	id uint32
+	net.Conn
 
-	mu   sync.Mutex // held for moments only
-	cond sync.Cond  // signalled on every change
-	wire
-	writing bool
-	rd, wd  memDeadline
-	arrived *oracle.Checker // judges what the client writes
+	id      uint32
+	network string
+	fake    *fakenet.Conn
+	peer    *fakenet.Peer
+	deliver func([]byte) // sends
+	end     func()       // ends what the peer sends
+
+	mu      sync.Mutex      // held for moments only
+	err     error           // what the connection has died of
+	sent    uint64          // by the peer, and not lost since
+	written uint64          // by the client
+	reads   int             // the client's, under way
+	checker *oracle.Checker // judges what the client writes
 	wrong   error           // its verdict
 }
 
-type memDeadline struct {
-	passed bool
-	timer  *time.Timer
+// state is that of a connection.
+type state struct {
+	fin     bool   // the peer has sent its end
+	err     error  // what the connection has died of
+	credit  int    // how many bytes the client may still write before it blocks; below zero, there is no bound
+	sent    uint64 // by the peer
+	written uint64 // by the client
+	torn    bool   // the client's last write that wrote anything was short
+	looks   bool   // a Read with a deadline is under way; one without is a parked one, or a consumer's
+	eofTold bool   // plex knows of fin
+	errTold bool   // and of err
+	errRead bool   // first by a Read
+	closes  int
 }
 
 // peek is the present state.
-func (c *memConn) peek() wire {
+func (c *memConn) peek() state {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wire
+	c.receiveLocked()
+	told := c.fake.Told()
+	until, _ := c.fake.DeadlinesLeft()
+	return state{
+		fin: c.peer.Ended(), err: c.err, credit: c.peer.Allowed(), sent: c.sent, written: c.written, torn: c.fake.Written().Torn,
+		looks: c.reads > 0 && !until.IsZero(), eofTold: told.EOF, errTold: told.Err != 0, errRead: told.Err == fakenet.Reads, closes: c.fake.Closes(),
+	}
+}
+
+// receiveLocked takes what the client has written.
+func (c *memConn) receiveLocked() {
+	p := []byte(c.peer.ReadN(len(c.peer.Unread())))
+	c.written += uint64(len(p))
+	if err := c.checker.Check(p); c.wrong == nil {
+		c.wrong = err
+	}
 }
 
 // verdict is what was wrong with the bytes that the client wrote.
 func (c *memConn) verdict() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.receiveLocked()
 	return c.wrong
 }
 
-func (c *memConn) change(f func()) {
+// send has the peer send n bytes.
+func (c *memConn) send(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f()
-	c.cond.Broadcast()
+	p := make([]byte, n)
+	oracle.Fill(oracle.ID(c.id, true), c.sent, p)
+	c.sent += uint64(n)
+	c.deliver(p)
 }
-
-// What the peer does.
-
-func (c *memConn) send(n int) {
-	c.change(func() {
-		p := make([]byte, n)
-		oracle.Fill(oracle.ID(c.id, true), c.sent, p)
-		c.in = append(c.in, p...)
-		c.sent += uint64(n)
-	})
-}
-
-func (c *memConn) end() { c.change(func() { c.fin = true }) }
 
 // reset kills the connection. What has arrived and was not read can be lost with it.
 func (c *memConn) reset(err error, keep bool) {
-	c.change(func() {
-		c.err = err
-		if !keep {
-			c.sent -= uint64(len(c.in)) // as if it had never been
-			c.in = nil
-		}
-	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !keep {
+		c.sent -= uint64(c.peer.Drop()) // as if it had never been
+	}
+	c.err = err
+	c.peer.Break(err, true)
 }
 
 // loseUnread is told of a connection that was closed while it was well: what it has inside itself is lost with it, and
 // what the client had read before is not.
 func (c *memConn) loseUnread() {
-	c.change(func() {
-		c.sent -= uint64(len(c.in))
-		c.in = nil
-	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sent -= uint64(c.peer.Drop())
 }
 
-func (c *memConn) allow(n int) { c.change(func() { c.credit = n }) }
+// allow bounds what the client can write.
+func (c *memConn) allow(n int) { c.peer.Allow(n) }
 
-// What plex does.
-
+// Read counts as under way until it returns.
 func (c *memConn) Read(p []byte) (int, error) {
+	c.reading(1)
+	defer c.reading(-1)
+	return c.Conn.Read(p)
+}
+
+func (c *memConn) reading(more int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reads++
-	defer func() { c.reads-- }()
-	for {
-		switch {
-		case c.closes > 0:
-			return 0, c.failed("read", net.ErrClosed)
-		case c.rd.passed:
-			return 0, c.failed("read", os.ErrDeadlineExceeded)
-		case len(p) == 0:
-			return 0, nil
-		case len(c.in) > 0:
-			n := copy(p, c.in)
-			c.in = c.in[n:]
-			return n, nil
-		case c.err != nil:
-			c.errRead = c.errRead || !c.errTold
-			c.errTold = true
-			return 0, c.failed("read", c.err)
-		case c.fin:
-			c.eofTold = true
-			return 0, io.EOF
-		}
-		c.cond.Wait()
-	}
+	c.reads += more
 }
 
-func (c *memConn) Write(p []byte) (n int, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.writing {
-		c.cond.Wait()
-	}
-	c.writing = true
-	c.writes++
-	defer func() {
-		c.writing = false
-		if n > 0 {
-			c.torn = n < len(p)
-		}
-		c.cond.Broadcast()
-	}()
-	for {
-		switch {
-		case c.closes > 0:
-			return n, c.failed("write", net.ErrClosed)
-		case c.wd.passed:
-			return n, c.failed("write", os.ErrDeadlineExceeded)
-		case c.err != nil:
-			c.errTold = true
-			return n, c.failed("write", c.err)
-		}
-		k := len(p) - n
-		if c.credit >= 0 {
-			k = min(k, c.credit)
-			c.credit -= k
-		}
-		if err := c.arrived.Check(p[n : n+k]); c.wrong == nil {
-			c.wrong = err
-		}
-		c.written += uint64(k)
-		if n += k; n == len(p) {
-			return n, nil
-		}
-		c.cond.Wait()
-	}
-}
+// LocalAddr and RemoteAddr have the number that the connection has in its network.
+func (c *memConn) LocalAddr() net.Addr  { return memAddr{c.network, fmt.Sprintf("client-%d", c.id)} }
+func (c *memConn) RemoteAddr() net.Addr { return memAddr{c.network, fmt.Sprintf("peer-%d", c.id)} }
 
-func (c *memConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closes++
-	if c.closes > 1 {
-		return c.failed("close", net.ErrClosed)
-	}
-	for _, d := range []*memDeadline{&c.rd, &c.wd} {
-		if d.timer != nil {
-			d.timer.Stop()
-		}
-	}
-	c.cond.Broadcast()
-	return nil
-}
+type memAddr struct{ network, name string }
 
-func (c *memConn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return c.SetWriteDeadline(t)
-}
-
-func (c *memConn) SetReadDeadline(t time.Time) error  { return c.set(&c.rd, t) }
-func (c *memConn) SetWriteDeadline(t time.Time) error { return c.set(&c.wd, t) }
-
-func (c *memConn) set(d *memDeadline, t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closes > 0 {
-		return c.failed("set", net.ErrClosed)
-	}
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	d.passed = !t.IsZero() && !time.Now().Before(t)
-	if !t.IsZero() && !d.passed {
-		var timer *time.Timer
-		timer = time.AfterFunc(time.Until(t), func() {
-			c.change(func() { d.passed = d.passed || d.timer == timer })
-		})
-		d.timer = timer
-	}
-	c.cond.Broadcast()
-	return nil
-}
-
-func (c *memConn) failed(op string, err error) error {
-	return &net.OpError{Op: op, Net: "memory", Addr: c.RemoteAddr(), Err: err}
-}
-
-type memAddr string
-
-func (memAddr) Network() string  { return "memory" }
-func (a memAddr) String() string { return string(a) }
-
-func (c *memConn) LocalAddr() net.Addr  { return memAddr(fmt.Sprintf("client-%d", c.id)) }
-func (c *memConn) RemoteAddr() net.Addr { return memAddr(fmt.Sprintf("peer-%d", c.id)) }
+func (a memAddr) Network() string { return a.network }
+func (a memAddr) String() string  { return a.name }
 
 // resetError is a different one for each connection, so that a cause can be told from another.
 type resetError uint32

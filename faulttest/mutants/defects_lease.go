@@ -4,6 +4,36 @@ package main
 
 var leaseDefects = []defect{
 	{
+		name:  "duplex-of-a-pinned-connection",
+		what:  "a whole connection is leased though somebody expects a reply on it",
+		edits: []edit{in("half.leaseNow", drop("return 0, false"))},
+		tests: []suite{root("TestDuplexWaitsUntilNothingIsExpectedOfTheConnection")},
+	},
+	{
+		name:  "duplex-still-listed",
+		what:  "a connection stays listed as ready though a Duplex has read what made it so",
+		edits: []edit{in("half.leaseNow", drop("h.unlist()"))},
+		tests: []suite{root("TestDuplexInAPoolWithReadyReaders")},
+	},
+	{
+		name:  "named-waiter-forgotten",
+		what:  "who waits for one half is not told that it is retired",
+		edits: []edit{in("half.markRetired", drop("h.failNamed()"))},
+		tests: []suite{root("TestConnWriterOfAnEndedConnectionGivesTheCause")},
+	},
+	{
+		name:  "named-behind-the-line",
+		what:  "a half that somebody waits for by name goes to the queue",
+		edits: []edit{in("word.arrived", drop("case next.is(poolNamed):"))},
+		tests: []suite{root("TestConnWriterGoesAheadOfTheLine", "TestDuplexWaitsForTheReadHalfOfItsConnection")},
+	},
+	{
+		name:  "unpin-serves-nobody",
+		what:  "the end of the last expectation serves nobody who waits for the whole connection",
+		edits: []edit{in("Conn.Pin", drop("c.c.r.offerNamed()"))},
+		tests: []suite{root("TestDuplexWaitsUntilNothingIsExpectedOfTheConnection")},
+	},
+	{
 		name:  "double-requeue",
 		what:  "the end of a lease puts the half into the queue twice, until the queue is full of entries that are nobody's",
 		edits: []edit{in("half.close", twice("h.queue.put(h)"))},

@@ -79,13 +79,13 @@ var poolDefects = []defect{
 		name:  "not-closed-at-its-end",
 		what:  "a transport is not closed when its peer has closed and both halves are settled",
 		edits: []edit{in("conn.uselessLocked", atStart("return false"))},
-		tests: []suite{root("TestFINWithoutAWriteLeaseClosesTheConnectionAndItsWriteHalfIsNeverLeasedAgain")},
+		tests: []suite{root("TestFINWithoutAWriteLeaseClosesTheConnection")},
 	},
 	{
 		name:  "eof-write-half-pooled",
 		what:  "the write half is leased again after the read half has seen EOF",
 		edits: []edit{in("conn.peerEnded", drop("c.w.retire()"))},
-		tests: []suite{root("TestFINWithoutAWriteLeaseClosesTheConnectionAndItsWriteHalfIsNeverLeasedAgain", "TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays")},
+		tests: []suite{root("TestFINWithoutAWriteLeaseClosesTheConnection", "TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays")},
 	},
 	{
 		name:  "close-spares-the-leased",

@@ -108,7 +108,7 @@ var readyDefects = []defect{
 	{
 		name:  "pins-do-not-count",
 		what:  "one unpin undoes all pins of a connection",
-		edits: []edit{in("Conn.Pin", replace("c.c.pins++", "c.c.pins = 1"))},
+		edits: []edit{in("Conn.Pin", replace("c.c.pins.Add(1)", "c.c.pins.Store(1)"))},
 		tests: []suite{root("TestAPinKeepsAConnectionThatNobodyNeeds")},
 	},
 }

@@ -83,6 +83,19 @@ func (c Calls) All() int {
 	return c.Reads + c.Writes + c.ReadDeadlines + c.WriteDeadlines + c.Closes + c.CloseWrites
 }
 
+// Told is what a Conn's Read and Write have returned of its end.
+type Told struct {
+	EOF bool // that the peer has sent its FIN
+	Err Half // which half was the first to return what the connection died of; 0 if none
+}
+
+// Written is an account of Writes.
+type Written struct {
+	Bytes   int
+	Largest int  // the size of the largest Write
+	Torn    bool // the last Write that wrote anything was short
+}
+
 // wire is what the two ends of a connection share. mu is held for moments only; cond is signalled
 // on every change.
 type wire struct {
@@ -100,6 +113,7 @@ type wire struct {
 	tell    Half  // the halves that are told err
 	sticky  bool  // they are told it each time; otherwise the first to ask is told, and others get EOF and EPIPE
 	errSeen bool  // err has been told
+	told    Told
 
 	writing bool // a Write is under way, others wait for their turn
 
@@ -115,8 +129,7 @@ type wire struct {
 
 	calls                Calls
 	nowReads, nowWrites  int
-	written, largest     int
-	torn                 bool
+	written              Written
 	arrived, sentPackets [][]byte // of Datagrams
 	readErrs             []error  // of Datagrams
 }
@@ -129,9 +142,10 @@ type segment struct {
 
 // deadline is one half's deadline; wire.mu protects it.
 type deadline struct {
-	t      time.Time // as last set, whatever the treatment
-	passed bool
-	timer  *time.Timer
+	t       time.Time // as last set, whatever the treatment
+	passed  bool
+	changes int // how often it was set; a timer that belongs to an earlier change means nothing
+	timer   *time.Timer
 }
 
 // Conn is the end of a connection that the code under test gets. It is a net.Conn with a
@@ -232,9 +246,13 @@ func (c *Conn) read(p []byte) (int, error) {
 			w.cond.Broadcast()
 
 			return n, nil
-		case w.told(Reads):
+		case w.tells(Reads):
 			return 0, c.opError("read", w.err)
-		case w.err != nil && w.tell&Reads != 0, w.inEOF:
+		case w.err != nil && w.tell&Reads != 0:
+			return 0, io.EOF
+		case w.inEOF:
+			w.told.EOF = true
+
 			return 0, io.EOF
 		}
 
@@ -242,13 +260,15 @@ func (c *Conn) read(p []byte) (int, error) {
 	}
 }
 
-// told says whether this half is told the error now, and notes that it was.
-func (w *wire) told(half Half) bool {
+// tells says whether this half is told the error now, and notes that it was.
+func (w *wire) tells(half Half) bool {
 	if w.err == nil || w.tell&half == 0 || w.errSeen && !w.sticky {
 		return false
 	}
 
-	w.errSeen = true
+	if w.errSeen = true; w.told.Err == 0 {
+		w.told.Err = half
+	}
 
 	return true
 }
@@ -293,7 +313,7 @@ func (c *Conn) write(p []byte) (n int, err error) {
 			return n, c.opError("write", net.ErrClosed)
 		case w.wd.passed:
 			return n, c.opError("write", os.ErrDeadlineExceeded)
-		case w.told(Writes):
+		case w.tells(Writes):
 			return n, c.opError("write", w.err)
 		case w.err != nil && w.tell&Writes != 0, w.outEOF:
 			return n, c.opError("write", syscall.EPIPE)
@@ -322,11 +342,11 @@ func (c *Conn) write(p []byte) (n int, err error) {
 }
 
 func (w *wire) note(n, of int) {
-	w.written += n
-	w.largest = max(w.largest, of)
+	w.written.Bytes += n
+	w.written.Largest = max(w.written.Largest, of)
 
 	if n > 0 {
-		w.torn = n < of
+		w.written.Torn = n < of
 	}
 }
 
@@ -446,17 +466,13 @@ func (c *Conn) set(d *deadline, t time.Time) error {
 
 	if d.timer != nil {
 		d.timer.Stop()
-		d.timer = nil
 	}
 
+	d.changes++
 	d.passed = !t.IsZero() && !time.Now().Before(t)
 	if !t.IsZero() && !d.passed {
-		var timer *time.Timer
-
-		timer = time.AfterFunc(time.Until(t), func() {
-			w.change(func() { d.passed = d.passed || d.timer == timer }) // else a later deadline has taken its place
-		})
-		d.timer = timer
+		n := d.changes
+		d.timer = time.AfterFunc(time.Until(t), func() { w.expire(d, n) })
 	}
 
 	w.cond.Broadcast()
@@ -464,7 +480,12 @@ func (c *Conn) set(d *deadline, t time.Time) error {
 	return nil
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// expire is called by the timer of a deadline. Another deadline may have taken its place meanwhile.
+func (w *wire) expire(d *deadline, change int) {
+	w.change(func() { d.passed = d.passed || d.changes == change })
+}
+
+// -------------------------------------------------------------------------------------------------
 // What a test sets, and asks
 
 // TreatDeadlines says how the connection treats deadlines from now on.
@@ -513,16 +534,13 @@ func (c *Conn) DeadlinesLeft() (read, write time.Time) {
 	return c.w.rd.t, c.w.wd.t
 }
 
-// Written says how many bytes have been written, how large the largest Write was, and whether the
-// last Write that wrote anything was short.
-func (c *Conn) Written() (n, largest int, torn bool) {
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
+// Told is what the connection has told of its end so far.
+func (c *Conn) Told() Told { return look(c.w, func() Told { return c.w.told }) }
 
-	return c.w.written, c.w.largest, c.w.torn
-}
+// Written is what the Writes that have returned have written.
+func (c *Conn) Written() Written { return look(c.w, func() Written { return c.w.written }) }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // The peer
 
 // Conn is the other end.
@@ -617,6 +635,26 @@ func (p *Peer) Unsent() (n int) {
 
 	return n
 }
+
+// Ended says whether the peer has ended what it sends: with CloseWrite, Close or the End of
+// Datagrams.
+func (p *Peer) Ended() bool { return look(p.w, func() bool { return p.w.inEOF }) }
+
+// Drop loses what the peer sent and the Conn has not read, and returns how many bytes that was.
+func (p *Peer) Drop() (n int) {
+	p.w.change(func() {
+		for _, s := range p.w.in {
+			n += len(s.data)
+		}
+
+		p.w.in = nil
+	})
+
+	return n
+}
+
+// Allowed returns how many bytes the Conn may still write. Below zero there is no bound.
+func (p *Peer) Allowed() int { return look(p.w, func() int { return p.w.credit }) }
 
 // Allow lets the Conn write n bytes more, and then stalls it; below zero lifts the bound. Allow(0)
 // is a zero window.

@@ -2,6 +2,7 @@ package fakenet
 
 import (
 	"bytes"
+	"io"
 	"net"
 	"os"
 )
@@ -56,6 +57,10 @@ func (d *Datagrams) read(p []byte) (int, error) {
 			w.arrived = w.arrived[1:]
 
 			return n, nil
+		case w.inEOF:
+			w.told.EOF = true
+
+			return 0, io.EOF
 		}
 
 		w.cond.Wait()
@@ -92,10 +97,17 @@ func (d *Datagrams) Deliver(packets ...string) {
 	})
 }
 
+// End has Reads return io.EOF behind the last packet, as on a SEQPACKET socket.
+func (d *Datagrams) End() { _ = d.peer.CloseWrite() }
+
 // FailRead has one Read return err, before any packet that has arrived.
 func (d *Datagrams) FailRead(err error) {
 	d.w.change(func() { d.w.readErrs = append(d.w.readErrs, err) })
 }
+
+// Peer is the test's end. What it sends and reads is no packet, but it says whether packets have
+// ended.
+func (d *Datagrams) Peer() *Peer { return d.peer }
 
 // Allow stalls writes if n is 0, and lets them go on otherwise.
 func (d *Datagrams) Allow(n int) { d.peer.Allow(n) }

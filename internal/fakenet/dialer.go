@@ -6,80 +6,12 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
-// CloseCounter is a connection that counts the calls of its Close.
-type CloseCounter interface {
-	net.Conn
-
-	Closes() int
-}
-
-// Books say which connections were closed exactly once, and which were not.
-type Books struct {
-	mu    sync.Mutex
-	conns []CloseCounter
-	back  map[CloseCounter]bool
-}
-
-// Watch puts connections in the books.
-func (b *Books) Watch(conns ...CloseCounter) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-
-	b.conns = append(b.conns, conns...)
-}
-
-// HandedBack says that these must never be closed, because they still belong to the test.
-func (b *Books) HandedBack(conns ...CloseCounter) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-
-	if b.back == nil {
-		b.back = map[CloseCounter]bool{}
-	}
-
-	for _, c := range conns {
-		b.back[c] = true
-	}
-}
-
-// Open returns how many connections have not been closed.
-func (b *Books) Open() (n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-
-	for _, c := range b.conns {
-		if c.Closes() == 0 {
-			n++
-		}
-	}
-
-	return n
-}
-
-// Unbalanced returns what is wrong, one line for each connection that was not closed exactly once,
-// or "".
-func (b *Books) Unbalanced() (wrong string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-
-	for _, c := range b.conns {
-		want := 1
-		if b.back[c] {
-			want = 0
-		}
-
-		if n := c.Closes(); n != want {
-			wrong += fmt.Sprintf("\n\t%v was closed %d times, not %d", c.RemoteAddr(), n, want)
-		}
-	}
-
-	return wrong
-}
-
-// Dialer dials under the test's control. Each Dial blocks until the test answers it, or is answered
-// by Auto at once. It counts the dials, and what they and their connections take of a capacity.
+// Dialer dials under the test's control: as a function that returns a connection, or as one that
+// attaches it to a handle. Each call blocks until the test answers it, or is answered by Auto at
+// once. The Dialer counts the calls, and what they and their connections take of a capacity.
 type Dialer struct {
 	// Set before use.
 	Auto      func(n int) (*Conn, error)       // answers the nth dial, counting from 1
@@ -104,8 +36,9 @@ type DialCounts struct {
 
 // Dial is a dial in progress, which waits for its answer.
 type Dial struct {
-	N   int // counting from 1
-	Ctx context.Context
+	N      int // counting from 1
+	Ctx    context.Context
+	Handle net.Conn // of Connect
 
 	answer chan func() (*Conn, error)
 }
@@ -120,7 +53,26 @@ func NewDialer(t testing.TB) *Dialer {
 
 // Dial has the signature that dial functions have.
 func (d *Dialer) Dial(ctx context.Context) (net.Conn, error) {
-	call := &Dial{Ctx: ctx, answer: make(chan func() (*Conn, error), 1)}
+	conn, err := d.do(&Dial{Ctx: ctx}, func(*Conn) error { return nil })
+	if conn == nil {
+		return nil, err
+	}
+
+	return conn, err
+}
+
+// Connect is a dial for functions that get a handle. It calls attach with the handle and the
+// connection that the test has answered with, and returns what attach returns. A dial that is
+// answered with neither a connection nor an error attaches nothing.
+func (d *Dialer) Connect(ctx context.Context, handle net.Conn, attach func(handle, conn net.Conn) error) error {
+	_, err := d.do(&Dial{Ctx: ctx, Handle: handle}, func(conn *Conn) error { return attach(handle, conn) })
+
+	return err
+}
+
+// do has the call answered. It is in progress until then has returned.
+func (d *Dialer) do(call *Dial, then func(*Conn) error) (conn *Conn, err error) {
+	call.answer = make(chan func() (*Conn, error), 1)
 
 	d.count(func(c *DialCounts) {
 		c.Total++
@@ -128,7 +80,6 @@ func (d *Dialer) Dial(ctx context.Context) (net.Conn, error) {
 		call.N = c.Total
 	})
 
-	var conn *Conn
 	defer func() { // also when an answer panics
 		if conn == nil || !conn.AfterClose(func() { d.count(func(c *DialCounts) { c.Open-- }) }) {
 			d.count(func(c *DialCounts) { c.Dialing-- })
@@ -137,9 +88,8 @@ func (d *Dialer) Dial(ctx context.Context) (net.Conn, error) {
 		}
 	}()
 
-	var err error
-	if conn, err = d.wait(call); conn == nil {
-		return nil, err
+	if conn, err = d.wait(call); err == nil && conn != nil {
+		err = then(conn)
 	}
 
 	return conn, err
@@ -188,10 +138,32 @@ func (d *Dialer) Counts() DialCounts {
 	return d.counts
 }
 
+// Total returns how many dials there have been.
+func (d *Dialer) Total() int { return d.Counts().Total }
+
 // Next waits for the next dial and returns it, unanswered.
 func (d *Dialer) Next() *Dial { return <-d.calls }
 
-// Pending returns how many dials have not been taken by Next.
+// NextWithin is Next that waits for t at most, and returns nil then.
+func (d *Dialer) NextWithin(t time.Duration) *Dial {
+	select {
+	case call := <-d.calls:
+		return call
+	case <-time.After(t):
+		return nil
+	}
+}
+
+// TakePending returns the dials that wait, unanswered.
+func (d *Dialer) TakePending() (calls []*Dial) {
+	for len(d.calls) > 0 {
+		calls = append(calls, <-d.calls)
+	}
+
+	return calls
+}
+
+// Pending returns how many dials nobody has taken.
 func (d *Dialer) Pending() int { return len(d.calls) }
 
 // Do answers by what f returns, panics with, or does otherwise; it runs in the dial's goroutine.

@@ -62,13 +62,17 @@ func TestAReadTakesWhatWasSentAndThenEOF(t *testing.T) {
 	n, err := c.Read(b)
 	equal(t, "abc", string(b[:n]), "the first Read")
 	is(t, err, nil)
+	equal(t, false, p.Ended(), "ended")
 	equal(t, nil, p.CloseWrite(), "CloseWrite")
+	equal(t, true, p.Ended(), "ended")
 
 	n, _ = c.Read(b)
 	equal(t, "d", string(b[:n]), "the second Read")
 
+	equal(t, Told{}, c.Told(), "told")
 	_, err = c.Read(b)
 	equal(t, io.EOF, err, "the end")
+	equal(t, Told{EOF: true}, c.Told(), "told")
 
 	_, err = c.Write([]byte("still"))
 	is(t, err, nil)
@@ -105,15 +109,15 @@ func TestAWriteStopsAtTheAllowanceAndIsShortWhenInterrupted(t *testing.T) {
 		equal(t, time.Second, time.Since(began), "time")
 		equal(t, "hel", p.Unread(), "unread")
 
-		written, largest, torn := c.Written()
-		equal(t, [2]int{3, 5}, [2]int{written, largest}, "written, and the largest Write")
-		equal(t, true, torn, "torn")
+		equal(t, Written{Bytes: 3, Largest: 5, Torn: true}, c.Written(), "what was written")
 
 		_ = c.SetWriteDeadline(time.Time{})
 		w := later(c.Write, []byte("xy"))
 		synctest.Wait()
 		equal(t, 0, len(w), "the Write has not returned")
+		equal(t, 0, p.Allowed(), "allowed")
 		p.Allow(-1)
+		equal(t, -1, p.Allowed(), "allowed")
 		equal(t, result{2, nil}, <-w, "the Write")
 
 		_ = c.CloseWrite()
@@ -166,6 +170,29 @@ func TestALaterDeadlineReplacesAnEarlierOne(t *testing.T) {
 	})
 }
 
+// A timer may have fired already when a new deadline stops it, and come for the lock only
+// afterwards.
+func TestATimerThatComesTooLateEndsNoLaterDeadline(t *testing.T) {
+	for name, later := range map[string]time.Time{"none": {}, "another": time.Now().Add(time.Hour)} {
+		c, p := Pair()
+		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+		late := c.w.rd.changes
+		_ = c.SetReadDeadline(later)
+		c.w.expire(&c.w.rd, late)
+		p.Send("x")
+		_, err := c.Read(make([]byte, 1))
+		equal(t, nil, err, "a Read after "+name)
+		is(t, c.Close(), nil)
+	}
+
+	c, _ := Pair()
+	_ = c.SetReadDeadline(time.Now().Add(time.Hour))
+	c.w.expire(&c.w.rd, c.w.rd.changes)
+	_, err := c.Read(make([]byte, 1))
+	is(t, err, os.ErrDeadlineExceeded)
+	is(t, c.Close(), nil)
+}
+
 func TestDeadlinesAreRefusedOrIgnoredOnDemand(t *testing.T) {
 	c, p := Pair()
 	at := time.Unix(1, 0)
@@ -194,8 +221,10 @@ func TestAResetIsToldToTheFirstAskerAndABreakToAll(t *testing.T) {
 	equal(t, result{4, nil}, result{n, err}, "what was sent before")
 	_, err = c.Write(b)
 	is(t, err, syscall.ECONNRESET)
+	equal(t, Told{Err: Writes}, c.Told(), "told")
 	_, err = c.Read(b)
 	equal(t, io.EOF, err, "the other half's Read")
+	equal(t, Told{Err: Writes}, c.Told(), "told")
 	_, err = c.Write(b)
 	is(t, err, syscall.EPIPE)
 
@@ -207,7 +236,13 @@ func TestAResetIsToldToTheFirstAskerAndABreakToAll(t *testing.T) {
 		is(t, err, syscall.ETIMEDOUT)
 		_, err = c.Write(b)
 		is(t, err, syscall.ETIMEDOUT)
+		equal(t, Told{Err: Reads}, c.Told(), "told")
 	}
+
+	_, p = Pair()
+	p.SendSegments("ab", "cd")
+	equal(t, 4, p.Drop(), "dropped")
+	equal(t, 0, p.Drop()+p.Unsent(), "dropped")
 }
 
 func TestABrokenHalfLeavesTheOtherAlone(t *testing.T) {
@@ -432,13 +467,13 @@ func TestAGateHoldsUpOneCallAfterItIsArmed(t *testing.T) {
 func TestDatagramsKeepTheirEdges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := NewDatagrams()
-		d.Deliver("long", "b")
+		d.Deliver("long", "", "b")
 		d.FailRead(syscall.ECONNREFUSED)
 		b := make([]byte, 2)
 		_, err := d.Read(b)
 		is(t, err, syscall.ECONNREFUSED)
 
-		for _, want := range []string{"lo", "b"} {
+		for _, want := range []string{"lo", "", "b"} {
 			n, err := d.Read(b)
 			is(t, err, nil)
 			equal(t, want, string(b[:n]), "a packet")
@@ -459,6 +494,14 @@ func TestDatagramsKeepTheirEdges(t *testing.T) {
 		equal(t, "one three", strings.Join(d.Packets(), " "), "what was sent")
 		equal(t, "udp", d.LocalAddr().Network()[:3], "network")
 		equal(t, "udp", d.RemoteAddr().Network()[:3], "network")
+		_ = d.SetReadDeadline(time.Time{})
+		d.Deliver("z")
+		d.End()
+		equal(t, true, d.Peer().Ended(), "ended")
+		n, err := d.Read(b)
+		equal(t, result{1, nil}, result{n, err}, "the last packet")
+		_, err = d.Read(b)
+		equal(t, io.EOF, err, "the end")
 		is(t, d.Close(), nil)
 		_, err = d.Read(b)
 		is(t, err, net.ErrClosed)
@@ -528,6 +571,53 @@ func TestADialBlocksUntilItIsAnswered(t *testing.T) {
 	})
 }
 
+func TestAConnectIsAnsweredLikeADialAndAttaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := NewDialer(t)
+		handle, _ := Pair()
+		var attached net.Conn
+		attach := func(h, conn net.Conn) error {
+			equal[net.Conn](t, handle, h, "the handle")
+			attached = conn
+			equal(t, 1, d.Counts().Dialing, "it is in progress while it attaches")
+
+			return io.ErrNoProgress
+		}
+		connect := func() <-chan result {
+			return later(func([]byte) (int, error) { return 0, d.Connect(t.Context(), handle, attach) }, nil)
+		}
+
+		equal(t, nil, d.NextWithin(time.Second), "a dial")
+		c, _ := Pair()
+		done := connect()
+		call := d.NextWithin(time.Second)
+		equal[net.Conn](t, handle, call.Handle, "the call's handle")
+		call.Succeed(c)
+		is(t, (<-done).err, io.ErrNoProgress)
+		equal[net.Conn](t, c, attached, "attached")
+		equal(t, DialCounts{Total: 1, Open: 1, PeakDialing: 1, PeakInUse: 1}, d.Counts(), "counts")
+		is(t, c.Close(), nil)
+
+		attached = nil
+		answers := []func(*Dial){
+			func(call *Dial) { call.Fail(io.ErrClosedPipe) },
+			func(call *Dial) { call.Do(func() (*Conn, error) { return nil, nil }) },
+		}
+		for i, want := range []error{io.ErrClosedPipe, nil} {
+			done = connect()
+			synctest.Wait()
+			calls := d.TakePending()
+			equal(t, 1, len(calls), "dials that wait")
+			answers[i](calls[0])
+			equal(t, want, (<-done).err, "what Connect returns")
+		}
+		equal(t, nil, attached, "attached")
+		equal(t, 3, d.Total(), "dials")
+		equal(t, 0, d.Counts().Open+d.Counts().Dialing, "open and in progress")
+		equal(t, 0, len(d.TakePending()), "dials that wait")
+	})
+}
+
 func TestAListenerHandsOutBothEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := Listen()
@@ -579,6 +669,59 @@ func TestBooksSeeAConnectionLeftOpenAndOneClosedTwice(t *testing.T) {
 	for c, named := range map[*Conn]bool{open: true, once: false, twice: true, back: false, taken: true} {
 		equal(t, named, strings.Contains(wrong, c.RemoteAddr().String()+" was"), c.RemoteAddr().String())
 	}
+}
+
+// failing notes failures and cleanups instead of carrying them out.
+type failing struct {
+	testing.TB
+
+	cleanups []func()
+	failures int
+}
+
+func (f *failing) Helper()               {}
+func (f *failing) Cleanup(do func())     { f.cleanups = append(f.cleanups, do) }
+func (f *failing) Errorf(string, ...any) { f.failures++ }
+
+func (f *failing) end() int {
+	for _, do := range f.cleanups {
+		do()
+	}
+
+	return f.failures
+}
+
+func TestBooksFailATestThatLeavesAConnectionOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, closed := range []bool{true, false} {
+			f := &failing{TB: t}
+			b := NewBooks(f)
+			conns, _ := b.Pairs(2)
+			d := b.Datagrams()
+			equal(t, 3, b.Open(), "open")
+			_ = conns[0].Close()
+			_ = d.Close()
+			time.AfterFunc(time.Second, func() { // whoever closes has a moment
+				if closed {
+					_ = conns[1].Close()
+				}
+			})
+			equal(t, !closed, f.end() > 0, "the test fails")
+		}
+	})
+}
+
+func TestTheProcessIsBalanced(t *testing.T) {
+	equal(t, false, InBubble(), "a bubble")
+	synctest.Test(t, func(t *testing.T) { equal(t, true, InBubble(), "a bubble") })
+
+	f := &failing{TB: t}
+	BalanceProcess(f)
+	stop := make(chan struct{})
+	go func() { <-stop }()
+	time.AfterFunc(50*time.Millisecond, func() { close(stop) })
+	equal(t, 0, f.end(), "failures once the goroutine has ended")
+	equal(t, 1, len(f.cleanups), "checks")
 }
 
 func TestAddressesDiffer(t *testing.T) {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 )
 
 // FuzzReadsAndStreamsDeliverWhatWasSent plays a program of sends, Reads, streams, cancels and lease changes against a
@@ -47,7 +49,7 @@ func FuzzReadsAndStreamsDeliverWhatWasSent(f *testing.F) {
 type game struct {
 	t    *testing.T
 	m    *plex.Multiplexer
-	peer *fakePeer
+	peer *fakenet.Peer
 
 	sent      string
 	delivered int
@@ -102,7 +104,7 @@ func (g *game) step(op byte, arg int) {
 			p := make([]byte, arg%60)
 			oracle(p, 1, int64(len(g.sent)))
 			g.sent += string(p)
-			g.peer.send(string(p))
+			g.peer.Send(string(p))
 		}
 	case 'b' % 11:
 		g.read(1 + arg%70)
@@ -135,7 +137,7 @@ func (g *game) step(op byte, arg int) {
 		g.lease()
 	case 'g' % 11:
 		g.eof = true
-		g.peer.closeWrite()
+		g.peer.CloseWrite()
 	case 'h' % 11: // a deadline passes
 		require.NoError(g.t, g.r.SetReadDeadline(time.Now().Add(time.Millisecond)))
 		time.Sleep(2 * time.Millisecond)
@@ -215,4 +217,117 @@ func (g *game) finish() {
 
 	require.Len(g.t, g.sent, g.delivered)
 	require.Equal(g.t, g.eof, g.m.Stats().Lost == 1 && g.m.Stats().Killed == 0, "lost by the EOF and nothing else")
+}
+
+func TestStreamsAreOneAtATime(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		r := readerOf(t, m)
+		in := receiving(t, t.Context(), r, k, 2)
+
+		for range 2 { // once while its Read is blocked, once while it waits for its consumer
+			synctest.Wait()
+
+			_, err := r.Read(make([]byte, 1))
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			_, err = r.Recv(t.Context(), 1)
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			_, err = r.RecvChunks(t.Context(), 1)
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			require.NoError(t, r.Err())
+			p.Send(text(20))
+		}
+
+		require.Equal(t, text(20)+text(20), in.take(40))
+		requireClosed(t, r)
+		requireKept(t, m, 1)
+	})
+}
+
+func TestStreamIsRefusedWhileAReadIsUnderWayOrWaitsForIt(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		r := readerOf(t, m)
+		read := reading(r, make([]byte, 1))
+
+		synctest.Wait()
+
+		started := later(func() error {
+			in, err := receive(t.Context(), r, k, 1)
+			if err != nil {
+				return err
+			}
+
+			if got := in.take(1); got != "b" {
+				return errors.New("the stream got " + got)
+			}
+
+			return nil
+		})
+
+		synctest.Wait()
+		p.Send("a")
+		require.Equal(t, outcome{1, nil}, <-read)
+		p.Send("b")
+
+		if err := <-started; err != nil {
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			require.Equal(t, "b", readN(t, r, 1))
+		}
+
+		requireClosed(t, r)
+		requireKept(t, m, 1)
+	})
+}
+
+func TestSendStreamsAreOneAtATime(t *testing.T) {
+	forEachKind(t, func(t *testing.T, l *ledger, k streamKind) {
+		m, _, p := l.single()
+		w := writerOf(t, m)
+		out := sending(t, t.Context(), w, k, 4)
+
+		for range 2 { // once while it waits for its sender, once while its Write is blocked
+			synctest.Wait()
+
+			_, err := w.Write([]byte("no"))
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			_, err = w.Send(t.Context(), 1)
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			_, err = w.SendChunks(t.Context(), 1)
+			require.ErrorIs(t, err, plex.ErrStreaming)
+			require.NoError(t, w.Err())
+			p.Allow(0)
+			out.send("x")
+		}
+
+		p.Allow(-1)
+		out.end()
+		requireClosed(t, w)
+		require.Equal(t, "xx", p.Unread())
+		requireKept(t, m, 1)
+	})
+}
+
+func TestSendStreamsOfOneLeaseFollowEachOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, _, p := l.single()
+		w := writerOf(t, m)
+		var want strings.Builder
+
+		for i, k := range []streamKind{perByte, perByte, inChunks, inChunks, perByte} {
+			out := sending(t, t.Context(), w, k, i)
+			out.send("stream")
+			out.end()
+			synctest.Wait()
+
+			_, err := w.Write([]byte(" then "))
+			require.NoError(t, err)
+
+			want.WriteString("stream then ")
+		}
+
+		require.Equal(t, want.String(), p.Unread())
+		requireClosed(t, w)
+		requireKept(t, m, 1)
+	})
 }

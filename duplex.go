@@ -1,0 +1,240 @@
+package plex
+
+// Whole connections: both halves of one connection in one lease.
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"go.atomizer.io/plex/internal/caller"
+)
+
+// Duplex is a lease on a whole connection: for protocols in which a connection keeps a caller's state,
+// or answers in order, and for code that wants a [net.Conn], such as net/textproto, net/smtp, bufio or
+// a driver. It is a small value: copies are the same lease. The zero Duplex is a lease that has ended.
+//
+// All methods may be called from several goroutines. After Close, Kill or Detach a Duplex never reaches
+// the connection again, though the connection may be someone else's by then: its methods return
+// [ErrLeaseClosed]. So it may be given to code that closes a connection twice.
+//
+// What the peer sent and the consumer has not read when the lease ends goes to whoever reads next.
+type Duplex struct {
+	r, w     *half
+	rid, wid word
+}
+
+var _ net.Conn = Duplex{}
+
+// Duplex leases a whole connection. Callers are served first come, first served, together with those of
+// [Multiplexer.Writer]. A connection whose read half is idle is preferred. If there is none, the caller
+// keeps the write half that it got, and waits until the connection's reader closes its lease and nobody
+// expects anything of the connection (see [Conn.Pin]). ctx, timeout and the errors are as in
+// [Multiplexer.Writer].
+//
+// A Duplex goes with Reader and with ReadyReader.
+func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (Duplex, error) {
+	if ctx == nil {
+		return Duplex{}, errNilContext("Duplex")
+	}
+	w, wid, err := m.acquire(ctx, timeout, &m.writers)
+	if err != nil {
+		return Duplex{}, asDuplex(err)
+	}
+	rid, ok := w.conn.r.leaseNow(true)
+	if !ok {
+		if w, wid, rid, err = m.duplexSlow(ctx, timeout, w, wid); err != nil {
+			return Duplex{}, err
+		}
+	}
+	d := Duplex{&w.conn.r, w, rid, wid}
+	if m.tracks {
+		w.remember(wid)
+		d.r.remember(rid)
+	}
+	return d, nil
+}
+
+// asDuplex has an error of an acquire tell of a whole connection.
+func asDuplex(err error) error {
+	var failed *AcquireError
+	if errors.As(err, &failed) {
+		failed.Half = duplexName
+	}
+	return err
+}
+
+// duplexName is what a caller of Duplex asks for.
+const duplexName = "whole connection"
+
+// duplexSlow is the rest of Duplex for a write half whose read half is not to be had now.
+func (m *Multiplexer) duplexSlow(ctx context.Context, timeout time.Duration, w *half, wid word) (*half, word, word, error) {
+	start := time.Now()
+	for {
+		if other, otherID, rid, ok := m.idleConnection(); ok {
+			_ = w.close(wid)
+			return other, otherID, rid, nil
+		}
+		left := remaining(timeout, start)
+		rid, err := w.conn.r.leaseNamed(ctx, left, true)
+		if err == nil {
+			return w, wid, rid, nil
+		}
+		_ = w.close(wid)
+		if ctx.Err() != nil || errors.Is(err, ErrTimeout) {
+			return nil, 0, 0, m.namedFailed(&m.writers, duplexName, time.Since(start), err)
+		}
+		// The connection has ended, so another is asked for.
+		if w, wid, err = m.acquire(ctx, remaining(timeout, start), &m.writers); err != nil {
+			return nil, 0, 0, asDuplex(err)
+		}
+		if rid, ok := w.conn.r.leaseNow(true); ok {
+			return w, wid, rid, nil
+		}
+	}
+}
+
+// remaining is what is left of a caller's timeout; negative if nothing is, and 0 if there is none.
+func remaining(timeout time.Duration, start time.Time) time.Duration {
+	if timeout <= 0 {
+		return timeout
+	}
+	if left := timeout - time.Since(start); left > 0 {
+		return left
+	}
+	return -1
+}
+
+// idleConnection leases a connection of which both halves are idle, if there is one. It looks at each
+// idle write half once, and what it cannot use goes to the end of the queue.
+func (m *Multiplexer) idleConnection() (w *half, wid, rid word, ok bool) {
+	type lease struct {
+		h  *half
+		id word
+	}
+	var unfit []lease
+	for range m.writers.listed() {
+		h, id, err := m.tryTake(&m.writers)
+		if h == nil || err != nil {
+			break
+		}
+		if rid, ok = h.conn.r.leaseNow(true); ok {
+			w, wid = h, id
+			break
+		}
+		unfit = append(unfit, lease{h, id})
+	}
+	for _, l := range unfit {
+		_ = l.h.close(l.id)
+	}
+	return w, wid, rid, ok
+}
+
+// namedFailed makes the diagnosis for a lease by name that could not be had.
+func (m *Multiplexer) namedFailed(q *queue, name string, waited time.Duration, why error) error {
+	switch {
+	case errors.Is(why, ErrTimeout):
+		q.timedOut.Add(1)
+	case errors.Is(why, context.Canceled), errors.Is(why, context.DeadlineExceeded):
+		q.canceled.Add(1)
+	}
+	err := m.acquireFailed(q, waited, why)
+	var failed *AcquireError
+	if errors.As(err, &failed) {
+		failed.Half = name
+	}
+	return err
+}
+
+// Writer leases the write half of just this connection, ahead of the callers of [Multiplexer.Writer]:
+// for heartbeats, for cancels, and for replies that must go where the question came from. ctx and
+// timeout are as there. If the connection has ended, or is retired, the error gives its cause.
+func (c Conn) Writer(ctx context.Context, timeout time.Duration) (Writer, error) {
+	switch {
+	case ctx == nil:
+		return Writer{}, errNilContext("Conn.Writer")
+	case c.c == nil:
+		return Writer{}, ErrLeaseClosed
+	}
+	m, h := c.c.m, &c.c.w
+	if ctx.Err() != nil {
+		return Writer{}, m.namedFailed(&m.writers, thisWriter, 0, caller.ContextError(ctx))
+	}
+	start := time.Now()
+	id, err := h.leaseNamed(ctx, timeout, false)
+	if err != nil {
+		return Writer{}, m.namedFailed(&m.writers, thisWriter, time.Since(start), err)
+	}
+	if m.tracks {
+		h.remember(id)
+	}
+	return Writer{h, id}, nil
+}
+
+// thisWriter is what a caller of Conn.Writer asks for.
+const thisWriter = "writer of this connection"
+
+func (d Duplex) reader() Reader { return Reader{d.r, d.rid} }
+func (d Duplex) writer() Writer { return Writer{d.w, d.wid} }
+
+// Read reads from the connection, see [Reader.Read].
+func (d Duplex) Read(p []byte) (int, error) { return d.reader().Read(p) }
+
+// Write writes to the connection, see [Writer.Write].
+func (d Duplex) Write(p []byte) (int, error) { return d.writer().Write(p) }
+
+// SetDeadline sets both deadlines, see [Reader.SetReadDeadline] and [Writer.SetWriteDeadline].
+func (d Duplex) SetDeadline(t time.Time) error {
+	if err := d.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return d.SetWriteDeadline(t)
+}
+
+// SetReadDeadline sets the deadline of this lease's Reads, see [Reader.SetReadDeadline].
+func (d Duplex) SetReadDeadline(t time.Time) error { return d.reader().SetReadDeadline(t) }
+
+// SetWriteDeadline sets the deadline of this lease's Writes, see [Writer.SetWriteDeadline].
+func (d Duplex) SetWriteDeadline(t time.Time) error { return d.writer().SetWriteDeadline(t) }
+
+// LocalAddr returns the local address of the connection, also after the lease has ended; nil for the
+// zero Duplex.
+func (d Duplex) LocalAddr() net.Addr { return d.w.localAddr() }
+
+// RemoteAddr returns the remote address of the connection, also after the lease has ended; nil for the
+// zero Duplex.
+func (d Duplex) RemoteAddr() net.Addr { return d.w.remoteAddr() }
+
+// Conn returns the name of the connection, also after the lease has ended.
+func (d Duplex) Conn() Conn { return d.w.name() }
+
+// Err says why the connection has failed, nil while all is well. It may also be asked after Close.
+func (d Duplex) Err() error {
+	if d.w == nil {
+		return ErrLeaseClosed
+	}
+	return errors.Join(d.reader().Err()) // both halves report the same cause
+}
+
+// Close ends the lease and puts the connection back for the next. It may be called at any moment: it
+// interrupts this lease's blocked Read and Write and waits until they are out. A second Close does
+// nothing but return [ErrLeaseClosed].
+func (d Duplex) Close() error {
+	if d.w == nil {
+		return ErrLeaseClosed
+	}
+	err := d.r.closeNamed(d.rid) // first, so that the next caller finds the read half idle
+	return errors.Join(d.w.close(d.wid), err)
+}
+
+// Kill ends the lease and the connection with it. The connection is closed and counts as lost. After
+// the lease's end Kill does nothing but return [ErrLeaseClosed].
+func (d Duplex) Kill() error {
+	if d.w == nil {
+		return ErrLeaseClosed
+	}
+	err := d.w.kill(d.wid)
+	_ = d.r.kill(d.rid)
+	return err
+}

@@ -1,0 +1,203 @@
+package plex
+
+// Leases by name: of a half of one connection, for a caller who needs just that one. It gets the
+// half at once if that is idle, and otherwise waits in a line of the half's own, which is served
+// ahead of the queue by whoever brings the half back.
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"go.atomizer.io/plex/internal/caller"
+)
+
+// named is the line of callers who wait for one half.
+type named struct {
+	mu   sync.Mutex
+	line []*namedWaiter // in the order in which they came
+}
+
+// namedWaiter is a caller in that line.
+type namedWaiter struct {
+	alone bool      // it is served only while nobody expects anything of the connection, see Conn.Pin
+	got   chan word // its lease, once; 0 if the half has been retired
+}
+
+// first returns the first waiter that can be served, -1 if there is none.
+func (l *named) first(h *half) int {
+	return slices.IndexFunc(l.line, func(w *namedWaiter) bool { return !w.alone || h.conn.isFree() })
+}
+
+// isFree reports whether nobody expects anything of the connection.
+func (c *conn) isFree() bool { return c.pins.Load() == 0 }
+
+// leaseNow leases h if it is idle. For a caller who wants it alone, nobody may expect anything of
+// the connection.
+func (h *half) leaseNow(alone bool) (word, bool) {
+	if alone && !h.conn.isFree() {
+		return 0, false
+	}
+	w := h.word()
+	if w.idle() && !w.is(poolListed) && h.swap(w, w+leaseOne|leaseLive) {
+		return w.lease() + leaseOne, true
+	}
+	from, ok := h.change(word.named)
+	if ok && from.is(poolListed) && from.is(poolOnDemand) {
+		h.unlist() // what it is listed for is read by this lease
+	}
+	return from.lease() + leaseOne, ok
+}
+
+// unlist drops the entry of a half that is not idle.
+func (h *half) unlist() {
+	for h.word().is(poolListed) {
+		h.queue.sweeping.Lock()
+		h.queue.sweepLocked(1)
+		h.queue.sweeping.Unlock()
+		runtime.Gosched() // a caller has the entry in hand, and is about to drop it
+	}
+}
+
+// leaseNamed leases h, and waits for it if need be. It returns the cause if the half is never
+// leased again.
+func (h *half) leaseNamed(ctx context.Context, timeout time.Duration, alone bool) (word, error) {
+	if id, ok := h.leaseNow(alone); ok {
+		return id, nil
+	}
+	if timeout < 0 && !h.word().is(poolRetired) {
+		return 0, ErrTimeout
+	}
+	w := &namedWaiter{alone: alone, got: make(chan word, 1)}
+	h.named.mu.Lock()
+	h.named.line = append(h.named.line, w)
+	h.named.mu.Unlock()
+	h.offerNamed()
+
+	var expired <-chan time.Time
+	if timeout > 0 {
+		timer := h.conn.m.timers.get(timeout)
+		defer h.conn.m.timers.put(timer)
+		expired = timer.C
+	}
+	var err error
+	select {
+	case id := <-w.got:
+		return h.grantedTo(id)
+	case <-ctx.Done():
+		err = caller.ContextError(ctx)
+	case <-expired:
+		err = ErrTimeout
+	}
+	if !h.named.remove(w) {
+		return h.grantedTo(<-w.got) // it has been served at the same moment
+	}
+	return 0, err
+}
+
+// grantedTo ends a wait: with the lease, or with the cause if the half is never leased again.
+func (h *half) grantedTo(id word) (word, error) {
+	if id != 0 {
+		if w := h.word(); w.is(poolListed) && w.is(poolOnDemand) {
+			h.unlist()
+		}
+		return id, nil
+	}
+	m := h.conn.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return 0, h.conn.endCause()
+}
+
+// remove takes a waiter out of the line. It reports false if it is not there any more.
+func (l *named) remove(w *namedWaiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.line, w)
+	if i < 0 {
+		return false
+	}
+	l.line = slices.Delete(l.line, i, i+1)
+	return true
+}
+
+// offerNamed sees to it that the line is served: by whoever has the half now, when it arrives, or
+// here if it is idle. It is called when a waiter has come, and when one may be served that could
+// not be before.
+func (h *half) offerNamed() {
+	waits, waitsNow := h.named.waits(h)
+	for waits {
+		w, promised := h.word(), false
+		if waitsNow {
+			w, promised = h.change(word.wanted)
+		}
+		switch {
+		case w.is(poolRetired):
+			h.failNamed()
+			return
+		case !waitsNow: // until the connection is free
+			return
+		case promised:
+			h.leaveParking()
+			return
+		case h.hold():
+			h.serveNamed()
+			return
+		}
+	}
+}
+
+// waits reports whether anyone is in the line, and whether anyone can be served now.
+func (l *named) waits(h *half) (waits, now bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.line) > 0, l.first(h) >= 0
+}
+
+// serveNamed gives a half that is held to the first in the line, or brings it back if there is
+// none.
+func (h *half) serveNamed() {
+	if !h.grantNamed() {
+		h.arrive(fromHold)
+	}
+}
+
+func (h *half) grantNamed() bool {
+	l := &h.named
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.first(h)
+	if i < 0 {
+		h.unset(poolNamed)
+		return false
+	}
+	w := l.line[i]
+	l.line = slices.Delete(l.line, i, i+1)
+	more := l.first(h) >= 0
+	from, ok := h.change(func(w word) (word, bool) { return w.granted(more) })
+	if !ok { // it has been retired: nobody gets it any more
+		w.got <- 0
+		l.failLocked()
+		h.unset(poolNamed)
+		return false
+	}
+	w.got <- from.lease() + leaseOne // it holds one
+	return true
+}
+
+// failNamed tells all in the line that the half is never leased again.
+func (h *half) failNamed() {
+	l := &h.named
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failLocked()
+}
+
+func (l *named) failLocked() {
+	for _, w := range l.line {
+		w.got <- 0
+	}
+	l.line = nil
+}
