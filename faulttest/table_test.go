@@ -64,7 +64,7 @@ var table = []row{
 	{"a consumer kills young connections of a service that is well", tests(TestFaultAConsumerKillsYoungConnections)},
 	{"a small accept backlog at start", backlogTests},
 	{"a transport's Close that is slow or never returns", tests(TestFaultATransportsCloseThatNeverReturns)},
-	{"any foreign function panics, exits its goroutine or hangs", tests(TestFaultAForeignFunctionGoesWrong, TestFaultATransportGoesWrong, TestFaultAProtocolGoesWrong)},
+	{"any foreign function panics, exits its goroutine or hangs", tests(TestFaultAForeignFunctionGoesWrong, TestFaultATransportGoesWrong, TestFaultATransportEndsTheGoroutine, TestFaultAProtocolGoesWrong)},
 	{"deadlines of transports without a kernel", tests(TestFaultDeadlinesOfATransportWithoutAKernel)},
 	{"the process stands still for seconds", stoppedTests},
 	{"TLS key update while a Write is blocked", tests(TestFaultKeyUpdateWhileAWriteIsBlocked)},
