@@ -6,7 +6,7 @@ package plex
 //	phase    to       when                                             why
 //	claimed  open     it is admitted                                   none
 //	claimed  closing  its connect fails                                lost, killed, shut down
-//	open     open     it is due: to be retired between leases          expired
+//	open     open     it is due: to be retired between leases          expired, renewed
 //	open     leaving  it is of no more use, and its slot is refilled   any
 //	leaving  closing  nobody needs the transport any more              as before
 //	closing  closed   the transport is closed                          as before
@@ -55,11 +55,21 @@ const (
 	whyKilled       // a consumer has given it up
 	whySurplus      // nobody needs it
 	whyExpired      // it is too old
+	whyRenewed      // somebody has asked for another in its place
+	whyDetached     // a consumer has taken it out of the pool
 	whyShutDown     // the multiplexer closes
 )
 
 // retires reports whether a connection that leaves for this reason is healthy.
-func (y why) retires() bool { return y == whySurplus || y == whyExpired }
+func (y why) retires() bool { return y == whySurplus || y.replaces() || y == whyDetached }
+
+// replaces reports whether a connection is due for this reason: it goes when it has been replaced.
+func (y why) replaces() bool { return y == whyExpired || y == whyRenewed }
+
+// text is a why for logs and for ConnInfo; "" if there is none.
+func (y why) text() string {
+	return [...]string{"", "lost", "killed", "not needed", "maximal lifetime", "asked for", "detached", "shut down"}[y]
+}
 
 // life is the phase of a connection and why it leaves.
 type life struct {
@@ -86,7 +96,7 @@ func (l life) mayTurn(next life) bool {
 		return next.phase == phaseOpen && next.why == whyNone ||
 			next.phase == phaseClosing && next.why != whyNone && !next.why.retires()
 	case phaseOpen:
-		return next.phase == phaseOpen && l.why == whyNone && next.why == whyExpired ||
+		return next.phase == phaseOpen && l.why == whyNone && next.why.replaces() ||
 			next.phase == phaseLeaving && next.why != whyNone
 	case phaseLeaving:
 		return next.phase == phaseClosing
@@ -284,12 +294,17 @@ func (c *conn) leave(y why) bool {
 // readEnough is called by the owner of the read half when plex reads no more of a connection that
 // it has retired. Nobody has to be told of that end, except whoever reads what is left.
 func (c *conn) readEnough() {
-	if c.failure() == nil && c.peer.turn(peerRead) && len(c.r.back) == 0 {
-		c.peer.turn(peerTold)
+	if !c.peer.reached(peerRead) {
+		c.cause.CompareAndSwap(nil, &errRetired) // whoever reads on is not told of an EOF
+		if c.peer.turn(peerRead) && len(c.r.back) == 0 {
+			c.peer.turn(peerTold)
+		}
 	}
 	c.r.set(connEnded)
 	c.leave(whyExpired) // it has left already, but now nobody needs the transport
 }
+
+var errRetired = ErrRetired
 
 // noteLoss tells the log of a loss, and, if the connection died young, callers who wait for
 // another. The first failure says more than cause, and so do the last words of a peer that hung up.
@@ -340,6 +355,9 @@ func (c *conn) leaveLocked(y why) bool {
 	c.life, c.leftAt = next, time.Now()
 	m.expiries.drop(c)
 	m.leaving++
+	if next.why.retires() {
+		m.stats.Retired++
+	}
 	switch {
 	case y == whySurplus:
 		m.stats.ScaledDown++

@@ -17,17 +17,20 @@ var legalLives = map[life][]life{
 	{phaseClaimed, whyNone}: {
 		{phaseOpen, whyNone}, {phaseClosing, whyLost}, {phaseClosing, whyKilled}, {phaseClosing, whyShutDown},
 	},
-	{phaseOpen, whyNone}: {
-		{phaseOpen, whyExpired},
-		{phaseLeaving, whyLost},
-		{phaseLeaving, whyKilled},
-		{phaseLeaving, whySurplus},
-		{phaseLeaving, whyExpired},
-		{phaseLeaving, whyShutDown},
-	},
-	{phaseOpen, whyExpired}: {
-		{phaseLeaving, whyLost}, {phaseLeaving, whyKilled}, {phaseLeaving, whySurplus}, {phaseLeaving, whyExpired}, {phaseLeaving, whyShutDown},
-	},
+	{phaseOpen, whyNone}:    append([]life{{phaseOpen, whyExpired}, {phaseOpen, whyRenewed}}, leaving...),
+	{phaseOpen, whyExpired}: leaving,
+	{phaseOpen, whyRenewed}: leaving,
+}
+
+// leaving is how a connection may leave service.
+var leaving = []life{
+	{phaseLeaving, whyLost},
+	{phaseLeaving, whyKilled},
+	{phaseLeaving, whySurplus},
+	{phaseLeaving, whyExpired},
+	{phaseLeaving, whyRenewed},
+	{phaseLeaving, whyDetached},
+	{phaseLeaving, whyShutDown},
 }
 
 func TestLifeTurnsOnlyAsTheTableSays(t *testing.T) {
@@ -39,7 +42,7 @@ func TestLifeTurnsOnlyAsTheTableSays(t *testing.T) {
 	for p := phaseClaimed; p <= phaseClosed; p++ {
 		for y := whyNone; y <= whyShutDown; y++ {
 			from := life{p, y}
-			if p == phaseClaimed && y != whyNone || p == phaseOpen && y != whyNone && y != whyExpired || p >= phaseLeaving && y == whyNone {
+			if p == phaseClaimed && y != whyNone || p == phaseOpen && y != whyNone && !y.replaces() || p >= phaseLeaving && y == whyNone {
 				continue // nothing leads there
 			}
 			for to := phaseClaimed; to <= phaseClosed; to++ {

@@ -62,7 +62,7 @@ func endingOf(cause error, read bool, unsent int) ending {
 	switch {
 	case cause == nil && !read:
 		return endsGracefully
-	case cause != nil && cause != ErrClosed && unsent > 0:
+	case cause != nil && cause != ErrClosed && cause != ErrRetired && unsent > 0:
 		return endsLingering
 	}
 	return endsHard

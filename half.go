@@ -333,7 +333,11 @@ func (h *half) endInTime(id word) error {
 		return h.end(id)
 	}
 	over, failed := make(chan error, 1), h.failedChannel()
-	h.conn.m.tasks.startForeign(transportTask, func() { over <- h.end(id) })
+	h.conn.m.tasks.startForeign(transportTask, func() {
+		var err error
+		defer func() { over <- err }() // also if the transport ends the goroutine
+		err = h.end(id)
+	})
 	select {
 	case err := <-over:
 		return err

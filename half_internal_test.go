@@ -298,8 +298,6 @@ func (p place) broken(writes bool, how attention) string {
 		return "it is idle, and nobody will find it"
 	case idle && p.mode == readsReady && p.word.is(dataLeft|connEnded) && entries == 0 && !p.sees:
 		return "it has something that nobody will be told of"
-	case idle && p.mode == readsReady && how == blind && entries == 0 && !p.sees:
-		return "only a Read can tell what happens on it, and nobody can lease it"
 	case idle && p.mode == readsReady && entries == 0 && !p.attended && !p.sees:
 		return "it is idle, and nobody attends to it"
 	case idle && !writes && p.word.is(connEnded) && !p.left && !p.sees && p.stage < peerRead:

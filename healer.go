@@ -35,7 +35,7 @@ type loss struct {
 	addr     net.Addr
 	at       time.Time
 	first    bool // there has been none: it is one of New's minimum
-	expired  bool // it was too old, not lost
+	why      why  // it has left
 	attempts int  // connects that have failed to replace it
 }
 
@@ -188,7 +188,7 @@ func (m *Multiplexer) nextLossLocked() loss {
 	case l.first:
 		h.first--
 	case len(m.due) > 0:
-		l.addr, l.expired = m.due[0].remote, true
+		l.addr, l.why = m.due[0].remote, m.due[0].life.why
 	}
 	return l
 }
@@ -211,7 +211,7 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	switch {
 	case a.grows:
 		m.stats.ScaledUp++
-	case !a.loss.expired && !a.loss.first:
+	case !a.loss.why.retires() && !a.loss.first:
 		m.stats.Healed++
 	}
 	m.readers.line.serve(now)
@@ -253,7 +253,7 @@ func (c *conn) leftLocked() {
 		return
 	}
 	if y != whySurplus {
-		m.healer.losses = append(m.healer.losses, loss{addr: c.remote, at: c.leftAt, expired: y == whyExpired})
+		m.healer.losses = append(m.healer.losses, loss{addr: c.remote, at: c.leftAt, why: y})
 	}
 	switch p := &m.healer.pace; {
 	case !c.dialed:

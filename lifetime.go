@@ -16,9 +16,10 @@ package plex
 import "time"
 
 const (
-	dueBatch  = 64                     // how many connections the supervisor marks, or tries, at a time
-	duePause  = 100 * time.Millisecond // until it tries again what was about to be leased
-	lastCalls = time.Second            // how long a pinned connection that was not replaced first has no writers
+	dueBatch   = 64                     // how many connections the supervisor marks, or tries, at a time
+	duePause   = 100 * time.Millisecond // until it tries again what was about to be leased
+	againPause = time.Millisecond       // until both halves are tried again, when each was held for the other
+	lastCalls  = time.Second            // how long a pinned connection that was not replaced first has no writers
 )
 
 // jitteredLifetime is d less up to a tenth of it; chance is from 0 to 1.
@@ -34,15 +35,9 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 		if c == nil {
 			break
 		}
-		if !c.life.due() {
-			c.life, _ = c.life.turn(phaseOpen, whyExpired)
-			c.r.set(connDue) // so that the end of a lease tries it, too
-			c.w.set(connDue)
-			grace := m.cfg.retireGrace.Get()
-			c.expiresAt = c.expiresAt.Add(grace - min(lastCalls, grace/2)) // when pins no longer keep it
-			m.expiries.add(c)
+		if !c.markDueLocked(whyExpired, c.expiresAt) {
+			c.tryLaterLocked()
 		}
-		c.tryLaterLocked()
 	}
 	if t, ok := m.expiries.next(); ok {
 		sooner(next, t)
@@ -61,6 +56,24 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 	return batch
 }
 
+// markDueLocked makes a connection due since a moment, and has the supervisor try it. It reports false
+// if it is due already, or out of service.
+func (c *conn) markDueLocked(y why, since time.Time) bool {
+	next, ok := c.life.turn(phaseOpen, y)
+	if !ok {
+		return false
+	}
+	m, grace := c.m, c.m.cfg.retireGrace.Get()
+	c.life = next
+	c.r.set(connDue) // so that the end of a lease tries it, too
+	c.w.set(connDue)
+	m.expiries.drop(c)
+	c.expiresAt = since.Add(grace - min(lastCalls, grace/2)) // when pins no longer keep it
+	m.expiries.add(c)
+	c.tryLaterLocked()
+	return true
+}
+
 // tryLaterLocked has the supervisor try a connection that is due, once one can be spared.
 func (c *conn) tryLaterLocked() {
 	if c.life.due() && !c.queued {
@@ -76,6 +89,8 @@ func (m *Multiplexer) canSpareLocked(now time.Time) bool {
 	switch {
 	case m.refusing:
 		return false
+	case m.cfg.connect == nil:
+		return true // nothing will ever replace it
 	case m.healer.target < m.capacity:
 		return usable > enough // it has been replaced
 	}
@@ -149,7 +164,7 @@ func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 		}
 	}
 	c.graceEnds = now.Add(grace)
-	return true, c.leaveLocked(whyExpired), grace
+	return true, c.leaveLocked(c.life.why), grace
 }
 
 // endRetirementAfter has the retirement of a connection that leaves go on after a time, when its
@@ -198,7 +213,7 @@ func (c *conn) retireHeld() {
 func (c *conn) retireLooked() {
 	m := c.m
 	m.mu.Lock()
-	retire := c.pins.Load() == 0 && c.mayRetireLocked() && c.leaveLocked(whyExpired)
+	retire := c.pins.Load() == 0 && c.mayRetireLocked() && c.leaveLocked(c.life.why)
 	if !retire {
 		c.tryLaterLocked()
 	}
@@ -255,19 +270,47 @@ func (c *conn) lookDue(h *half) {
 		c.m.tasks.aside(c.readOut)
 	case !c.mayRetire() || c.retirePinned():
 		h.arrive(fromHold)
-	case !other.take(c.retireHeld):
+	case other.take(c.retireHeld):
+	case h.writes() && c.retireWhileRead():
+	default:
 		h.arrive(fromHold)
 		c.againIfUnleased(other)
 	}
 }
 
+// retireWhileRead retires the held write half of a connection that is due, while a consumer reads:
+// otherwise a connection that is always busy would never become too old. The end of the read lease does
+// the rest. It reports false where the connection would keep its slot from its replacement for as long
+// as somebody reads.
+func (c *conn) retireWhileRead() bool {
+	m := c.m
+	m.mu.Lock()
+	left := (m.healer.target < m.capacity || m.reading.Load() == readsReady) && c.mayRetireLocked() && c.leaveLocked(c.life.why)
+	m.mu.Unlock()
+	if left {
+		c.w.arrive(intoRetire)
+		c.endRetirement() // if the read lease has ended meanwhile
+	}
+	return left
+}
+
 // againIfUnleased is called by whoever has let go of one half of a connection because the other
 // could not be held. If nobody has leased that, it was held at the same time for the same reason,
-// and let go for this one: then both are tried again. The end of a lease looks by itself.
+// and let go for this one: then both are tried again, after a moment, for whoever holds it may take
+// long. The end of a lease looks by itself.
 func (c *conn) againIfUnleased(other *half) {
-	if !other.word().is(leaseLive) {
-		c.tryLater()
+	if other.word().is(leaseLive) {
+		return
 	}
+	c.m.tasks.start(func() {
+		timer := time.NewTimer(againPause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			c.tryLater()
+		case <-c.m.tasks.closing:
+		}
+	})
 }
 
 // takeBoth takes an idle connection out of service and has f called, which owns both halves then.

@@ -221,7 +221,7 @@ func TestATooOldConnectionIsReplacedThoughBothItsLeasesEndAtOnce(t *testing.T) {
 				}()
 			}
 
-			synctest.Wait()
+			time.Sleep(10 * time.Millisecond) // if each half was held for the other, both are tried again
 			require.Equal(t, before+round+1, m.Stats().Expired, "round %d", round)
 		}
 	})

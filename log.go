@@ -96,8 +96,8 @@ func (l *logbook) connected(a *attempt, took time.Duration, from int) {
 	case a.loss.first:
 	case a.grows:
 		l.scaled("callers wait", from, from+1)
-	case a.loss.expired:
-		l.add(slog.LevelInfo, "plex: connection renewed", "why", "maximal lifetime", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
+	case a.loss.why.retires():
+		l.add(slog.LevelInfo, "plex: connection renewed", "why", a.loss.why.text(), "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
 	default:
 		l.add(slog.LevelInfo, "plex: connection healed", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
 	}

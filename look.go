@@ -91,11 +91,10 @@ func (h *half) fetch(until time.Time, limit int) error {
 	pooled := buffers.Get().(*[]byte)
 	defer buffers.Put(pooled)
 	buf := *pooled
-	if !c.kind.TLS() { // crypto/tls heeds deadlines
-		v := &vigil{h: h, patience: clock.NewPatience()}
-		v.patience.Start(interruptGrace, v.look)
-		defer v.end()
-	}
+	// Also for crypto/tls, which heeds deadlines: its Read may have to write, and waits for a Write then.
+	v := &vigil{h: h, patience: clock.NewPatience()}
+	v.patience.Start(interruptGrace, v.look)
+	defer v.end()
 	for size, empty := 0, 0; ; {
 		n, err := c.readOnce(buf)
 		if n > 0 || err == nil && c.kind.Datagram() {

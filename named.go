@@ -140,7 +140,9 @@ func (h *half) offerNamed() {
 		case !waitsNow: // until the connection is free
 			return
 		case promised:
-			h.leaveParking()
+			if h.conn.attention != blind { // for that nothing is interrupted that only an end can
+				h.leaveParking()
+			}
 			return
 		case h.hold():
 			h.serveNamed()

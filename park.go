@@ -4,7 +4,10 @@ package plex
 // its idle read half, which costs nothing while nothing arrives. The half is held meanwhile.
 // Whoever needs it gets it by take, which interrupts the Read.
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // parking is the state of a half whose connection has such a goroutine. The half is held, or let
 // go, in the same moment as in changes, so that whoever finds it held and not in may go away: the
@@ -154,13 +157,32 @@ func (h *half) leaveParking() {
 // interruptParked interrupts the Read in a goroutine, because a transport may take long to set a
 // deadline. If that comes too late, and interrupts the next Read, that begins again.
 func (h *half) interruptParked() {
-	h.conn.m.tasks.startForeign(transportTask, func() {
+	c := h.conn
+	c.m.tasks.startForeign(transportTask, func() {
+		if c.attention == blind {
+			c.sayGoodbye() // nothing but its end can interrupt it
+			c.m.tasks.start(func() { c.hurry() })
+			return
+		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.isParked() {
 			h.deadlines.interrupt(parkedHalf{h})
 		}
 	})
+}
+
+// hurry ends a parked connection that refuses deadlines, when its peer has not ended it for the linger.
+func (c *conn) hurry() {
+	timer := time.NewTimer(c.m.cfg.linger.Get())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.m.tasks.closing:
+	}
+	if c.r.isParked() {
+		parkedHalf{&c.r}.stuck()
+	}
 }
 
 // parkedHalf is a half that is parked, for its deadlines.

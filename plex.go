@@ -86,6 +86,7 @@ type Multiplexer struct {
 	wake     chan struct{} // for the supervisor, holds one
 	firsts   chan error    // what has become of the connects for New's minimum
 	refuse   sync.Once     // for the beginning of the end
+	overseen sync.Once     // for the start of the supervisor
 
 	roster  roster
 	tasks   tasks
@@ -177,7 +178,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 		m.addr.Store(&given[0].remote)
 	}
 	if m.needsSupervisor() {
-		m.tasks.start(m.supervise)
+		m.startSupervisor()
 	}
 	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()

@@ -35,7 +35,7 @@ const (
 	armed  attention = iota // the kernel tells, and its bytes are all there is: TCP, UDP, Unix
 	inside                  // the kernel tells, but there can be bytes inside the transport, or too few to deliver any: TLS and unknown types
 	parked                  // nobody tells, so a goroutine sits in a Read while it is idle, see park.go
-	blind                   // that could not be interrupted either, as it refuses deadlines: it counts as ready whenever it is idle
+	blind                   // the same, and only its end can interrupt the Read, since it refuses deadlines
 )
 
 // ReadyReader leases the read half of whichever idle connection has something to deliver: bytes
@@ -55,9 +55,9 @@ const (
 // On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for TLS and whatever
 // else shows the socket beneath it (by SyscallConn, or NetConn as *tls.Conn does); no connection
 // has a goroutine. Elsewhere, and for connections without a socket, such as a [net.Pipe], one
-// goroutine for each connection waits in a Read of up to 512 bytes while the connection is idle. A
-// connection that refuses deadlines is not read from in this way: its lease is given out when it is
-// idle, and its Read may block.
+// goroutine for each connection waits in a Read of up to 512 bytes while the connection is idle. If
+// the connection refuses deadlines, it is retired by closing its write side first, so that its peer
+// ends it, and closed after the linger if the peer does not.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
 	h, lease, err := m.acquireReader(ctx, timeout, readsReady)
 	if err == nil && m.tracks {
@@ -133,9 +133,9 @@ func (h *half) attend(w word, looked bool) {
 		return
 	}
 	switch {
-	case h.word().is(dataLeft|connEnded) || c.attention == blind:
+	case h.word().is(dataLeft | connEnded):
 		h.becomeReady(w.tag())
-	case c.attention == parked:
+	case c.attention == parked || c.attention == blind:
 		c.parkSoon()
 	case c.attention == inside && !looked:
 		c.m.tasks.start(c.glance) // whose end comes back here

@@ -32,6 +32,7 @@ type Stats struct {
 	ScaledUp       uint64 // connections added because callers waited
 	ScaledDown     uint64 // connections closed because nobody needed them
 	Expired        uint64 // connections replaced because of their age
+	Retired        uint64 // healthy connections that plex has taken out, for whatever reason: also the two above
 	Killed         uint64 // connections killed by consumers; they count as lost, too
 	SuspectedLeaks uint64 // leases that were held for longer than WithLeakDetection allows
 

@@ -2,8 +2,9 @@ package plex
 
 // The supervisor: one goroutine that decides when to connect, for the healer and for the
 // auto-scaler, and when to close what is too old or too much. It decides by looking at the state
-// under mu, so a wake-up too many does no harm; it never connects itself. New starts it if there is
-// anything for it to do, and it ends when the multiplexer begins to close.
+// under mu, so a wake-up too many does no harm; it never connects itself. It starts when there is
+// something for it to do, in New or when a connection is to be retired, and it ends when the
+// multiplexer begins to close.
 
 import "time"
 
@@ -12,6 +13,11 @@ func (m *Multiplexer) kick() { wakeUp(m.wake) } // if it is full, the supervisor
 
 func (m *Multiplexer) needsSupervisor() bool {
 	return m.cfg.connect != nil || m.cfg.idleTimeout.Given() || m.cfg.leakThreshold.Given()
+}
+
+// startSupervisor starts the supervisor if it does not run.
+func (m *Multiplexer) startSupervisor() {
+	m.overseen.Do(func() { m.tasks.start(m.supervise) })
 }
 
 func (m *Multiplexer) supervise() {

@@ -14,7 +14,8 @@ import (
 	"go.atomizer.io/plex/internal/sock"
 )
 
-// sweepInterval is how often idle connections are looked at where there is no poller.
+// sweepInterval is how often idle connections are looked at where there is no poller, and how often it
+// is checked whether somebody else has closed one.
 const sweepInterval = time.Second
 
 // watcher is the multiplexer's poller, or what stands for it.
@@ -25,6 +26,7 @@ type watcher struct {
 	mu       sync.Mutex
 	poller   *poll.Poller[*conn] // nil before the first connection that it can watch
 	readable bool                // what arrives is of interest
+	checks   bool                // it is checked whether transports have been closed by somebody else
 	sweeps   bool                // connections are looked at from time to time
 	stopped  bool
 }
@@ -53,6 +55,7 @@ func (w *watcher) add(c *conn) error {
 		return err
 	}
 	p.Add(&c.member, c.socket.Raw(), c)
+	w.startChecking()
 	if !c.kind.Connectionless() {
 		_ = c.member.WatchEnd() // it fails if c is closed already, or its end shows when it is used
 	}
@@ -153,6 +156,38 @@ func (c *conn) noticed(reset bool) {
 		time.AfterFunc(resetGrace, func() { c.fail(sock.ErrReset) })
 	}
 }
+
+// startChecking starts the goroutine that checks whether somebody else in this process has closed a
+// transport. The kernel tells nothing of that.
+func (w *watcher) startChecking() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.checks && !w.stopped {
+		w.checks = w.m.tasks.start(w.check)
+	}
+}
+
+func (w *watcher) check() {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	var conns []*conn
+	for {
+		select {
+		case <-ticker.C:
+		case <-w.done:
+			return
+		}
+		conns = w.m.roster.appendTo(conns[:0])
+		for _, c := range conns {
+			if c.socket.Closed() && c.isOpen() { // in this order: plex does not close what is in service
+				c.fail(errClosedElsewhere)
+			}
+		}
+		clear(conns)
+	}
+}
+
+var errClosedElsewhere = fmt.Errorf("plex: somebody else has closed the connection: %w", net.ErrClosed)
 
 // sweeps reports whether c can be looked at while it is idle: it is of a type that is known to heed
 // a deadline.

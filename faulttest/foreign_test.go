@@ -396,9 +396,6 @@ func TestFaultATransportClosedBySomeoneElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "nobody uses it" {
-				t.Skip("the kernel tells nothing of a descriptor that is closed here, and nobody looks: it is noticed by who uses it next")
-			}
 			balance(t)
 			p, err := proxy.New(proxy.Config{Handler: hold})
 			require.NoError(t, err)

@@ -171,13 +171,10 @@ func (u *updating) pool(t *testing.T) (m *plex.Multiplexer, blocked plex.Writer)
 	return m, blocked
 }
 
-const noVigil = "half.fetch keeps no vigil over TLS, so a look waits for the Write for ever"
-
 // Row "TLS key update while a Write is blocked": the end of a lease and other connections go on.
 // Catches: an end of a lease, or a receive loop, that waits for a look whose Read waits for the Write.
 func TestFaultKeyUpdateWhileAWriteIsBlocked(t *testing.T) {
 	t.Run("the end of a lease that looks", func(t *testing.T) {
-		t.Skip(noVigil)
 		u := newUpdating(t)
 		m, _ := u.pool(t)
 		close(u.ask)
@@ -210,7 +207,6 @@ func TestFaultKeyUpdateWhileAWriteIsBlocked(t *testing.T) {
 		within(t, "the second Read", func() { <-over })
 	})
 	t.Run("a receive loop", func(t *testing.T) {
-		t.Skip(noVigil)
 		u := newUpdating(t)
 		m, _ := u.pool(t)
 		receiver, err := message.New(m, message.Lines)

@@ -41,13 +41,10 @@ func mixed(t *testing.T, n int, serve func(net.Conn)) []net.Conn {
 	return conns
 }
 
-const starves = "a connection that refuses deadlines counts as ready whenever it is idle, and whoever leases it sits in its Read"
-
 // Requests over more connections that refuse deadlines than there are receivers: each is answered, over whichever it
 // goes, and callers who give up cost no connection.
 // Catches: receivers that sit in the Reads of silent connections, while nobody reads from the others.
 func TestFaultRequestsOverTransportsThatRefuseDeadlines(t *testing.T) {
-	t.Skip(starves)
 	const n, receivers = 9, 2
 	balance(t)
 	m := newMux(t, plex.WithConnections(mixed(t, n, func(c net.Conn) { _, _ = io.Copy(c, c) })...))
@@ -96,7 +93,6 @@ func TestFaultRequestsOverTransportsThatRefuseDeadlines(t *testing.T) {
 
 // Messages that arrive on each in turn: two loops get them all.
 func TestFaultMessagesOverTransportsThatRefuseDeadlines(t *testing.T) {
-	t.Skip(starves)
 	const n, each = 9, 20
 	balance(t)
 	turn := make(chan string)
@@ -127,6 +123,9 @@ func TestFaultMessagesOverTransportsThatRefuseDeadlines(t *testing.T) {
 	for range 2 {
 		loops.Go(func() {
 			for msg, err := range r.All(ctx) {
+				if errors.Is(err, context.Canceled) {
+					return // all has come
+				}
 				if err != nil {
 					t.Errorf("a loop: %v", err)
 					return

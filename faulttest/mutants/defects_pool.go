@@ -42,7 +42,7 @@ var poolDefects = []defect{
 	{
 		name:  "first-cause-overwritten",
 		what:  "a later error of a connection replaces the first as its cause",
-		edits: []edit{in("conn.fail", replace("!c.cause.CompareAndSwap(nil, &cause)", "c.cause.Swap(&cause) != nil"))},
+		edits: []edit{in("conn.fail", replace("!c.cause.CompareAndSwap(nil, &first)", "c.cause.Swap(&first) != nil"))},
 		tests: []suite{root("TestKillAfterAResetKeepsTheFirstCause", "TestResetReadFirstIsTheCauseForTheWriterToo", "TestKillEndsItsOwnStream")},
 	},
 	{

@@ -48,6 +48,11 @@ func Of(nc net.Conn) Socket {
 // Exists reports whether there is a socket.
 func (s Socket) Exists() bool { return s.raw != nil }
 
+// Closed reports whether the socket has been closed in this process.
+func (s Socket) Closed() bool {
+	return s.raw != nil && s.raw.Control(func(uintptr) {}) != nil
+}
+
 // Raw returns the socket for use with package poll, nil if there is none.
 func (s Socket) Raw() syscall.RawConn { return s.raw }
 
