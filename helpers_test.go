@@ -175,12 +175,12 @@ func bubble(t *testing.T, f func(t *testing.T, l *ledger)) {
 }
 
 // single makes a multiplexer of one connection.
-func (l *ledger) single() (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
+func (l *ledger) single(opts ...plex.Option) (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
 	l.Helper()
 
 	c, p := l.Pair()
 
-	return l.mux(plex.WithConnections(c)), c, p
+	return l.mux(append(opts, plex.WithConnections(c))...), c, p
 }
 
 // ---------------------------------------------------------------------------------------------------------------
