@@ -387,6 +387,7 @@ func TestFaultATransportClosedBySomeoneElse(t *testing.T) {
 			require.ErrorIs(t, err, net.ErrClosed)
 			_ = rd.Close()
 		},
+		"nobody uses it": func(*testing.T, *plex.Multiplexer) {},
 		"someone writes": func(t *testing.T, m *plex.Multiplexer) {
 			wr := writer(t, m)
 			_, err := wr.Write([]byte("x"))
@@ -395,6 +396,9 @@ func TestFaultATransportClosedBySomeoneElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "nobody uses it" {
+				t.Skip("the kernel tells nothing of a descriptor that is closed here, and nobody looks: it is noticed by who uses it next")
+			}
 			balance(t)
 			p, err := proxy.New(proxy.Config{Handler: hold})
 			require.NoError(t, err)

@@ -6,4 +6,5 @@ var (
 	descriptorTests = tests(TestFaultNoDescriptorsLeft)
 	backlogTests    = tests(TestFaultASmallAcceptBacklogAtStart)
 	abortTests      = tests(TestFaultConnectionAbortedByTheHost)
+	stoppedTests    = tests(TestFaultTheProcessStandsStill)
 )

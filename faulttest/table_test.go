@@ -64,8 +64,10 @@ var table = []row{
 	{"a consumer kills young connections of a service that is well", tests(TestFaultAConsumerKillsYoungConnections)},
 	{"a small accept backlog at start", backlogTests},
 	{"a transport's Close that is slow or never returns", tests(TestFaultATransportsCloseThatNeverReturns)},
-	{"any foreign function panics, exits its goroutine or hangs", tests(TestFaultAForeignFunctionGoesWrong, TestFaultATransportGoesWrong, TestFaultAProtocolGoesWrong)},
+	{"any foreign function panics, exits its goroutine or hangs", tests(TestFaultAForeignFunctionGoesWrong, TestFaultATransportGoesWrong, TestFaultATransportEndsTheGoroutine, TestFaultAProtocolGoesWrong)},
 	{"deadlines of transports without a kernel", tests(TestFaultDeadlinesOfATransportWithoutAKernel)},
+	{"the process stands still for seconds", stoppedTests},
+	{"TLS key update while a Write is blocked", tests(TestFaultKeyUpdateWhileAWriteIsBlocked)},
 	{"a transport closed by someone else in this process", tests(TestFaultATransportClosedBySomeoneElse)},
 	{"a datagram is refused or too long, on any kind of datagram socket", tests(TestFaultADatagramIsTooLong, TestFaultADatagramIsRefusedByAUnixSocketsPeer, TestFaultARequestInADatagramIsRefused)},
 }
@@ -83,8 +85,6 @@ var later = []owed{
 	{"a rolling restart of several servers", 14, "it takes more than one address in a pool"},
 	{"the name points elsewhere, one address is dead", 14, "it takes a pool that looks its addresses up"},
 	{"thousands of connections end, expire or are killed at once", 16, "it takes the figures of pools of that size"},
-	{"the process stands still for seconds", 11, "its test is not written yet"},
-	{"TLS key update while a Write is blocked", 11, "its test is not written yet"},
 }
 
 func tests(fs ...func(*testing.T)) []func(*testing.T) { return fs }

@@ -70,4 +70,29 @@ var reviewedDefects = []defect{
 		edits: []edit{in("half.end", drop("h.keepCause(id)"))},
 		tests: []suite{root("TestErrTellsOfTheFailureAlsoAfterTheLease")},
 	},
+	{
+		name:  "stop-counts-as-time",
+		what:  "an operation that was interrupted just before the process stood still is given up, and its connection lost",
+		pkg:   "internal/clock",
+		edits: []edit{in("steps", replace("10", "1"))},
+		tests: []suite{fault("faulttest", "TestFaultTheProcessStandsStill")},
+	},
+	{
+		name:  "ends-without-goodbye",
+		what:  "a healthy connection is closed with unread input, which the kernel makes a reset of",
+		edits: []edit{in("endingOf", replace("return endsGracefully", "return endsHard"))},
+		tests: []suite{fault("faulttest", "TestFaultLinesOverTLSAllArrive")},
+	},
+	{
+		name:  "linger-by-the-millisecond",
+		what:  "each of thousands of connections that end is looked at every millisecond",
+		edits: []edit{in("lingerPause", replace("200 * time.Millisecond", "time.Millisecond"))},
+		tests: []suite{fault("faulttest", "TestFaultThousandsEndWithSomethingUnsent")},
+	},
+	{
+		name:  "own-timeout-is-fatal",
+		what:  "a timeout of a transport's own costs the connection, whoever's deadline it was",
+		edits: []edit{in("operation.missed", replace("!op.kernel", "false"))},
+		tests: []suite{fault("faulttest", "TestFaultDeadlinesOfATransportWithoutAKernel")},
+	},
 }
