@@ -321,7 +321,7 @@ func TestAddMayGoOnForEverWhileConnectionsAreLost(t *testing.T) {
 
 			synctest.Wait()
 			require.Zero(t, m.Stats().Open)
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 		}
 
 		require.EqualValues(t, 200, m.Stats().Lost)

@@ -279,7 +279,7 @@ func TestABurstOfWaitersWithSlowDialsEndsWithExactlyTheCapacityInUse(t *testing.
 				for i := range 500 {
 					done.Go(func() {
 						var (
-							x   lease2
+							x   io.Closer
 							err error
 						)
 
@@ -319,9 +319,6 @@ func TestABurstOfWaitersWithSlowDialsEndsWithExactlyTheCapacityInUse(t *testing.
 		})
 	}
 }
-
-// lease2 is either kind of lease.
-type lease2 interface{ Close() error }
 
 func TestTheCapacityHoldsThroughBurstsLossesAndRefusals(t *testing.T) {
 	for _, seed := range seedsFor(t, 4) {
@@ -931,15 +928,15 @@ func TestASurplusTransportThatTakesLongToCloseHoldsUpNoOther(t *testing.T) {
 		killAll(t, m, 1)
 		time.Sleep(time.Second)
 		require.Equal(t, 1, m.Stats().IdleReaders, "losses are healed meanwhile")
-		s.grow2(t, m)
+		s.growFromOne(t, m)
 		free()
 		time.Sleep(time.Minute)
 		require.Equal(t, 1, m.Stats().Open)
 	})
 }
 
-// grow2 has a connection be added to the one that can be leased.
-func (s *service) grow2(t testing.TB, m *plex.Multiplexer) {
+// growFromOne has a connection be added to the one that can be leased.
+func (s *service) growFromOne(t testing.TB, m *plex.Multiplexer) {
 	t.Helper()
 
 	release := leaseAll(t, m, 1)

@@ -30,7 +30,7 @@ func TestReaderKillEndsBothHalves(t *testing.T) {
 		require.NoError(t, r.Kill())
 		requireClosedOrKilled(t, (<-read).err)
 		require.ErrorIs(t, (<-write).err, plex.ErrKilled)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		require.ErrorIs(t, w.Err(), plex.ErrKilled)
 		require.True(t, isClosed(w.Done()))
 
@@ -74,7 +74,7 @@ func TestKillMayJoinACloseButNotAKill(t *testing.T) {
 				require.NoError(t, <-ended)
 				<-read
 				synctest.Wait()
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireLost(t, m, 1)
 				require.EqualValues(t, 1, m.Stats().Killed)
 			})
@@ -121,7 +121,7 @@ func TestResetReadFirstIsTheCauseForTheWriterToo(t *testing.T) {
 		_, err := r.Read(make([]byte, 4))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		for range 2 {
 			_, err = w.Write([]byte("x")) // the connection would say EPIPE, or that it is closed
@@ -150,7 +150,7 @@ func TestResetThatAWriteMetIsTheCauseForTheReaderToo(t *testing.T) {
 		_, err := w.Write([]byte("x"))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		require.True(t, isClosed(w.Done()))
 
 		for range 2 {
@@ -238,7 +238,7 @@ func TestConnectionAtItsEndThatFailsTooIsLostOnce(t *testing.T) {
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		requireClosed(t, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }
@@ -296,7 +296,7 @@ func TestResetOfABlockedReadAndWriteHasOneCause(t *testing.T) {
 		require.Equal(t, first, w.Err())
 		eventually(t, func() bool { return c.Closes() == 1 }, "the transport is closed")
 		requireClosed(t, w, r, m)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		require.EqualValues(t, 1, m.Stats().Lost)
 	}
 }
@@ -328,7 +328,7 @@ func TestFINIsDataThenEOFAndALiveWriteLeaseMayFinish(t *testing.T) {
 
 		requireClosed(t, w)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		require.Equal(t, "still here", p.ReadAll())
 		requireNoWriter(t, m)
 		requireLost(t, m, 1)
@@ -346,7 +346,7 @@ func TestFINWithoutAWriteLeaseClosesTheConnection(t *testing.T) {
 		require.Equal(t, io.EOF, err)
 		requireNoWriter(t, m)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireNoReader(t, m)
 		requireLost(t, m, 1)
 	})
@@ -367,7 +367,7 @@ func TestWriteLeaseThatEndsAfterTheFINDoesNotGoBackThoughTheReaderStays(t *testi
 		_, err = r.Read(make([]byte, 4))
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }
@@ -421,7 +421,7 @@ func TestWriterKillEndsBothHalves(t *testing.T) {
 		require.NoError(t, w.Kill())
 		requireClosedOrKilled(t, (<-write).err)
 		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		require.ErrorIs(t, r.Err(), plex.ErrKilled)
 		require.True(t, isClosed(w.Done()))
 
@@ -470,13 +470,13 @@ func TestConnectionKilledByBothHalvesAtOnceIsLostOnce(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 2, killed.Load(), "one Kill per lease")
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		s := m.Stats()
 		require.EqualValues(t, 1, s.Lost)
 		require.Zero(t, s.Open+s.LeasedReaders+s.LeasedWriters)
 		requireClosed(t, m)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 	}
 }
 

@@ -1286,7 +1286,7 @@ func TestAHandshakeThatWaitsForTheTransportEndsWithTheConnectTimeout(t *testing.
 		require.ErrorIs(t, err, plex.ErrTimeout)
 		require.ErrorIs(t, err, context.DeadlineExceeded, "what the connect died of")
 		require.Equal(t, 3*time.Second, <-took)
-		require.Equal(t, 1, peer.Conn().Closes())
+		requireClosedOnce(t, peer.Conn())
 		require.Equal(t, []int{0, 0}, []int{m.Stats().Open, m.Stats().Connecting}, "its slot is free")
 	})
 }

@@ -152,6 +152,13 @@ func writerOf(t testing.TB, m *plex.Multiplexer) plex.Writer {
 	return w
 }
 
+// requireClosedOnce waits until a transport has been closed, by whoever does that, and checks that it was closed once.
+func requireClosedOnce(t testing.TB, c fakenet.CloseCounter, msg ...any) {
+	t.Helper()
+	eventually(t, func() bool { return c.Closes() > 0 }, "the transport is closed")
+	require.Equal(t, 1, c.Closes(), msg...)
+}
+
 // requireClosed is for leases that the test is done with.
 func requireClosed(t testing.TB, closers ...io.Closer) {
 	t.Helper()
@@ -175,12 +182,12 @@ func bubble(t *testing.T, f func(t *testing.T, l *ledger)) {
 }
 
 // single makes a multiplexer of one connection.
-func (l *ledger) single() (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
+func (l *ledger) single(opts ...plex.Option) (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
 	l.Helper()
 
 	c, p := l.Pair()
 
-	return l.mux(plex.WithConnections(c)), c, p
+	return l.mux(append(opts, plex.WithConnections(c))...), c, p
 }
 
 // ---------------------------------------------------------------------------------------------------------------

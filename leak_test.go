@@ -79,7 +79,7 @@ func TestALeaseThatIsHeldForTooLongIsReportedOnceWithTheStackThatTookIt(t *testi
 func TestShortLeasesAreNoLeaks(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		m, _, _ := l.single2(plex.WithLeakDetection(10*time.Second), book.option())
+		m, _, _ := l.single(plex.WithLeakDetection(10*time.Second), book.option())
 
 		for range 500 {
 			r, w := readerOf(t, m), writerOf(t, m)
@@ -96,7 +96,7 @@ func TestShortLeasesAreNoLeaks(t *testing.T) {
 func TestEachLeaseOfAHalfIsSuspectedAnew(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		m, _, _ := l.single2(plex.WithLeakDetection(10*time.Second), book.option())
+		m, _, _ := l.single(plex.WithLeakDetection(10*time.Second), book.option())
 
 		for n := range 5 {
 			r := readerOf(t, m)
@@ -116,7 +116,7 @@ func TestEachLeaseOfAHalfIsSuspectedAnew(t *testing.T) {
 func TestALeaseThatWasWaitedForIsOldFromWhenItWasHad(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		m, _, _ := l.single2(plex.WithLeakDetection(10*time.Second), book.option())
+		m, _, _ := l.single(plex.WithLeakDetection(10*time.Second), book.option())
 		first := readerOf(t, m)
 		waiting := wantReader(t.Context(), m, 0)
 
@@ -134,7 +134,7 @@ func TestALeaseThatWasWaitedForIsOldFromWhenItWasHad(t *testing.T) {
 
 func TestLeaksAreCountedWithoutALogger(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
-		m, _, _ := l.single2(plex.WithLeakDetection(time.Second))
+		m, _, _ := l.single(plex.WithLeakDetection(time.Second))
 		w := writerOf(t, m)
 
 		time.Sleep(2 * time.Second)
@@ -163,7 +163,7 @@ func TestALeaseOfALostConnectionIsSuspectedAsWell(t *testing.T) {
 func TestWithoutLeakDetectionNobodyIsSuspected(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		m, _, _ := l.single2(book.option(), plex.WithIdleTimeout(time.Second))
+		m, _, _ := l.single(book.option(), plex.WithIdleTimeout(time.Second))
 		r := readerOf(t, m)
 
 		time.Sleep(1000 * time.Hour)
@@ -176,7 +176,7 @@ func TestWithoutLeakDetectionNobodyIsSuspected(t *testing.T) {
 func TestTheEndComesAtOnceWithALeakedLease(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		book := &logbook{}
-		m, _, _ := l.single2(plex.WithLeakDetection(10*time.Second), book.option())
+		m, _, _ := l.single(plex.WithLeakDetection(10*time.Second), book.option())
 		r := readerOf(t, m)
 
 		time.Sleep(time.Minute)

@@ -45,7 +45,7 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 		t.Run(loss.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, l *ledger) {
 				book := &logbook{}
-				m, conn, peer := l.single2(book.option())
+				m, conn, peer := l.single(book.option())
 				r := readerOf(t, m)
 
 				time.Sleep(5 * time.Second)
@@ -62,15 +62,6 @@ func TestALossIsLoggedWithItsCauseAddressAndAge(t *testing.T) {
 			})
 		})
 	}
-}
-
-// single2 makes a multiplexer of one given connection with further options.
-func (l *ledger) single2(opts ...plex.Option) (*plex.Multiplexer, *fakenet.Conn, *fakenet.Peer) {
-	l.Helper()
-
-	c, p := l.Pair()
-
-	return l.mux(append(opts, plex.WithConnections(c))...), c, p
 }
 
 func TestAHealIsLoggedWithItsAttemptsItsTimeAndTheFailuresBefore(t *testing.T) {

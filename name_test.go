@@ -450,7 +450,7 @@ func TestAConnectionIsKilledByItsName(t *testing.T) {
 		require.ErrorIs(t, (<-read).err, plex.ErrKilled)
 		requireClosed(t, r)
 		synctest.Wait()
-		require.Equal(t, 1, peer.Conn().Closes())
+		requireClosedOnce(t, peer.Conn())
 
 		st := settled(m)
 		require.Equal(t, []uint64{1, 1, 1}, []uint64{st.Killed, st.Lost, st.Healed})

@@ -506,7 +506,7 @@ func TestNewGivesUpOnAHangingConnectAtTheConnectTimeout(t *testing.T) {
 							return nil, err
 						})
 						synctest.Wait()
-						require.Equal(t, 1, c.Closes(), "a connection that comes late is closed")
+						requireClosedOnce(t, c, "a connection that comes late is closed")
 					}
 				}
 			})
@@ -554,7 +554,7 @@ func TestNewGivesUpOnAHangingConnectWhenItsContextEnds(t *testing.T) {
 						c, _ := l.Pair()
 						dials.next().Succeed(c)
 						synctest.Wait()
-						require.Equal(t, 1, c.Closes())
+						requireClosedOnce(t, c)
 					}
 				}
 			})
@@ -579,7 +579,7 @@ func TestNewClosesAConnectionWhoseHandshakeHangs(t *testing.T) {
 			plex.WithConnector(dials.connect))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.LessOrEqual(t, time.Since(began), 2*time.Second)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		connecting := dials.Counts().Dialing
 		require.Zero(t, connecting, "the close has unblocked the handshake")

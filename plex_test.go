@@ -187,7 +187,7 @@ func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
 
 				synctest.Wait()
 				requirePending(t, closed, "Close, while a goroutine of plex's is still running,")
-				require.Equal(t, 1, c.Closes(), "the transport is closed meanwhile")
+				requireClosedOnce(t, c, "the transport is closed meanwhile")
 				time.AfterFunc(stuckFor, unstick)
 				require.NoError(t, <-closed)
 				require.Equal(t, min(stuckFor, grace), time.Since(start), "how long Close takes")
@@ -207,7 +207,7 @@ func TestCloseWaitsForStreamsThatAreStuckInTheirTransport(t *testing.T) {
 				_ = r.Close()
 
 				require.NoError(t, m.Close())
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				require.Zero(t, m.Stats().Open)
 			})
 		})

@@ -87,7 +87,7 @@ func TestReadErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.Equal(t, c.RemoteAddr(), op.Addr)
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes(), "a hard error closes the connection at once")
+		requireClosedOnce(t, c, "a hard error closes the connection at once")
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
@@ -316,7 +316,7 @@ func TestMultiplexerCloseEndsABlockedRead(t *testing.T) {
 
 		synctest.Wait()
 		require.NoError(t, m.Close())
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		got := <-read
 		require.ErrorIs(t, got.err, plex.ErrClosed)
@@ -713,7 +713,7 @@ func TestReadDeadlineThatNobodySetIsAFault(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, r)
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 	})
 }
 
@@ -729,7 +729,7 @@ func TestKernelTimeoutIsAFaultThoughItSaysTimeout(t *testing.T) {
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireClosed(t, r)
 		requireLost(t, m, 1)
 	})
@@ -752,7 +752,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptARead(t *testing.T)
 				require.NoError(t, r.Close())
 				require.ErrorIs(t, (<-read).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireLost(t, m, 1)
 
 				_, err := w.Write([]byte("x"))
@@ -821,7 +821,7 @@ func TestEOFOfALeaseThatWasClosedMeanwhileIsNotDeliveredTwice(t *testing.T) {
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, next)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }

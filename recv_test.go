@@ -58,7 +58,7 @@ func TestStreamDeliversWhatArrivesAndEndsCleanlyAtTheEOF(t *testing.T) {
 			require.NoError(t, <-sent)
 			require.NoError(t, r.Err())
 			synctest.Wait()
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 			requireClosed(t, r)
 			require.NoError(t, r.Err())
 			requireLost(t, m, 1)
@@ -565,7 +565,7 @@ func TestStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 				require.Empty(t, in.rest())
 				require.LessOrEqual(t, time.Since(began), time.Second)
 				require.ErrorIs(t, r.Err(), context.Canceled)
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireClosed(t, r)
 				requireLost(t, m, 1)
 			})
@@ -864,7 +864,7 @@ func TestDataAndEOFReadAheadAreDeliveredToLaterLeases(t *testing.T) {
 			}
 
 			requireNoReader(t, m)
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 			requireLost(t, m, 1)
 		}
 	})
@@ -920,7 +920,7 @@ func TestRemainsAtTheEOFSurviveAllThatEndsALeaseOrStream(t *testing.T) {
 				synctest.Wait()
 				p.CloseWrite()
 				synctest.Wait()
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireClosed(t, r)
 
 				got := ""
@@ -974,7 +974,7 @@ func TestEOFBehindWhatWasPushedBackIsSeenByTheNextLease(t *testing.T) {
 		require.Equal(t, io.EOF, err)
 		requireClosed(t, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }
@@ -994,7 +994,7 @@ func TestResetInAStreamEndsItAfterWhatHadArrived(t *testing.T) {
 		require.Contains(t, []string{"bcd", "cd"}, in.rest()) // a chunk was "ab"
 		require.ErrorIs(t, r.Err(), syscall.ECONNRESET)
 		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		_, err := r.Read(make([]byte, 1))
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -1036,7 +1036,7 @@ func TestStreamOfAHalfWhoseConnectionTheOtherKilledEnds(t *testing.T) {
 		require.Empty(t, in.rest())
 		require.ErrorIs(t, r.Err(), plex.ErrKilled)
 		requireClosed(t, r)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }
@@ -1059,7 +1059,7 @@ func TestKillEndsItsOwnStream(t *testing.T) {
 			require.NoError(t, r.Kill())
 			in.rest()
 			synctest.Wait()
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 			requireNoReader(t, m)
 			requireLost(t, m, 1)
 		}

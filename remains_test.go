@@ -206,7 +206,7 @@ func TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity(t *testin
 				require.NoError(t, r.Close())
 			}
 
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 		}
 
 		require.LessOrEqual(t, m.Stats().IdleReaders, capacity)

@@ -358,7 +358,7 @@ func TestWhatCouldNotBeWrittenIsCountedToTheByte(t *testing.T) {
 						_ = s.r.Close()
 
 						synctest.Wait()
-						require.Equal(t, 1, conn.Closes())
+						requireClosedOnce(t, conn)
 						require.Zero(t, m.Stats().Open)
 					}
 
@@ -733,7 +733,7 @@ func TestKillAbandonsAFlushThatBlocksInClose(t *testing.T) {
 			requireUnsent(t, <-closed, 3, plex.ErrKilled)
 			require.ErrorIs(t, w.Kill(), plex.ErrLeaseClosed)
 			require.ErrorIs(t, w.Close(), plex.ErrLeaseClosed)
-			require.Equal(t, 1, c.Closes())
+			requireClosedOnce(t, c)
 
 			_, err := r.Read(make([]byte, 1))
 			require.ErrorIs(t, err, plex.ErrKilled)
@@ -760,7 +760,7 @@ func TestKillDoesNotFlush(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, w.Kill())
 		requireUnsent(t, w.Err(), 3, plex.ErrKilled)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 		out.end()
 	})
@@ -944,7 +944,7 @@ func TestSendStreamOnAConnectionWithoutDeadlinesEndsWithItsContext(t *testing.T)
 				cancel()
 				time.Sleep(time.Second + 1)
 				synctest.Wait()
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				require.True(t, isClosed(w.Done()))
 
 				var unsent *plex.UnsentError

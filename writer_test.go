@@ -72,7 +72,7 @@ func TestWriteErrorHasTheConnectionsOwnErrorInItsChain(t *testing.T) {
 		require.ErrorIs(t, w.Err(), syscall.ECONNRESET)
 		require.True(t, isClosed(w.Done()))
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireClosed(t, w)
 		requireLost(t, m, 1)
 	})
@@ -269,7 +269,7 @@ func TestMultiplexerCloseEndsABlockedWrite(t *testing.T) {
 
 		synctest.Wait()
 		require.NoError(t, m.Close())
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 
 		got := <-write
 		require.Equal(t, 2, got.n)
@@ -596,7 +596,7 @@ func TestWriteDeadlineThatNobodySetIsAFault(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, w)
 		requireLost(t, m, 1)
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 	})
 }
 
@@ -628,7 +628,7 @@ func TestTLSWriteThatWasCutByADeadlineIsTheConnectionsEnd(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		requireClosed(t, w, r)
 		synctest.Wait()
-		require.Equal(t, 1, c.Closes())
+		requireClosedOnce(t, c)
 		requireLost(t, m, 1)
 	})
 }
@@ -674,7 +674,7 @@ func TestTornWriteIsTheConnectionsEndWhenTheLeaseCloses(t *testing.T) {
 
 				require.ErrorIs(t, (<-read).err, plex.ErrPartialWrite)
 				require.ErrorIs(t, r.Err(), plex.ErrPartialWrite)
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireClosed(t, r)
 				requireNoWriter(t, m)
 				requireNoReader(t, m)
@@ -732,7 +732,7 @@ func TestTornWriteIsNotMendedByAWriteThatWroteNothing(t *testing.T) {
 				nothing(t, w)
 				require.NoError(t, w.Close())
 				synctest.Wait()
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireLost(t, m, 1)
 				requireNoWriter(t, m)
 			})
@@ -787,7 +787,7 @@ func TestConnectionThatCannotBeInterruptedIsClosedToInterruptAWrite(t *testing.T
 				require.NoError(t, w.Close())
 				require.ErrorIs(t, (<-write).err, plex.ErrLeaseClosed)
 				require.LessOrEqual(t, time.Since(began), time.Second)
-				require.Equal(t, 1, c.Closes())
+				requireClosedOnce(t, c)
 				requireLost(t, m, 1)
 
 				_, err := r.Read(make([]byte, 4))

@@ -1,14 +1,16 @@
 // Package fakenet holds scripted connections, dialers and listeners for tests.
 //
-// A [Pair] is a connection in memory: a [Conn], which is given to the code under test and behaves
-// as a TCP socket does, and a [Peer], with which the test says what arrives, how much can be
-// written and how the connection dies. The Conn's faults are scripted too: see [Conn.OnRead],
-// [Conn.OnWrite], [Conn.OnClose], [Conn.TreatDeadlines] and [OneMutex]. A [Dialer] blocks each dial
-// until the test answers it, and a [Listener] hands out the other ends. [Books] say afterwards
-// which connections were not closed exactly once.
+// A [Pair] is a connection in memory: a [Conn], which is given to the code under test and behaves as a
+// TCP socket does, and a [Peer], with which the test says what arrives, how much can be written and how
+// the connection dies. The Conn's faults are scripted too: see [Conn.OnRead], [Conn.OnWrite],
+// [Conn.OnClose], [Conn.TreatDeadlines] and [OneMutex]. It also counts: see [Conn.Calls],
+// [Conn.Written] and [Conn.Told]. [Datagrams] keep the boundaries of packets.
 //
-// Everything works inside a testing/synctest bubble and outside of one: all waits are on a
-// sync.Cond or a channel, and mutexes are held for moments only, [OneMutex] excepted.
+// A [Dialer] blocks each dial until the test answers it, and a [Listener] hands out the other ends.
+// [Books] say which connections were not closed exactly once; those of [NewBooks] fail the test for it.
+//
+// Everything works inside a testing/synctest bubble and outside of one: all waits are on a sync.Cond
+// or a channel, and mutexes are held for moments only, [OneMutex] excepted.
 package fakenet
 
 import (
