@@ -101,7 +101,7 @@ func TestClosingTheClientFreesRestingIdentifiers(t *testing.T) {
 	var tb table[int]
 	cfg, err := configure([]Option{WithIDs(3)})
 	require.NoError(t, err)
-	tb.init(cfg, nil)
+	tb.init(cfg, nil, nil)
 	tb.mu.Lock()
 	tb.rest.addLocked(&tb, tb.ids.take(tb.takenLocked))
 	tb.mu.Unlock()
