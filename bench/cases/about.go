@@ -59,7 +59,12 @@ pools a connection is lent out until the reply has come. That is not the same wo
 net/http has to write and read HTTP, too.`,
 
 	GroupMessage: `The two layers above leases. What they are compared with is what one would write without plex, on connections
-that nobody heals: a loop for each connection, and a connection for each caller.`,
+that nobody heals: a loop for each connection, and a connection for each caller.
+
+The client by hand that package request is compared with gathers requests, too, in 40 lines. It knows no contexts, no lost
+connections, no bounds, no figures, and has a goroutine that waits in Read for each connection. With few callers that is
+the difference: a few receivers serve any number of connections, so each reply wakes the poller first and then a
+receiver. With receivers that wait in Read, tried once, a lone caller had 0.97 of the speed by hand.`,
 
 	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside those that everybody uses, against servers
 in processes of their own. A client of miekg/dns or of gomemcache waits for a reply before it sends the next request over
