@@ -166,7 +166,8 @@ func (t *table[R]) detachAndFailLocked(c *call[R], victims *list[R]) {
 
 // refuse takes out all calls on a datagram connection whose peer does not listen. The caller fails
 // them. The connection goes on. The kernel tells of a refusal ahead of replies that arrived before
-// it, so identifiers must rest. A call that is being written has nothing to do with it.
+// it, so identifiers must rest. It tells once, and may do so before the Write of the datagram has
+// returned, so a call that is being written is no exception.
 func (t *table[R]) refuse(conn plex.Conn) (victims list[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,17 +175,13 @@ func (t *table[R]) refuse(conn plex.Conn) (victims list[R]) {
 	if l == nil {
 		return victims
 	}
-	for c := l.calls.head; c != nil; {
-		next := c.next
-		if l.writing == nil || c.in != l.writing {
-			t.detachAndFailLocked(c, &victims)
-			if t.ids.few() {
-				t.rest.addLocked(t, c.id)
-			} else {
-				t.freeLocked(c.id)
-			}
+	for c := l.calls.head; c != nil; c = l.calls.head {
+		t.detachAndFailLocked(c, &victims)
+		if t.ids.few() {
+			t.rest.addLocked(t, c.id)
+		} else {
+			t.freeLocked(c.id)
 		}
-		c = next
 	}
 	t.turnsLocked()
 	return victims
