@@ -48,7 +48,7 @@ func TestAcquireCostsLittleMoreThanAChannel(t *testing.T) {
 // A figure of allocations is for each operation, rounded to a tenth: what the
 // runtime allocates for itself in a turn does not show.
 func TestTheCommonPathsAllocateNothing(t *testing.T) {
-	for _, name := range []string{"acquire/1", "acquire/32", "write/tcp/64", "write/tcp/64/lease", "read/tcp/64", "send"} {
+	for _, name := range []string{"acquire/1", "acquire/32", "write/tcp/64", "write/tcp/64/lease", "read/tcp/64", "send", "gather/1"} {
 		t.Run(name, func(t *testing.T) {
 			best := 1.0
 			for range attempts {

@@ -52,6 +52,7 @@ func (it *iteration) serve(h *hand) (more bool) {
 
 // putBack ends the holding of a connection.
 func (it *iteration) putBack(h *hand) {
+	it.intake.Settled()
 	if h.asking { // the split function has ended this goroutine, and would end the next one as well
 		h.giveUp()
 		h.report = &SplitError{Conn: h.conn, Err: errExited}
@@ -158,9 +159,12 @@ func (it *iteration) handOver(h *hand, advance int, token []byte, last bool) (mo
 	if token == nil {
 		return true
 	}
-	data := make([]byte, len(token))
-	copy(data, token)
-	if it.yield(Message{data, h.conn}, nil) {
+	if !it.intake.Lend {
+		data := make([]byte, len(token))
+		copy(data, token)
+		token = data
+	}
+	if it.yield(Message{token, h.conn}, nil) {
 		return true
 	}
 	if it.refused != nil && *it.refused {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/intake"
 )
 
 // endGrace is how long to wait for plex to tell that a connection has ended before asking the
@@ -32,6 +33,7 @@ type iteration struct {
 	r       *Receiver
 	ctx     context.Context
 	yield   func(Message, error) bool
+	intake  intake.Intake     // how the messages are wanted
 	refused *bool             // set if yield returned false and took nothing; nil if it always takes
 	buf     *[bufferSize]byte // for the connection that it holds; nil if it needs none
 	flags   atomic.Uint32
@@ -48,7 +50,7 @@ type iteration struct {
 // iterate delivers messages until ctx ends, the multiplexer has no more to give, or yield returns
 // false.
 func (r *Receiver) iterate(ctx context.Context, refused *bool, yield func(Message, error) bool) {
-	it := &iteration{r: r, ctx: ctx, yield: yield, refused: refused}
+	it := &iteration{r: r, ctx: ctx, yield: yield, intake: intake.From(ctx), refused: refused}
 	defer it.begin()() // also if the loop body panics
 	for {
 		h, err := it.next()

@@ -46,9 +46,12 @@ func (numbers) Parse(m []byte) (id, n uint64, err error) {
 	return binary.BigEndian.Uint64(m), binary.BigEndian.Uint64(m[8:]), nil
 }
 
+// ParseBorrowed makes numbers a request.Borrower.
+func (p numbers) ParseBorrowed(m []byte) (id, n uint64, err error) { return p.Parse(m) }
+
 // numberServer sends back what it gets, and flushes when it has nothing more to read. With mute it
 // only reads.
-func numberServer(b *testing.B, mute bool) (address string) {
+func numberServer(b testing.TB, mute bool) (address string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	var wg sync.WaitGroup
@@ -92,7 +95,7 @@ func numberServer(b *testing.B, mute bool) (address string) {
 }
 
 // numberClient makes a client with so many connections.
-func numberClient(b *testing.B, address string, conns int, options ...request.Option) *request.Client[uint64, uint64] {
+func numberClient(b testing.TB, address string, conns int, options ...request.Option) *request.Client[uint64, uint64] {
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)),
 		plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
 	require.NoError(b, err)
@@ -270,4 +273,26 @@ func memory(f func()) used {
 	after := now()
 
 	return used{after.heap - before.heap, after.stack - before.stack}
+}
+
+// A request allocates nothing but what the protocol does. What the runtime allocates now and then
+// does not count.
+func TestARequestAllocatesNothing(t *testing.T) {
+	c := numberClient(t, numberServer(t, false), 2)
+	ctx := t.Context()
+	ask := func() {
+		if _, err := c.Do(ctx, 1); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 1000 {
+		ask()
+	}
+	least := 10.0
+	for range 5 {
+		least = min(least, testing.AllocsPerRun(1000, ask))
+	}
+	if !raceEnabled {
+		require.Zero(t, least)
+	}
 }

@@ -2,12 +2,14 @@ package request
 
 // A call is one request, from its turn to its end.
 
+import "time"
+
 // call has one owner at a time:
 //
 //   - While it waits for its turn or is in flight, the table owns it. Whoever takes it out of the
 //     table, under the mutex, must end it. Only one can: the goroutine that has the reply, the one
 //     that knows that the connection or the client has ended, or Do itself.
-//   - Whoever took it out, unless that is Do, writes reply or err and then sends on done. After
+//   - Whoever took it out, unless that is Do, writes how it ended and then sends on done. After
 //     that Do owns the call.
 //   - If Do gives it up and the identifier stays reserved, the table owns it for good, and drops it
 //     later.
@@ -16,16 +18,33 @@ package request
 // the queue, and then the end. It has room for both, so that nobody blocks. Before the call goes
 // into the pool, Do has received what was sent, or knows that nobody will send, because it took the
 // call out itself. That is why call and channel can be reused.
+//
+// A call has no memory of its own that a Write uses: its frame is in its batch. So it can be reused
+// while that Write still runs.
 type call[R any] struct {
-	id    uint64
-	state state
-	on    *link[R] // the connection that it was given to; nil before
-	next  *call[R] // in the list of its link, or of those waiting for their turn
-	prev  *call[R]
+	// What all of the client touches, in one cache line.
+	id     uint64
+	next   *call[R] // in the list of its batch or link, or of those waiting for their turn
+	prev   *call[R]
+	in     *batch[R]     // that its frame is in; nil before
+	begin  int32         // where in the batch its frame begins
+	size   int32         // of the frame; 0 if it is the only one
+	since  time.Duration // when it began to wait for a connection, on the table's clock; 0 if unknown
+	done   chan signal   // holds two
+	state  state
+	unsent bool // the batch has been written, but nothing of the frame
+	maybe  bool // it failed, and the server may have got it
 
-	done  chan signal // holds two
-	reply R
 	err   error // why it failed; Do adds what was sent
+	reply R
+}
+
+// on is the connection that the call has been given to; nil before.
+func (c *call[R]) on() *link[R] {
+	if c.in == nil {
+		return nil
+	}
+	return c.in.on
 }
 
 // signal is what done carries.
@@ -44,8 +63,7 @@ const (
 	idle      state = iota // Do owns it
 	waiting                // for its turn
 	admitted               // it has an identifier
-	sent                   // it has been given to a connection
-	quitting               // the same, but its context has ended during the Write
+	flying                 // its frame is in a batch, which has been given to a connection or soon will be
 	abandoned              // Do has given it up, and the identifier is reserved
 	resting                // the mark of an identifier that nobody will answer, see rest.go
 	over                   // it has been taken out; done carries, or will carry, how it ended
@@ -55,8 +73,7 @@ const (
 type reason uint8
 
 const (
-	sendFailed reason = iota // it could not be sent, or not wholly
-	killed                   // the same, because its connection was killed
+	notEncoded reason = iota // the protocol could not encode it
 	canceled                 // its context has ended
 )
 
@@ -71,6 +88,20 @@ func (l *list[R]) push(c *call[R]) {
 		l.tail.next = c
 	}
 	l.tail = c
+}
+
+// splice moves all calls of another list to the end of this one.
+func (l *list[R]) splice(other *list[R]) {
+	switch {
+	case other.head == nil:
+		return
+	case l.tail == nil:
+		l.head = other.head
+	default:
+		l.tail.next, other.head.prev = other.head, l.tail
+	}
+	l.tail = other.tail
+	*other = list[R]{}
 }
 
 func (l *list[R]) remove(c *call[R]) {

@@ -23,6 +23,8 @@ type Client[Q, R any] struct {
 	mux      *plex.Multiplexer
 	protocol Protocol[Q, R]
 	cfg      *config
+	parseOne func(message []byte) (id uint64, reply R, err error) // Parse or ParseBorrowed
+	borrows  bool                                                 // it is the latter
 	messages *message.Receiver
 	table    table[R]
 	ctx      context.Context // ends when the client is closed
@@ -31,8 +33,9 @@ type Client[Q, R any] struct {
 
 	// Pools belong to one client, because channels and timers must not cross the bubbles of
 	// testing/synctest.
-	calls    sync.Pool // *call[R], with an empty channel
-	sendings sync.Pool // *sending[R]
+	calls     sync.Pool // *call[R], with an empty channel
+	flushers  sync.Pool // *flusher[R], with a timer that does not run
+	scratches sync.Pool // *scratch
 }
 
 // New makes a client for the protocol p over the connections of m, and starts the goroutines that
@@ -65,11 +68,15 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 
 // start makes the client and starts its goroutines.
 func start[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], cfg *config, messages *message.Receiver) *Client[Q, R] {
-	c := &Client[Q, R]{mux: m, protocol: p, cfg: cfg, messages: messages}
+	c := &Client[Q, R]{mux: m, protocol: p, cfg: cfg, messages: messages, parseOne: p.Parse}
+	if b, ok := p.(Borrower[R]); ok {
+		c.parseOne, c.borrows = b.ParseBorrowed, true
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.calls.New = func() any { return &call[R]{done: make(chan signal, 2)} }
-	c.sendings.New = func() any { return newSending(c.ctx, &c.table) }
-	c.table.init(cfg, c.lost)
+	c.flushers.New = func() any { return new(flusher[R]) }
+	c.scratches.New = func() any { return new(scratch) }
+	c.table.init(cfg, c.lost, c.watch)
 	for range cfg.receivers.Get() {
 		c.wg.Go(c.receive)
 	}

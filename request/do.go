@@ -13,8 +13,13 @@ import (
 
 // Do makes a request and returns the reply to it. It waits for its turn if [WithInFlight] or
 // [WithIDs] sets a bound, for a connection that can be written to, and for the reply. ctx bounds
-// all of it, the write included. If ctx cuts a write short, that costs the connection, and with it
-// the requests in flight over it.
+// all of it.
+//
+// Requests that are made at the same time are written together. A request whose ctx ends before it
+// is being written is not sent. After that its Write goes on, and what ctx ends is only the wait for
+// the reply: it cuts nobody's bytes, and costs no connection. (Over a transport whose Write cannot
+// be interrupted without harm, such as TLS, it can: if the peer has stopped reading, and the Write
+// runs in the goroutine of the caller whose ctx ends.)
 //
 // Any error is an [*Error]. It says whether the server may have got the request, which is never
 // sent twice.
@@ -27,18 +32,19 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 	if ended, err := c.turn(ctx, call); err != nil {
 		return none, err
 	} else if ended {
-		return c.result(call, loss, false)
+		return c.result(call, loss)
 	}
-
-	n, err := c.send(ctx, call, request)
-	maybeSent := n > 0
-	if err != nil {
-		if failed := c.failedToSend(ctx, call, maybeSent, err); failed != nil {
+	if err := c.send(ctx, call, request); err != nil {
+		why := notEncoded
+		if ctx.Err() != nil {
+			why = canceled
+		}
+		if failed := c.giveUp(ctx, call, why, err); failed != nil {
 			return none, failed
 		}
-		// Somebody else has ended the call, or is about to, and knows the reason better.
+		// The client was closed meanwhile.
 	}
-	return c.await(ctx, call, maybeSent)
+	return c.await(ctx, call)
 }
 
 // refuseContext returns the error of a request whose ctx allows no request at all.
@@ -57,13 +63,19 @@ func (c *Client[Q, R]) refuseContext(ctx context.Context) error {
 // error the call is in the pool.
 func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err error) {
 	waits, err := c.table.enter(call)
-	if err != nil {
+	switch {
+	case err != nil:
 		c.calls.Put(call)
 		return false, &Error{Err: err}
+	case waits:
+		return c.awaitTurn(ctx, call)
 	}
-	if !waits {
-		return false, nil
-	}
+	return false, nil
+}
+
+// awaitTurn is the part of turn that few calls need, apart so that the stacks of the others stay
+// small.
+func (c *Client[Q, R]) awaitTurn(ctx context.Context, call *call[R]) (ended bool, err error) {
 	start := time.Now()
 	select {
 	case how := <-call.done:
@@ -72,7 +84,7 @@ func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err
 	}
 	figures, ok := c.table.leave(call)
 	if !ok {
-		// If it got its turn, sending finds that ctx has ended, and gives the turn back.
+		// If it got its turn, send finds that ctx has ended, and the turn is given back.
 		return <-call.done != turn, nil
 	}
 	c.calls.Put(call)
@@ -80,62 +92,59 @@ func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err
 	return false, &Error{Err: &figures}
 }
 
-// failedToSend gives up a call that could not be sent, or not wholly, and returns what Do returns;
-// nil if somebody else has ended the call.
-func (c *Client[Q, R]) failedToSend(ctx context.Context, call *call[R], maybeSent bool, err error) error {
-	reason := sendFailed
-	var appending *appendError
-	switch {
-	case errors.As(err, &appending):
-		err = appending.error // not looked into: it is of the user's own type
-	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		reason = canceled
-	case errors.Is(err, plex.ErrKilled):
-		reason = killed
-	}
-	return c.giveUp(call, maybeSent, reason, err)
-}
-
 // giveUp gives up a call, and returns the error for it; nil if somebody else has ended the call.
-func (c *Client[Q, R]) giveUp(call *call[R], maybeSent bool, why reason, err error) error {
-	kept, ok := c.table.giveUp(call, maybeSent, why)
-	if !ok {
+func (c *Client[Q, R]) giveUp(ctx context.Context, call *call[R], why reason, err error) error {
+	g := c.table.giveUp(call, why)
+	if !g.ok {
 		return nil
 	}
-	if !kept {
+	if !g.kept {
 		c.calls.Put(call)
 	}
-	return &Error{MaybeSent: maybeSent, Err: err}
+	if g.waited > 0 {
+		err = c.withoutWriter(ctx, g.waited)
+	}
+	return &Error{MaybeSent: g.maybeSent, Err: err}
 }
 
-// await waits for the end of a call that has been sent.
-func (c *Client[Q, R]) await(ctx context.Context, call *call[R], maybeSent bool) (R, error) {
+// withoutWriter is the error of a caller whose ctx has ended while there was no connection for it.
+// It has the figures that say why.
+func (c *Client[Q, R]) withoutWriter(ctx context.Context, waited time.Duration) error {
+	_, err := c.mux.Writer(ctx, noWait) // fails, because ctx has ended
+	var none *plex.AcquireError
+	if errors.As(err, &none) {
+		none.Waited = waited
+	}
+	return err
+}
+
+// await waits for the end of a call whose request has been handed over.
+func (c *Client[Q, R]) await(ctx context.Context, call *call[R]) (R, error) {
 	done := ctx.Done()
 	if done == nil {
-		return c.result(call, <-call.done, maybeSent)
+		return c.result(call, <-call.done)
 	}
 	select {
 	case how := <-call.done:
-		return c.result(call, how, maybeSent)
+		return c.result(call, how)
 	case <-done:
 	}
-	if err := c.giveUp(call, maybeSent, canceled, caller.ContextError(ctx)); err != nil {
+	if err := c.giveUp(ctx, call, canceled, caller.ContextError(ctx)); err != nil {
 		var none R
 		return none, err
 	}
 	// It has ended at the same moment, and a reply must not be thrown away.
-	return c.result(call, <-call.done, maybeSent)
+	return c.result(call, <-call.done)
 }
 
 // result is what Do returns for a call that somebody else has ended.
-func (c *Client[Q, R]) result(call *call[R], how signal, maybeSent bool) (r R, err error) {
+func (c *Client[Q, R]) result(call *call[R], how signal) (r R, err error) {
 	if how == reply {
-		r = call.reply
+		var none R
+		r, call.reply = call.reply, none // so that the pool does not keep it
 	} else {
-		err = &Error{MaybeSent: maybeSent, Err: call.err}
+		err, call.err = &Error{MaybeSent: call.maybe, Err: call.err}, nil
 	}
-	var none R
-	call.reply, call.err = none, nil // so that the pool does not keep them
 	c.calls.Put(call)
 	return r, err
 }

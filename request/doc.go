@@ -20,14 +20,23 @@
 //     (syscall.ECONNREFUSED), as do the others on that connection. The connection goes on.
 //   - Nothing is ever sent twice. For a request that failed, [Error] says whether the server may
 //     have got it; only the caller can know whether it may be repeated.
-//   - A context bounds all of Do: the wait for an identifier and for a connection, the write, and
-//     the wait for the reply.
+//   - A context bounds all of Do: the wait for an identifier and for a connection, and the wait for
+//     the reply. It does not bound the Write, so that it never cuts what others have asked.
+//   - A peer that stops reading delays only those requests that were being written to it, and is
+//     given up after a while; see [WithWriteTimeout].
 //   - A method of the Protocol that panics, calls runtime.Goexit, or returns nonsense costs its own
 //     request or connection, and nothing else.
 //
 // Late and unknown replies are counted ([Client.Stats]) and dropped. Messages that are no replies
 // go to the function of [WithUnsolicited]. Connections that the multiplexer heals or adds are used
 // and read like any other.
+//
+// # Writing
+//
+// A lone caller writes at once, in its own goroutine. Requests that are made at the same time are
+// gathered, and one Write carries many of them; see [WithWriteBuffer]. A request whose context ends
+// before it is being written is taken out, and nothing of it is sent. Large requests are written by
+// themselves, without being copied, and each datagram has one request.
 //
 // # The client and the multiplexer
 //
@@ -46,7 +55,7 @@ import "errors"
 type Protocol[Q, R any] interface {
 	// Append appends to dst the whole frame of a request with this identifier, and returns the
 	// extended slice, like the append functions of the standard library. It must keep neither dst
-	// nor the result. Do calls it in the goroutine of its caller. If it returns an error, Do
+	// nor the result, which may be written after Do has returned. Do calls it in the goroutine of its caller. If it returns an error, Do
 	// returns the error, and nothing is sent.
 	Append(dst []byte, id uint64, request Q) ([]byte, error)
 
@@ -62,6 +71,14 @@ type Protocol[Q, R any] interface {
 	// dropped. An error that the server reports for one request is a reply; make it part of R.
 	// Parse must not block, because its goroutine reads no replies meanwhile.
 	Parse(message []byte) (id uint64, reply R, err error)
+}
+
+// Borrower is an optional part of a Protocol, for replies that do not refer to the bytes of their
+// message. It saves an allocation for each.
+type Borrower[R any] interface {
+	// ParseBorrowed is called instead of Parse. It must not keep the message, nor may the reply refer
+	// to it: its memory is used again as soon as ParseBorrowed has returned.
+	ParseBorrowed(message []byte) (id uint64, reply R, err error)
 }
 
 // ErrNotReply is returned by [Protocol.Parse] for a message that answers no request. The message

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"syscall"
@@ -116,6 +117,12 @@ func errRefused(conn plex.Conn, cause error) error {
 	return fmt.Errorf("request: %v does not listen: %w", conn.RemoteAddr(), cause)
 }
 
+// errNotTaken is what requests fail with on a connection whose peer has stopped reading.
+func errNotTaken(conn plex.Conn, d time.Duration) error {
+	return fmt.Errorf("request: connection to %v killed because its peer has not taken in %v what was written: %w",
+		conn.RemoteAddr(), d, os.ErrDeadlineExceeded)
+}
+
 // wsaConnReset is the error that Windows returns when a datagram was refused.
 const wsaConnReset = syscall.Errno(10054)
 
@@ -126,7 +133,8 @@ func refused(err error) bool {
 }
 
 var (
-	errNilContext = errors.New("request: Do: nil context; use context.Background() for one that never ends")
-	errExited     = errors.New("request: Parse ended its goroutine with runtime.Goexit")
-	errEmpty      = errors.New("request: Append appended nothing for the request; it must append the whole frame")
+	errNilContext  = errors.New("request: Do: nil context; use context.Background() for one that never ends")
+	errExited      = errors.New("request: Parse ended its goroutine with runtime.Goexit")
+	errWriteExited = errors.New("request: the transport's Write has ended its goroutine with runtime.Goexit")
+	errEmpty       = errors.New("request: Append appended nothing for the request; it must append the whole frame")
 )

@@ -5,6 +5,7 @@ package request
 // (see abort in send.go).
 
 import (
+	"bytes"
 	"errors"
 	"runtime/debug"
 
@@ -41,7 +42,7 @@ type parsed[R any] struct {
 // If it ends the goroutine, the reply is gone, and its request must not wait for it.
 func (c *Client[Q, R]) parse(m message.Message) (p parsed[R]) {
 	panicked := guard("Parse", func() {
-		p.id, p.reply, p.err = c.protocol.Parse(m.Data)
+		p.id, p.reply, p.err = c.parseOne(m.Data)
 		p.push = p.err != nil && errors.Is(p.err, ErrNotReply)
 	}, func() { c.malformed(m.Conn, errExited) })
 	if panicked != nil {
@@ -52,5 +53,8 @@ func (c *Client[Q, R]) parse(m message.Message) (p parsed[R]) {
 
 // pass gives a message to the function of WithUnsolicited.
 func (c *Client[Q, R]) pass(m message.Message) error {
+	if c.borrows {
+		m.Data = bytes.Clone(m.Data) // the function owns it
+	}
 	return guard("WithUnsolicited", func() { c.cfg.unsolicited(m) }, func() {})
 }

@@ -1,9 +1,11 @@
 package request_test
 
-// The protocol of the tests, and a bubble with a client in it. When a test ends, the helpers check
-// that each connection was closed once, that no lease is live, and that nothing is in flight.
+// The protocol of the tests, scripted connections that speak it, and a bubble with a client in it.
+// When a test ends, the helpers check that each connection was closed once, that no lease is live,
+// and that nothing is in flight.
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,12 +14,14 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/fakenet"
 	"go.atomizer.io/plex/message"
 	"go.atomizer.io/plex/request"
 )
@@ -91,6 +95,74 @@ func (p wireProtocol) Parse(m []byte) (id uint64, text []byte, err error) {
 		return 0, nil, errKind
 	}
 }
+
+// fakeConn is a scripted connection. The end that plex gets is embedded, and the rest are the test's
+// end, which decides what arrives, how much can be written, and how the connection ends.
+type fakeConn struct {
+	*fakenet.Conn
+	peer *fakenet.Peer
+}
+
+func newFakeConn() *fakeConn {
+	conn, peer := fakenet.Pair()
+
+	return &fakeConn{conn, peer}
+}
+
+// asked is a request as it arrived.
+type asked struct {
+	id   uint64
+	text string
+}
+
+// next waits for a whole request. ok is false if there will be none, because the connection has
+// ended.
+func (c *fakeConn) next() (a asked, ok bool) {
+	length := c.peer.ReadN(2)
+	if len(length) < 2 {
+		return asked{}, false
+	}
+
+	n := int(binary.BigEndian.Uint16([]byte(length)))
+	m := c.peer.ReadN(n)
+
+	if len(m) < n {
+		return asked{}, false
+	}
+
+	return asked{id: binary.BigEndian.Uint64([]byte(m[1:])), text: m[9:]}, true
+}
+
+// take is next for a request that must have that text.
+func (c *fakeConn) take(text string) uint64 {
+	a, ok := c.next()
+	if !ok || a.text != text {
+		panic(fmt.Sprintf("the peer of %v wanted %q, got %q (%v)", c.LocalAddr(), text, a.text, ok))
+	}
+
+	return a.id
+}
+
+// unread returns how many bytes were written and not taken.
+func (c *fakeConn) unread() int { return len(c.peer.Unread()) }
+
+// send delivers bytes, all at once.
+func (c *fakeConn) send(frames ...[]byte) { c.peer.Send(string(bytes.Join(frames, nil))) }
+
+// reply answers a request.
+func (c *fakeConn) reply(id uint64, text string) { c.send(frame(kindReply, id, text)) }
+
+// fin ends what the peer sends; what was sent before can still be read.
+func (c *fakeConn) fin() { _ = c.peer.CloseWrite() }
+
+// reset kills the connection; what was sent before can still be read.
+func (c *fakeConn) reset() { c.peer.Break(syscall.ECONNRESET, true) }
+
+// allow lets n more bytes be written before Write blocks; below zero removes the bound.
+func (c *fakeConn) allow(n int) { c.peer.Allow(n) }
+
+// afterWrites has f called after each Write, before it returns.
+func (c *fakeConn) afterWrites(f func()) { c.OnWrite(fakenet.Then(func(int, error) { f() })) }
 
 // client is the client of most tests.
 type client = request.Client[string, []byte]
@@ -171,7 +243,7 @@ func (w *world) open(options ...plex.Option) {
 		require.NoError(w, w.mux.Close())
 
 		for _, c := range w.all() {
-			require.Equal(w, 1, c.closeCount(), "Close calls of %v", c.LocalAddr())
+			require.Equal(w, 1, c.Closes(), "Close calls of %v", c.LocalAddr())
 		}
 	})
 }

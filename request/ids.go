@@ -2,6 +2,8 @@ package request
 
 // Identifiers, and which of them are free.
 
+import "sync/atomic"
+
 // ids gives out the identifiers 0 to max. The table's mutex guards it.
 //
 // As long as some have never been used, those come next, in order. After that, a space of up to 16
@@ -14,8 +16,9 @@ package request
 // taken on an earlier way through.
 type ids struct {
 	max   uint64
-	next  uint64 // the next to be tried; in a small space the first that has never been used
-	spent bool   // all have been used at least once
+	last  atomic.Uint64 // how many have been given out, if there are so many that they never run out
+	next  uint64        // the next to be tried; in a small space the first that has never been used
+	spent bool          // all have been used at least once
 
 	// A ring of the free identifiers that have been used, in a small space.
 	back  []uint16
@@ -76,7 +79,9 @@ func (s *ids) grow() {
 }
 
 // used reports whether id has ever been given out.
-func (s *ids) used(id uint64) bool { return id <= s.max && (s.spent || id < s.next) }
+func (s *ids) used(id uint64) bool {
+	return id <= s.max && (s.spent || id < s.next || id < s.last.Load())
+}
 
 // few reports whether an identifier that was given up must stay reserved.
 func (s *ids) few() bool { return s.max < fewIDs }

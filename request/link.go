@@ -16,15 +16,17 @@ const tidyEvery = 50 * time.Millisecond
 // link is guarded by the table's mutex. It exists until its connection has ended.
 type link[R any] struct {
 	conn    plex.Conn
-	calls   list[R]     // those sent, quitting and abandoned
+	calls   list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
 	live    int         // those not abandoned
 	writer  plex.Writer // the latest lease; all before it have ended
+	writing *batch[R]   // what it writes; nil if it does not. It is the end of calls
+	ended   error       // why the connection or the client has ended, if something was being written then
 	unpin   func()      // nil while it is not pinned
 	unwatch func() bool // keeps plex from telling that it has ended
 	owes    bool        // a reply may still come to a call that is no longer in calls
 
-	nonsense error         // why what came over it makes no sense; nil if it does
-	known    chan struct{} // closed when nonsense is set
+	why   error         // the client has killed it for this reason; nil if it has not
+	known chan struct{} // closed when why is set
 }
 
 func (t *table[R]) linkLocked(conn plex.Conn) *link[R] {
@@ -101,8 +103,15 @@ func (t *table[R]) nonsense(conn plex.Conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.malformedLocked(err)
-	if l := t.links[conn]; l != nil && l.nonsense == nil {
-		l.nonsense = err
+	if l := t.links[conn]; l != nil {
+		l.condemn(err)
+	}
+}
+
+// condemn notes why the connection is about to be killed.
+func (l *link[R]) condemn(why error) {
+	if l.why == nil {
+		l.why = why
 		close(l.known)
 	}
 }
@@ -116,19 +125,28 @@ func (t *table[R]) end(l *link[R], cause error) (victims list[R], w plex.Writer,
 		return list[R]{}, plex.Writer{}, nil // close has forgotten it
 	}
 	delete(t.links, l.conn)
-	if l.nonsense != nil {
-		cause = l.nonsense
+	if l.why != nil {
+		cause = l.why
 	}
-	t.takeAllLocked(l, &victims)
+	t.takeAllLocked(l, cause, &victims)
 	t.turnsLocked()
 	return victims, l.writer, cause
 }
 
 // takeAllLocked takes out all calls on a connection, and adds those that must be failed to victims.
-func (t *table[R]) takeAllLocked(l *link[R], victims *list[R]) {
-	for c := l.calls.head; c != nil; c = l.calls.head {
-		t.detachAndFailLocked(c, victims)
-		t.freeLocked(c.id)
+// If a Write still runs, settle does the same for its calls, because only then it is known what was
+// sent of them.
+func (t *table[R]) takeAllLocked(l *link[R], cause error, victims *list[R]) {
+	if l.writing != nil {
+		l.ended = cause
+	}
+	for c := l.calls.head; c != nil; {
+		next := c.next
+		if l.writing == nil || c.in != l.writing {
+			t.detachAndFailLocked(c, victims)
+			t.freeLocked(c.id)
+		}
+		c = next
 	}
 	if l.unpin != nil {
 		l.unpin()
@@ -136,22 +154,20 @@ func (t *table[R]) takeAllLocked(l *link[R], victims *list[R]) {
 	}
 }
 
-// detachAndFailLocked ends one of them. Its identifier is not free yet.
+// detachAndFailLocked ends a call whose connection has ended, or that was not sent. Its identifier
+// is not free yet.
 func (t *table[R]) detachAndFailLocked(c *call[R], victims *list[R]) {
-	was := c.state
+	flew, maybe := c.state == flying, !c.unsent
 	t.detachLocked(c)
-	switch was {
-	case sent:
-		t.failLocked(c, victims)
-	case quitting:
-		t.stats.Canceled++
-		c.state = idle
+	if flew {
+		t.failLocked(c, maybe, victims)
 	}
 }
 
 // refuse takes out all calls on a datagram connection whose peer does not listen. The caller fails
 // them. The connection goes on. The kernel tells of a refusal ahead of replies that arrived before
-// it, so identifiers must rest.
+// it, so identifiers must rest. It tells once, and may do so before the Write of the datagram has
+// returned, so a call that is being written is no exception.
 func (t *table[R]) refuse(conn plex.Conn) (victims list[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

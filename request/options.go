@@ -11,10 +11,14 @@ import (
 )
 
 const (
-	defaultReceivers = 4
+	defaultReceivers    = 4
+	defaultWriteBuffer  = 64 << 10
+	defaultWriteTimeout = 10 * time.Second
 
 	// maxReceivers keeps a mistyped number from starting millions of goroutines.
 	maxReceivers = 1 << 16
+
+	maxWriteBuffer = 1 << 30
 
 	// fewIDs is the number of identifiers from which on one that was given up can be used again: by
 	// the time that all others have been used, its late reply has come or never will.
@@ -32,6 +36,8 @@ type config struct {
 	receivers      option.Value[int]
 	maxSize        option.Value[int]
 	acquireTimeout option.Value[time.Duration]
+	writeBuffer    option.Value[int]
+	writeTimeout   option.Value[time.Duration]
 	unsolicited    func(message.Message)
 	hookSet        bool
 }
@@ -62,6 +68,21 @@ func WithAcquireTimeout(d time.Duration) Option {
 	return func(c *config) { c.acquireTimeout.Give(d) }
 }
 
+// WithWriteBuffer sets how many bytes of requests that are made at the same time are gathered for
+// one Write at most. The default is 64 KiB. With 0, each request is written by itself. Requests of
+// more than 8 KiB always are, and so is each datagram.
+func WithWriteBuffer(bytes int) Option {
+	return func(c *config) { c.writeBuffer.Give(bytes) }
+}
+
+// WithWriteTimeout sets how long a peer may take to accept what is written. After that its
+// connection is killed, and the requests on it fail with an error that matches
+// [os.ErrDeadlineExceeded]. The default is 10 seconds. A peer that has stopped reading delays only
+// the requests that were being written to it.
+func WithWriteTimeout(d time.Duration) Option {
+	return func(c *config) { c.writeTimeout.Give(d) }
+}
+
 // WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
 // callers. The default is 4. They serve any number of connections.
 func WithReceivers(n int) Option {
@@ -88,6 +109,8 @@ func WithUnsolicited(hook func(message.Message)) Option {
 func configure(options []Option) (*config, error) {
 	c := &config{ids: math.MaxUint64}
 	c.receivers.Give(defaultReceivers)
+	c.writeBuffer.Give(defaultWriteBuffer)
+	c.writeTimeout.Give(defaultWriteTimeout)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	return c, problems.Err()
@@ -109,6 +132,10 @@ func (c *config) validate(problems *option.Problems) {
 		wrong("WithMaxSize", "the size is %d bytes; it must be at least 1", n.Get())
 	}
 	problems.Positive("WithAcquireTimeout", c.acquireTimeout)
+	if n := c.writeBuffer.Get(); n < 0 || n > maxWriteBuffer {
+		wrong("WithWriteBuffer", "the size is %d bytes; it must be from 0, which gathers nothing, to %d", n, maxWriteBuffer)
+	}
+	problems.Positive("WithWriteTimeout", c.writeTimeout)
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}

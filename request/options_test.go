@@ -37,6 +37,9 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		{"too many receivers", mux, wireProtocol{}, request.WithReceivers(1 << 20), "request: WithReceivers: the number is 1048576; it must be at most 65536, and a few are enough"},
 		{"no size", mux, wireProtocol{}, request.WithMaxSize(0), "request: WithMaxSize: the size is 0 bytes; it must be at least 1"},
 		{"no time", mux, wireProtocol{}, request.WithAcquireTimeout(0), "request: WithAcquireTimeout: the duration is 0s; it must be above zero"},
+		{"a write buffer below nothing", mux, wireProtocol{}, request.WithWriteBuffer(-1), "request: WithWriteBuffer: the size is -1 bytes; it must be from 0, which gathers nothing, to 1073741824"},
+		{"a write buffer that is too large", mux, wireProtocol{}, request.WithWriteBuffer(1<<30 + 1), "request: WithWriteBuffer: the size is 1073741825 bytes; it must be from 0, which gathers nothing, to 1073741824"},
+		{"no time to write", mux, wireProtocol{}, request.WithWriteTimeout(0), "request: WithWriteTimeout: the duration is 0s; it must be above zero"},
 		{"no hook", mux, wireProtocol{}, request.WithUnsolicited(nil), "request: WithUnsolicited: the function is nil; leave the option out to have such messages dropped"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

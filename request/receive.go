@@ -4,10 +4,12 @@ package request
 // that they answer.
 
 import (
+	"context"
 	"errors"
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/intake"
 	"go.atomizer.io/plex/message"
 )
 
@@ -16,20 +18,35 @@ import (
 // reported earlier, see table.news.
 const revival = time.Second
 
-// receive is one of these goroutines. It ends with the client or with the multiplexer.
-//
-// A message is handled within the read lease that brought it. plex tells that a connection has
-// ended only after its last read lease, so by then everything that had arrived over it has been
-// handed over.
+// mostAnswers is how many replies are collected before their callers get them. More would only make
+// the table's mutex be held for longer.
+const mostAnswers = 32
+
+// receiver is one of these goroutines.
+type receiver[Q, R any] struct {
+	*Client[Q, R]
+	answers []answer[R] // that have arrived together and been parsed
+}
+
+// answer is a parsed reply, and the call that it is for.
+type answer[R any] struct {
+	id    uint64
+	reply R
+	call  *call[R] // nil if there is none, or before it has been looked up
+}
+
+// receive runs a receiver. It ends with the client or with the multiplexer.
 func (c *Client[Q, R]) receive() {
+	rx := &receiver[Q, R]{Client: c, answers: make([]answer[R], 0, mostAnswers)}
 	finished := false
 	defer func() {
 		if !finished { // the user's function has called runtime.Goexit, as t.FailNow does
 			c.wg.Go(c.receive)
 		}
 	}()
+	ctx := intake.With(c.ctx, intake.Intake{Settled: rx.deliver, Lend: c.borrows})
 	for {
-		last := c.receiveUntil()
+		last := rx.receiveUntil(ctx)
 		var none *plex.AcquireError
 		switch {
 		case errors.Is(last, plex.ErrClosed):
@@ -45,13 +62,17 @@ func (c *Client[Q, R]) receive() {
 }
 
 // receiveUntil handles messages until an error ends the loop over them, and returns it.
-func (c *Client[Q, R]) receiveUntil() (last error) {
-	for m, err := range c.messages.All(c.ctx) {
+//
+// Messages are handled within the read lease that brought them, and their replies are delivered
+// before it ends. plex tells that a connection has ended only after its last read lease, so by then
+// everything that had arrived over it has been handed over.
+func (rx *receiver[Q, R]) receiveUntil(ctx context.Context) (last error) {
+	for m, err := range rx.messages.All(ctx) {
 		switch last = err; {
 		case err == nil:
-			c.take(m)
+			rx.take(m)
 		case m.Conn != plex.Conn{}:
-			c.troubled(m.Conn, err)
+			rx.troubled(m.Conn, err)
 		}
 	}
 	return last
@@ -69,24 +90,41 @@ func (c *Client[Q, R]) awaitRevival() {
 }
 
 // take handles a message.
-func (c *Client[Q, R]) take(m message.Message) {
-	switch p := c.parse(m); {
+func (rx *receiver[Q, R]) take(m message.Message) {
+	switch p := rx.parse(m); {
 	case p.push:
-		c.table.unsolicited()
-		if c.cfg.unsolicited == nil {
+		rx.deliver() // what came earlier does not wait for the user's function
+		rx.table.unsolicited()
+		if rx.cfg.unsolicited == nil {
 			return
 		}
-		if err := c.pass(m); err != nil {
-			c.table.panicked(err)
+		if err := rx.pass(m); err != nil {
+			rx.table.panicked(err)
 		}
 	case p.err != nil:
-		c.malformed(m.Conn, p.err)
+		rx.malformed(m.Conn, p.err)
 	default:
-		if call := c.table.reply(p.id); call != nil {
-			call.reply = p.reply
-			call.done <- reply
+		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply})
+		if len(rx.answers) == mostAnswers {
+			rx.deliver()
 		}
 	}
+}
+
+// deliver gives the replies collected so far to their callers.
+func (rx *receiver[Q, R]) deliver() {
+	if len(rx.answers) == 0 {
+		return
+	}
+	rx.table.replies(rx.answers)
+	for i := range rx.answers {
+		if a := &rx.answers[i]; a.call != nil {
+			a.call.reply = a.reply
+			a.call.done <- reply
+		}
+	}
+	clear(rx.answers) // so that nothing of the replies is kept
+	rx.answers = rx.answers[:0]
 }
 
 // malformed handles a message that makes no sense. A malformed datagram says nothing about the next

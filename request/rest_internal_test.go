@@ -97,11 +97,42 @@ func TestIdentifiersOfRefusedRequestsRest(t *testing.T) {
 	}
 }
 
+// The kernel may tell the reader of a refusal before the Write of the refused datagram has returned.
+func TestARefusalThatOvertakesItsWriteIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		mux, err := plex.New(context.Background(), plex.WithConnections(ours))
+		require.NoError(t, err)
+		c, err := New(mux, bytewise{})
+		require.NoError(t, err)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Do(context.Background(), struct{}{})
+			ended <- err
+		}()
+		synctest.Wait() // it is being written
+		for conn := range c.table.links {
+			c.refuse(conn, syscall.ECONNREFUSED)
+		}
+		_, err = theirs.Read(make([]byte, 8))
+		require.NoError(t, err)
+		err = <-ended
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		require.True(t, e.MaybeSent)
+		require.Zero(t, c.Stats().InFlight)
+		require.NoError(t, c.Close())
+		require.NoError(t, mux.Close())
+		require.NoError(t, theirs.Close())
+	})
+}
+
 func TestClosingTheClientFreesRestingIdentifiers(t *testing.T) {
 	var tb table[int]
 	cfg, err := configure([]Option{WithIDs(3)})
 	require.NoError(t, err)
-	tb.init(cfg, nil)
+	tb.init(cfg, nil, nil)
 	tb.mu.Lock()
 	tb.rest.addLocked(&tb, tb.ids.take(tb.takenLocked))
 	tb.mu.Unlock()

@@ -8,7 +8,7 @@ package request
 type Stats struct {
 	// Gauges.
 	Waiting   int // requests that wait for an identifier, or because of WithInFlight
-	InFlight  int // requests that have an identifier, and have not ended
+	InFlight  int // requests that have been encoded or have an identifier, and have not ended
 	Abandoned int // identifiers of requests given up, reserved because a reply may still come
 
 	// Counters of requests.
@@ -17,6 +17,8 @@ type Stats struct {
 	Replies  uint64 // ended by a reply
 	Canceled uint64 // ended by their context
 	Failed   uint64 // ended by any other error
+
+	Writes uint64 // each has carried one request or several
 
 	// Counters of messages, beside the replies.
 	Late        uint64 // replies to requests that have ended; with few identifiers, given up

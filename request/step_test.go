@@ -90,7 +90,7 @@ func TestNonsenseKillsItsConnectionAndFailsItsRequests(t *testing.T) {
 				}
 
 				time.Sleep(time.Second)
-				require.Equal(t, 1, conns[0].closeCount(), "the connection is killed")
+				require.Equal(t, 1, conns[0].Closes(), "the connection is killed")
 				require.EqualValues(t, 1, c.Stats().Malformed)
 				requirePending(t, kept)
 				conns[1].reply(id, "reply")
@@ -216,7 +216,7 @@ func TestAnIdleConnectionOutOfStepIsKilled(t *testing.T) {
 		c := w.client()
 		conns[1].send(frame('?', 0, ""))
 		time.Sleep(time.Second)
-		require.Equal(t, 1, conns[1].closeCount())
+		require.Equal(t, 1, conns[1].Closes())
 		require.Equal(t, 2, w.mux.Stats().Open)
 
 		for range 4 {
@@ -237,7 +237,7 @@ func TestAConnectionOutOfStepWhoseWriterIsBusyIsKilled(t *testing.T) {
 		conns[0].send(frame('?', 0, ""))
 		requireError(t, writing, true, errKind)
 		time.Sleep(time.Second)
-		require.Equal(t, 1, conns[0].closeCount())
+		require.Equal(t, 1, conns[0].Closes())
 	})
 }
 
@@ -308,7 +308,7 @@ func TestNonsenseBehindAHookThatEndsItsGoroutineKillsItsConnection(t *testing.T)
 		conns[0].send(frame(kindPush, 0, "a"), frame('?', 0, "nonsense"))
 		time.Sleep(time.Minute)
 		requireIs(t, ended(t, asked).err, true, errKind)
-		require.Equal(t, 1, conns[0].closeCount())
+		require.Equal(t, 1, conns[0].Closes())
 	})
 }
 
@@ -331,7 +331,7 @@ func TestAProtocolThatEndsItsGoroutineKillsTheConnectionAndFailsItsRequests(t *t
 				err := ended(t, lost).err
 				require.ErrorContains(t, err, "runtime.Goexit")
 				require.ErrorContains(t, err, conns[0].RemoteAddr().String())
-				require.Equal(t, 1, conns[0].closeCount())
+				require.Equal(t, 1, conns[0].Closes())
 				require.EqualValues(t, 1, c.Stats().Malformed)
 
 				kept := asking(t.Context(), c, "kept")
@@ -361,11 +361,11 @@ func TestAConnectionWithRequestsInFlightIsNotRetired(t *testing.T) {
 		first := w.all()[0]
 		id := first.take("slow")
 		time.Sleep(time.Hour) // far beyond the connection's lifetime
-		require.Zero(t, first.closeCount())
+		require.Zero(t, first.Closes())
 		first.reply(id, "reply")
 		requireReply(t, slow, "reply")
 		time.Sleep(5 * time.Second)
-		require.Equal(t, 1, first.closeCount(), "it is retired when nobody expects anything from it")
+		require.Equal(t, 1, first.Closes(), "it is retired when nobody expects anything from it")
 		require.EqualValues(t, 1, w.mux.Stats().Expired)
 
 		// The next request uses its replacement.
@@ -385,7 +385,7 @@ func TestRetiringAConnectionFreesItsIdentifiers(t *testing.T) {
 		next := asking(t.Context(), c, "next")
 		requirePending(t, next)
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, 1, w.all()[0].closeCount())
+		require.Equal(t, 1, w.all()[0].Closes())
 		second := w.all()[len(w.all())-1]
 		second.reply(second.take("next"), "reply")
 		requireReply(t, next, "reply")
@@ -400,9 +400,9 @@ func TestClosingTheClientUnpinsConnections(t *testing.T) {
 		first.reply(first.take("asked"), "reply")
 		requireReply(t, asked, "reply")
 		require.NoError(t, c.Close())
-		require.Zero(t, first.closeCount())
+		require.Zero(t, first.Closes())
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, 1, first.closeCount())
+		require.Equal(t, 1, first.Closes())
 		require.Zero(t, w.mux.Stats().Killed)
 	}, plex.WithMaxLifetime(time.Minute))
 }

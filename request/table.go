@@ -6,6 +6,7 @@ package request
 // on after that.
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -13,10 +14,12 @@ import (
 )
 
 type table[R any] struct {
-	limit int                   // most in flight, 0 if there is no bound
-	ended func(*link[R], error) // called when a connection has ended, in a goroutine
-	wg    sync.WaitGroup        // calls of ended that run or may still come
-	news  chan struct{}         // holds one: there is a new link
+	limit   int                   // most in flight, 0 if there is no bound
+	timeout time.Duration         // how long a call may wait for a connection, 0 if there is no bound
+	epoch   time.Time             // when the clock began
+	ended   func(*link[R], error) // called when a connection has ended, in a goroutine
+	wg      sync.WaitGroup        // calls of ended that run or may still come, and what spawn has started
+	news    chan struct{}         // holds one: there is a new link
 
 	// mu guards what follows, and the calls and links in it. The multiplexer's own lock may be
 	// taken under it, but not the other way round.
@@ -30,21 +33,50 @@ type table[R any] struct {
 	tidier *time.Timer // calls tidy; nil before the first time
 	tidies bool        // it will
 	stats  Stats       // without InFlight, which is derived
+
+	gathering[R]
 }
 
-func (t *table[R]) init(cfg *config, ended func(*link[R], error)) {
+func (t *table[R]) init(cfg *config, ended func(*link[R], error), watch func()) {
 	t.ids.max, t.limit, t.ended = cfg.ids, cfg.inFlight.Get(), ended
 	t.calls, t.links = make(map[uint64]*call[R]), make(map[plex.Conn]*link[R])
 	t.rest.mark.state = resting
 	t.news = make(chan struct{}, 1)
+	t.most = cfg.writeBuffer.Get()
+	t.large = min(t.most, largeFrame)
+	t.timeout = cfg.acquireTimeout.Get()
+	t.epoch = time.Now()
+	t.watcher = time.AfterFunc(time.Hour, watch)
+	t.watcher.Stop()
+}
+
+// clock is a time that is never 0.
+func (t *table[R]) clock() time.Duration { return time.Since(t.epoch) + 1 }
+
+// spawn runs f in a goroutine that close waits for, unless the client is closed.
+func (t *table[R]) spawn(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed == nil {
+		t.wg.Go(f)
+	}
+	return t.closed == nil
 }
 
 // inFlightLocked is how many requests are in flight: those with an identifier that is not just
 // reserved.
 func (t *table[R]) inFlightLocked() int { return len(t.calls) - t.stats.Abandoned }
 
+// plenty reports whether there is an identifier for every call at any time. Then a call gets the
+// next one without the mutex, and is entered in the table only when its frame is gathered.
+func (t *table[R]) plenty() bool { return t.ids.max == math.MaxUint64 && t.limit == 0 }
+
 // enter asks for a turn. If the call must wait for it, waits is true, and done tells when it comes.
 func (t *table[R]) enter(c *call[R]) (waits bool, err error) {
+	if t.plenty() {
+		c.id, c.state = t.ids.last.Add(1)-1, idle
+		return false, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stats.Requests++
@@ -110,39 +142,19 @@ func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 	}, true
 }
 
-// register notes that the call is about to be written by w. From then on a reply may come, or the
-// connection end. It reports false if the call has ended, and done tells how.
-func (t *table[R]) register(c *call[R], w plex.Writer) bool {
+// replies takes out the calls that replies are for, which the caller then ends.
+func (t *table[R]) replies(answers []answer[R]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c.state != admitted {
-		return false
+	for i := range answers {
+		answers[i].call = t.replyLocked(answers[i].id)
 	}
-	l := t.linkLocked(w.Conn())
-	t.pinLocked(l)
-	c.state, c.on = sent, l
-	l.calls.push(c)
-	l.live++
-	l.writer = w
-	t.stats.Sent++
-	return true
+	t.turnsLocked()
 }
 
-// quit notes that the call's Write is being interrupted because its context has ended. Whatever
-// becomes of its connection, the context is what ended the call.
-func (t *table[R]) quit(c *call[R]) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if c.state == sent {
-		c.state = quitting
-	}
-}
-
-// reply takes out the call that a reply is for, which the caller then ends. It returns nil if there
-// is none.
-func (t *table[R]) reply(id uint64) *call[R] {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// replyLocked takes out the call that a reply is for. It returns nil if there is none. The caller
+// then gives turns.
+func (t *table[R]) replyLocked(id uint64) *call[R] {
 	c := t.calls[id]
 	if c == nil {
 		if !t.ids.few() && t.ids.used(id) {
@@ -152,18 +164,16 @@ func (t *table[R]) reply(id uint64) *call[R] {
 		}
 		return nil
 	}
-	switch c.state {
-	case sent, quitting:
+	switch {
+	case c.state == flying && c.on() != nil:
 		t.removeLocked(c)
 		c.state = over
 		t.stats.Replies++
-		t.turnsLocked()
 		return c
-	case abandoned:
+	case c.state == abandoned:
 		t.removeLocked(c)
 		t.stats.Late++
-		t.turnsLocked()
-	case resting:
+	case c.state == resting:
 		t.stats.Late++
 	default:
 		t.stats.Unknown++
@@ -171,44 +181,54 @@ func (t *table[R]) reply(id uint64) *call[R] {
 	return nil
 }
 
-// giveUp takes out a call that Do gives up. If something of it may have been sent and identifiers
-// are few, the identifier stays reserved, and the table keeps the call; kept says so. If somebody
-// else has ended the call already, or will, ok is false and done tells how.
-func (t *table[R]) giveUp(c *call[R], maybeSent bool, why reason) (kept, ok bool) {
+// givenUp is what became of a call that Do gave up.
+type givenUp struct {
+	ok        bool          // Do has it again; otherwise somebody else has ended it, and done tells how
+	kept      bool          // but the table keeps it, because its identifier stays reserved
+	maybeSent bool          // something of it may have been sent
+	waited    time.Duration // how long it waited for a connection, if that is what it did
+}
+
+// giveUp takes out a call that Do gives up. If nobody has taken its frame yet, it is cut out. If
+// something of it may have been sent and identifiers are few, the identifier stays reserved.
+func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case c.state == over:
-		return false, false
-	case c.state == idle:
-		return false, true // it was quitting, and its connection has ended
-	case c.state == sent && t.otherReasonLocked(c, why):
-		return false, false
+	if c.state == over {
+		return g
+	}
+	g.ok = true
+	if c.state == idle { // it has not been entered
+		t.stats.Requests++
 	}
 	if why == canceled {
 		t.stats.Canceled++
 	} else {
 		t.stats.Failed++
 	}
-	if kept = maybeSent && t.ids.few(); kept {
-		c.state = abandoned
-		c.on.live--
-		t.stats.Abandoned++
-	} else {
-		if maybeSent {
-			c.on.owes = true
+	l := c.on()
+	switch {
+	case c.state != flying:
+	case l == nil:
+		if t.stop != nil {
+			g.waited = t.clock() - t.sinceLocked(c)
 		}
+		t.cutOutLocked(c)
+	case c.unsent:
+	case t.ids.few():
+		g.kept, g.maybeSent = true, true
+		c.state = abandoned
+		l.live--
+		t.stats.Abandoned++
+	default:
+		l.owes, g.maybeSent = true, true
+	}
+	if !g.kept && c.state != idle {
 		t.removeLocked(c)
 		c.state = idle
 	}
 	t.turnsLocked()
-	return kept, true
-}
-
-// otherReasonLocked reports whether the Write failed because the connection was killed. The kill
-// has a reason, which ends the call when the connection has ended.
-func (t *table[R]) otherReasonLocked(c *call[R], why reason) bool {
-	return why == killed || why == sendFailed && c.on.nonsense != nil
+	return g
 }
 
 // removeLocked takes a call out of everything and frees its identifier. The caller then gives
@@ -223,12 +243,12 @@ func (t *table[R]) detachLocked(c *call[R]) {
 	if c.state == abandoned {
 		t.stats.Abandoned--
 	}
-	if l := c.on; l != nil {
+	if l := c.on(); l != nil {
 		l.calls.remove(c)
 		if c.state != abandoned {
 			l.live--
 		}
-		c.on = nil
+		t.partLocked(c)
 	}
 }
 
@@ -237,8 +257,8 @@ func (t *table[R]) freeLocked(id uint64) {
 	t.ids.put(id)
 }
 
-func (t *table[R]) failLocked(c *call[R], victims *list[R]) {
-	c.state = over
+func (t *table[R]) failLocked(c *call[R], maybeSent bool, victims *list[R]) {
+	c.state, c.maybe = over, maybeSent
 	t.stats.Failed++
 	victims.push(c)
 }
@@ -254,7 +274,7 @@ func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 	t.closed = reason
 	for c := t.queue.head; c != nil; c = t.queue.head {
 		t.unqueueLocked(c)
-		t.failLocked(c, &victims)
+		t.failLocked(c, false, &victims)
 	}
 	for _, l := range t.links {
 		if l.unwatch() {
@@ -262,14 +282,18 @@ func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 		}
 		l.owes = l.owes || l.calls.head != nil
 		links = append(links, l)
-		t.takeAllLocked(l, &victims)
+		t.takeAllLocked(l, reason, &victims)
 	}
 	clear(t.links)
 	t.rest.freeAllLocked(t)
-	for _, c := range t.calls { // those not given to a connection yet
-		t.removeLocked(c)
-		t.failLocked(c, &victims)
+	for _, c := range t.calls { // those not given to a connection yet, and those that are being written
+		if c.on() == nil {
+			c.in = nil
+			t.removeLocked(c)
+			t.failLocked(c, false, &victims)
+		}
 	}
+	t.first, t.last, t.batches, t.buffers = nil, nil, nil, nil
 	if t.tidier != nil {
 		t.tidier.Stop()
 	}

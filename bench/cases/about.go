@@ -69,7 +69,13 @@ read HTTP.`,
 
 	GroupMessage: `The two layers above leases. They are compared with what one would write without
 plex, on connections that nobody heals: a loop for each connection, and a connection for each
-caller.`,
+caller.
+
+The client by hand that package request is compared with gathers requests too, in 40 lines. It knows
+no contexts, no lost connections, no bounds and no figures, and one goroutine for each connection
+waits in Read. With few callers that makes the difference: in package request a few receivers serve
+any number of connections, so each reply wakes the poller first and then a receiver. With receivers
+that wait in Read, tried once, a lone caller reached 0.97 of the speed by hand.`,
 
 	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside the clients that
 everybody uses. The servers are in processes of their own. A client of miekg/dns or of gomemcache

@@ -22,9 +22,12 @@ const ownConnection = "one connection per caller"
 const BytesPerRequest = "B/request"
 
 func clientCases(p *peer.Process) []*harness.Case {
-	cases := make([]*harness.Case, 0, len(RequestTimes)+1)
+	cases := make([]*harness.Case, 0, len(RequestTimes)+len(gatheringCallers)+1)
 	for _, d := range RequestTimes {
 		cases = append(cases, client(p, d))
+	}
+	for _, callers := range gatheringCallers {
+		cases = append(cases, gathering(p, callers))
 	}
 	return append(cases, inFlight(p))
 }
@@ -173,3 +176,6 @@ func (frames) Split(data []byte, atEOF bool) (int, []byte, error) {
 func (frames) Parse(message []byte) (uint64, struct{}, error) {
 	return binary.LittleEndian.Uint64(message), struct{}{}, nil
 }
+
+// ParseBorrowed makes frames a request.Borrower.
+func (f frames) ParseBorrowed(message []byte) (uint64, struct{}, error) { return f.Parse(message) }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ const (
 	Ended                    // its connection was closed by the server
 	Killed                   // its connection was killed, by the consumer or for a write that was cut short
 	OutOfStep                // its connection was killed, for what came over it made no sense
+	NotTaken                 // its connection was killed, for its peer did not take what was written
 	Retired                  // its connection was retired
 	NoConn                   // there was no connection
 	Shut                     // the client or the multiplexer was closed
@@ -40,7 +42,7 @@ const (
 func (o Outcome) String() string {
 	return [...]string{
 		"pending", "replied", "canceled", "canceled before its turn", "connection reset", "connection closed by the server",
-		"connection killed", "connection out of step", "connection retired", "no connection", "closed",
+		"connection killed", "connection out of step", "not taken in time", "connection retired", "no connection", "closed",
 		"not to be encoded", "otherwise",
 	}[o]
 }
@@ -137,6 +139,8 @@ func (a *Asked) judge(ctx context.Context, ask Ask, answer Answer, err error) Ou
 		return OutOfStep
 	case errors.Is(err, ErrUnencodable):
 		return Refused
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return NotTaken
 	case errors.Is(err, plex.ErrKilled), errors.Is(err, plex.ErrPartialWrite):
 		return Killed
 	case errors.Is(err, plex.ErrRetired):

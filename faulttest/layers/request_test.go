@@ -226,6 +226,104 @@ func TestFaultLostWhileWriting(t *testing.T) {
 	}
 }
 
+// Thousands ask at the same time, and the peer stops reading in the middle of a batch. Then the connection ends in each
+// way, or half of the callers give up and the peer goes on: whoever is told that nothing was sent was not heard, nobody
+// is heard twice, and those who give up cost nobody else anything.
+// Catches: a wrong account of a Write that is cut short; a caller who gives up and whose bytes are sent, or cut in two;
+// requests that are left in a batch that nobody writes.
+func TestFaultStalledInTheMiddleOfABatch(t *testing.T) {
+	const callers, size = 3000, 6000 // more than the kernel takes
+	for _, end := range []string{"reset", "half taken, then a reset", "kill", "write timeout", "close of the client", "ctx"} {
+		t.Run(end, func(t *testing.T) {
+			release := make(chan struct{})
+			e := &layers.Executor{Deaf: func(k int) <-chan struct{} {
+				if k == 0 {
+					return release
+				}
+				return nil
+			}}
+			script := func(k int) (s proxy.Script) {
+				if k == 0 && end == "half taken, then a reset" {
+					s.Steps = []proxy.Step{{Do: proxy.Reset, Dir: proxy.Up, After: 40*size + 1234}}
+				}
+				return s
+			}
+			p := serve(t, proxy.Config{Handler: func(c *proxy.Conn) { e.Serve(c) }, Script: script})
+			m := mux(t, p, 1)
+			w, err := m.Writer(t.Context(), patience)
+			require.NoError(t, err)
+			require.NoError(t, w.Close())
+			var opts []request.Option
+			if end == "write timeout" {
+				opts = append(opts, request.WithWriteTimeout(100*time.Millisecond))
+			}
+			a := ask(t, m, e, p, opts...)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var all sync.WaitGroup
+			var told [2]atomic.Int64 // that nothing was sent, that something may have been
+			for i := range callers {
+				mine := context.Background()
+				if i%2 == 0 {
+					mine = ctx
+				}
+				all.Go(func() {
+					_, err := a.Do(mine, layers.Ask{Size: size})
+					var failed *request.Error
+					if !errors.As(err, &failed) {
+						return
+					}
+					if failed.MaybeSent {
+						told[1].Add(1)
+					} else {
+						told[0].Add(1)
+					}
+				})
+			}
+			eventually(t, func() bool { return int64(a.Client.Stats().InFlight)+told[0].Load()+told[1].Load() == callers }, "all have asked")
+			settled, writes := 0, uint64(0)
+			eventually(t, func() bool { // that nothing is written any more, or that it is over
+				now := a.Client.Stats().Writes
+				if settled++; now != writes {
+					settled, writes = 0, now
+				}
+				return settled > 20
+			}, "the peer has stalled")
+			switch end {
+			case "reset":
+				p.Conn(t.Context(), 0).Reset()
+			case "half taken, then a reset":
+				close(release)
+			case "kill":
+				w.Conn().Kill()
+			case "close of the client":
+				require.NoError(t, a.Client.Close())
+			case "ctx":
+				cancel()
+				eventually(t, func() bool { return told[0].Load()+told[1].Load() == callers/2 }, "those who give up")
+				require.Zero(t, m.Stats().Lost, "nobody's ctx costs a connection")
+				close(release)
+			}
+			within("the callers", all.Wait)
+			require.NotZero(t, told[1].Load())
+			if end == "close of the client" {
+				require.NotZero(t, told[0].Load(), "the kernel has taken all")
+			}
+			if end == "ctx" {
+				require.NotZero(t, told[0].Load(), "the kernel has taken all")
+				require.EqualValues(t, callers/2, a.Count(layers.Replied))
+				require.Zero(t, m.Stats().Lost)
+			}
+			select {
+			case <-release:
+			default:
+				close(release)
+			}
+			a.over()
+		})
+	}
+}
+
 // A server that never answers: the callers end with their ctx, and nothing of them stays, on a connection that lives.
 // Catches: entries that stay for ever; a request in flight that keeps its place after its caller has gone.
 func TestFaultServerThatNeverAnswers(t *testing.T) {

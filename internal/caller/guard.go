@@ -36,10 +36,22 @@ func Apart(what string, f func() error) error {
 func Crash(what string, panicked any) error {
 	switch p := panicked.(type) {
 	case nil:
-		return errors.New("plex: " + what + " has ended its goroutine by runtime.Goexit")
+		return &crash{errors.New("plex: " + what + " has ended its goroutine by runtime.Goexit")}
 	case error:
-		return fmt.Errorf("plex: %s panicked: %w\n%s", what, p, debug.Stack())
+		return &crash{fmt.Errorf("plex: %s panicked: %w\n%s", what, p, debug.Stack())}
 	default:
-		return fmt.Errorf("plex: %s panicked: %v\n%s", what, p, debug.Stack())
+		return &crash{fmt.Errorf("plex: %s panicked: %v\n%s", what, p, debug.Stack())}
 	}
+}
+
+// crash marks the errors that Crash makes.
+type crash struct{ error }
+
+func (c *crash) Unwrap() error { return c.error }
+
+// IsCrash reports whether err says that foreign code has panicked or ended its goroutine. How far it
+// had come by then is unknown.
+func IsCrash(err error) bool {
+	var c *crash
+	return errors.As(err, &c)
 }

@@ -2,6 +2,7 @@ package caller
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"testing"
@@ -52,4 +53,18 @@ func TestCrash(t *testing.T) {
 	require.ErrorIs(t, Crash("f", cause), cause)
 	require.ErrorContains(t, Crash("f", 5), "plex: f panicked: 5\n")
 	require.ErrorContains(t, Crash("f", nil), "Goexit")
+}
+
+func TestACrashCanBeToldFromAnError(t *testing.T) {
+	errOrdinary := errors.New("ordinary")
+	require.False(t, IsCrash(Guard("f", func() error { return errOrdinary })))
+	require.False(t, IsCrash(nil))
+	for _, f := range []func() error{
+		func() error { panic(errOrdinary) },
+		func() error { panic("text") },
+		func() error { runtime.Goexit(); return nil },
+	} {
+		require.True(t, IsCrash(fmt.Errorf("wrapped: %w", Apart("f", f))))
+	}
+	require.ErrorIs(t, Guard("f", func() error { panic(errOrdinary) }), errOrdinary)
 }

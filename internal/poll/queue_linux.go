@@ -66,14 +66,13 @@ func (q *queue) control(raw syscall.RawConn, op int, e *syscall.EpollEvent) erro
 
 // run calls handle for each event, until stop.
 func (q *queue) run(handle func(event)) {
-	events := make([]syscall.EpollEvent, 128)
+	events, n := make([]syscall.EpollEvent, 128), 0
+	wait := func(fd uintptr) bool { // made once, because there is a wait for each event
+		n, _ = syscall.EpollWait(int(fd), events, 0)
+		return n > 0 // else wait until there is one
+	}
 	for {
-		n := 0
-		err := q.raw.Read(func(fd uintptr) bool {
-			n, _ = syscall.EpollWait(int(fd), events, 0)
-			return n > 0 // else wait until there is one
-		})
-		if err != nil {
+		if q.raw.Read(wait) != nil {
 			return // stopped
 		}
 		for _, e := range events[:n] {

@@ -25,7 +25,12 @@ type asking struct {
 
 // begin starts the callers.
 func (a *asking) begin(end <-chan struct{}) {
-	opts := []request.Option{request.WithUnsolicited(func(message.Message) {})}
+	opts := []request.Option{
+		request.WithUnsolicited(func(message.Message) {}), request.WithWriteBuffer(a.r.buffer),
+	}
+	if a.r.timeout > 0 {
+		opts = append(opts, request.WithWriteTimeout(a.r.timeout))
+	}
 	if a.r.ids > 0 {
 		opts = append(opts, request.WithIDs(a.r.ids))
 	}

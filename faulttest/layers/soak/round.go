@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,9 @@ type setup struct {
 	tls      bool          // for requests
 	ids      uint64        // the largest; 0: 64 bits
 	inFlight int           // 0: no bound
+	buffer   int           // for one Write of requests
+	tight    bool          // the kernel takes little at a time, so Writes of requests are cut short anywhere
+	timeout  time.Duration // of a Write of requests; 0: the default
 	loops    int
 	channel  bool // instead of the loops: what is in its buffer would be overtaken by theirs
 	leaves   bool // loops are left and begun anew
@@ -49,8 +53,9 @@ type setup struct {
 
 func (p setup) String() string {
 	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, "+
-		"in flight %d, %d loops, left %v, a channel instead %v; %v",
-		p.number, p.length, p.Minimum, p.Scaling > 0, p.Lifetime, p.kills, p.tls, p.ids, p.inFlight, p.loops, p.leaves,
+		"in flight %d, write buffer %d, tight %v, write timeout %v, %d loops, left %v, a channel instead %v; %v",
+		p.number, p.length, p.Minimum, p.Scaling > 0, p.Lifetime, p.kills, p.tls, p.ids, p.inFlight, p.buffer, p.tight, p.timeout,
+		p.loops, p.leaves,
 		p.channel, p.end)
 }
 
@@ -78,6 +83,11 @@ func (s *soak) draw(n int) setup {
 	p.ids = []uint64{0, 0, 1<<16 - 1, 255, 15}[rng.IntN(5)]
 	if rng.IntN(3) == 0 {
 		p.inFlight = 1 + rng.IntN(2*s.callers)
+	}
+	p.buffer = []int{0, 300, 64 << 10, 64 << 10}[rng.IntN(4)]
+	p.tight = rng.IntN(2) == 0
+	if rng.IntN(3) == 0 {
+		p.timeout = time.Duration(2+rng.IntN(20)) * time.Millisecond
 	}
 	p.leaves = rng.IntN(2) == 0
 	p.channel = rng.IntN(4) == 0
@@ -149,13 +159,33 @@ func (r *round) open(ctx context.Context) error {
 		return err
 	}
 	r.talking.mux = r.Open(ctx, context.Background(), connect(r.talking.proxy))
-	if r.tls {
-		connect = func(p *proxy.Proxy) plex.Connect {
-			return plex.DialContext(&tls.Dialer{Config: r.ClientTLS}, "tcp", p.Addr())
-		}
-	}
+	connect = func(p *proxy.Proxy) plex.Connect { return plex.DialContext(dialer{r}, "tcp", p.Addr()) }
 	r.asking.mux = r.Open(ctx, context.Background(), connect(r.asking.proxy))
 	return nil
+}
+
+// dialer dials for requests.
+type dialer struct{ r *round }
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if d.r.tight {
+		err = conn.(*net.TCPConn).SetWriteBuffer(1) // as small as there is
+	}
+	if d.r.tls && err == nil {
+		over := tls.Client(conn, d.r.ClientTLS)
+		if err = over.HandshakeContext(ctx); err == nil {
+			return over, nil
+		}
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // serve starts the proxy with the server behind it.
