@@ -75,17 +75,18 @@ func (m *Multiplexer) claim(nc net.Conn, dialed bool) (*conn, error) {
 }
 
 // unclaim forgets a connection that has not been admitted and is not plex's to close.
-func (m *Multiplexer) unclaim(c *conn) {
+func (c *conn) unclaim() {
+	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.roster.remove(c)
-	m.unknownLocked(c)
+	c.unknownLocked()
 }
 
 // unknownLocked forgets the transport, which may then come again.
-func (m *Multiplexer) unknownLocked(c *conn) {
+func (c *conn) unknownLocked() {
 	if key, ok := identity(c.nc); ok {
-		delete(m.known, key)
+		delete(c.m.known, key)
 	}
 }
 

@@ -115,7 +115,7 @@ func (m *Multiplexer) beginWait(q *queue) *waiter {
 	defer m.mu.Unlock()
 	w.since = time.Now()
 	q.line.add(w)
-	if m.scaler.armed.After(w.since.Add(m.scalingTimeout())) {
+	if m.scaler.armed.After(w.since.Add(m.cfg.scalingTimeout())) {
 		m.kick()
 	}
 	return w
@@ -128,7 +128,7 @@ func (m *Multiplexer) endWait(q *queue, w *waiter) {
 	m.scaler.waiters.Put(w)
 }
 
-func (m *Multiplexer) scalingTimeout() time.Duration { return min(m.cfg.autoScaling.Get(), maxWait) }
+func (c *config) scalingTimeout() time.Duration { return min(c.autoScaling.Get(), maxWait) }
 
 // surplusLocked says how many connections nobody has needed over the idle timeout. That a
 // connection is idle says little, as all of them take turns; what counts is how many were idle at

@@ -406,7 +406,7 @@ func (h *half) settle() {
 		c.endedLocked()
 		m.remains.drop(c)
 	}
-	m.forgetLocked(c)
+	c.forgetLocked()
 	m.mu.Unlock()
 	switch {
 	case closes:
@@ -431,7 +431,8 @@ func (c *conn) uncountLocked() {
 }
 
 // forgetLocked drops the connection from the books when nothing of it is left.
-func (m *Multiplexer) forgetLocked(c *conn) {
+func (c *conn) forgetLocked() {
+	m := c.m
 	if c.life.phase != phaseClosed || c.admitted() && !(c.r.word().over() && c.w.word().over()) || !m.roster.remove(c) {
 		return
 	}

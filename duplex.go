@@ -11,13 +11,14 @@ import (
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// Duplex is a lease on a whole connection: for protocols in which a connection keeps a caller's state,
-// or answers in order, and for code that wants a [net.Conn], such as net/textproto, net/smtp, bufio or
-// a driver. It is a small value: copies are the same lease. The zero Duplex is a lease that has ended.
+// Duplex is a lease on a whole connection: for protocols in which a connection keeps a caller's
+// state, or answers in order, and for code that wants a [net.Conn], such as net/textproto,
+// net/smtp, bufio or a driver. It is a small value: copies are the same lease. The zero Duplex is a
+// lease that has ended.
 //
-// All methods may be called from several goroutines. After Close, Kill or Detach a Duplex never reaches
-// the connection again, though the connection may be someone else's by then: its methods return
-// [ErrLeaseClosed]. So it may be given to code that closes a connection twice.
+// All methods may be called from several goroutines. After Close, Kill or Detach a Duplex never
+// reaches the connection again, though the connection may be someone else's by then: its methods
+// return [ErrLeaseClosed]. So it may be given to code that closes a connection twice.
 //
 // What the peer sent and the consumer has not read when the lease ends goes to whoever reads next.
 type Duplex struct {
@@ -27,11 +28,11 @@ type Duplex struct {
 
 var _ net.Conn = Duplex{}
 
-// Duplex leases a whole connection. Callers are served first come, first served, together with those of
-// [Multiplexer.Writer]. A connection whose read half is idle is preferred. If there is none, the caller
-// keeps the write half that it got, and waits until the connection's reader closes its lease and nobody
-// expects anything of the connection (see [Conn.Pin]). ctx, timeout and the errors are as in
-// [Multiplexer.Writer].
+// Duplex leases a whole connection. Callers are served first come, first served, together with
+// those of [Multiplexer.Writer]. A connection whose read half is idle is preferred. If there is
+// none, the caller keeps the write half that it got, and waits until the connection's reader closes
+// its lease and nobody expects anything of the connection (see [Conn.Pin]). ctx, timeout and the
+// errors are as in [Multiplexer.Writer].
 //
 // A Duplex goes with Reader and with ReadyReader.
 func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (Duplex, error) {
@@ -44,7 +45,7 @@ func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (Duplex
 	}
 	rid, ok := w.conn.r.leaseNow(true)
 	if !ok {
-		if w, wid, rid, err = m.duplexSlow(ctx, timeout, w, wid); err != nil {
+		if w, wid, rid, err = (&pairing{m, ctx, timeout, time.Now()}).of(w, wid); err != nil {
 			return Duplex{}, err
 		}
 	}
@@ -68,25 +69,32 @@ func asDuplex(err error) error {
 // duplexName is what a caller of Duplex asks for.
 const duplexName = "whole connection"
 
-// duplexSlow is the rest of Duplex for a write half whose read half is not to be had now.
-func (m *Multiplexer) duplexSlow(ctx context.Context, timeout time.Duration, w *half, wid word) (*half, word, word, error) {
-	start := time.Now()
+// pairing is the rest of a call of Duplex whose write half has a read half that is not to be had
+// now.
+type pairing struct {
+	m       *Multiplexer
+	ctx     context.Context
+	timeout time.Duration
+	start   time.Time
+}
+
+// of returns the leased halves of one connection, of that of w or of another.
+func (p *pairing) of(w *half, wid word) (*half, word, word, error) {
 	for {
-		if other, otherID, rid, ok := m.idleConnection(); ok {
+		if other, otherID, rid, ok := p.idle(); ok {
 			_ = w.close(wid)
 			return other, otherID, rid, nil
 		}
-		left := remaining(timeout, start)
-		rid, err := w.conn.r.leaseNamed(ctx, left, true)
+		rid, err := w.conn.r.leaseNamed(p.ctx, p.left(), true)
 		if err == nil {
 			return w, wid, rid, nil
 		}
 		_ = w.close(wid)
-		if ctx.Err() != nil || errors.Is(err, ErrTimeout) {
-			return nil, 0, 0, m.namedFailed(&m.writers, duplexName, time.Since(start), err)
+		if p.ctx.Err() != nil || errors.Is(err, ErrTimeout) {
+			return nil, 0, 0, w.notLeased(duplexName, time.Since(p.start), err)
 		}
 		// The connection has ended, so another is asked for.
-		if w, wid, err = m.acquire(ctx, remaining(timeout, start), &m.writers); err != nil {
+		if w, wid, err = p.m.acquire(p.ctx, p.left(), &p.m.writers); err != nil {
 			return nil, 0, 0, asDuplex(err)
 		}
 		if rid, ok := w.conn.r.leaseNow(true); ok {
@@ -95,27 +103,27 @@ func (m *Multiplexer) duplexSlow(ctx context.Context, timeout time.Duration, w *
 	}
 }
 
-// remaining is what is left of a caller's timeout; negative if nothing is, and 0 if there is none.
-func remaining(timeout time.Duration, start time.Time) time.Duration {
-	if timeout <= 0 {
-		return timeout
+// left is what is left of the caller's timeout; negative if nothing is, and 0 if there is none.
+func (p *pairing) left() time.Duration {
+	if p.timeout <= 0 {
+		return p.timeout
 	}
-	if left := timeout - time.Since(start); left > 0 {
+	if left := p.timeout - time.Since(p.start); left > 0 {
 		return left
 	}
 	return -1
 }
 
-// idleConnection leases a connection of which both halves are idle, if there is one. It looks at each
-// idle write half once, and what it cannot use goes to the end of the queue.
-func (m *Multiplexer) idleConnection() (w *half, wid, rid word, ok bool) {
+// idle leases a connection of which both halves are idle, if there is one. It looks at each idle
+// write half once, and what it cannot use goes to the end of the queue.
+func (p *pairing) idle() (w *half, wid, rid word, ok bool) {
 	type lease struct {
 		h  *half
 		id word
 	}
 	var unfit []lease
-	for range m.writers.listed() {
-		h, id, err := m.tryTake(&m.writers)
+	for range p.m.writers.listed() {
+		h, id, err := p.m.tryTake(&p.m.writers)
 		if h == nil || err != nil {
 			break
 		}
@@ -131,15 +139,16 @@ func (m *Multiplexer) idleConnection() (w *half, wid, rid word, ok bool) {
 	return w, wid, rid, ok
 }
 
-// namedFailed makes the diagnosis for a lease by name that could not be had.
-func (m *Multiplexer) namedFailed(q *queue, name string, waited time.Duration, why error) error {
+// notLeased makes the diagnosis for a lease by name that could not be had.
+func (h *half) notLeased(name string, waited time.Duration, why error) error {
+	q := h.queue
 	switch {
 	case errors.Is(why, ErrTimeout):
 		q.timedOut.Add(1)
 	case errors.Is(why, context.Canceled), errors.Is(why, context.DeadlineExceeded):
 		q.canceled.Add(1)
 	}
-	err := m.acquireFailed(q, waited, why)
+	err := h.conn.m.acquireFailed(q, waited, why)
 	var failed *AcquireError
 	if errors.As(err, &failed) {
 		failed.Half = name
@@ -147,9 +156,10 @@ func (m *Multiplexer) namedFailed(q *queue, name string, waited time.Duration, w
 	return err
 }
 
-// Writer leases the write half of just this connection, ahead of the callers of [Multiplexer.Writer]:
-// for heartbeats, for cancels, and for replies that must go where the question came from. ctx and
-// timeout are as there. If the connection has ended, or is retired, the error gives its cause.
+// Writer leases the write half of just this connection, ahead of the callers of
+// [Multiplexer.Writer]: for heartbeats, for cancels, and for replies that must go where the
+// question came from. ctx and timeout are as there. If the connection has ended, or is retired, the
+// error gives its cause.
 func (c Conn) Writer(ctx context.Context, timeout time.Duration) (Writer, error) {
 	switch {
 	case ctx == nil:
@@ -159,12 +169,12 @@ func (c Conn) Writer(ctx context.Context, timeout time.Duration) (Writer, error)
 	}
 	m, h := c.c.m, &c.c.w
 	if ctx.Err() != nil {
-		return Writer{}, m.namedFailed(&m.writers, thisWriter, 0, caller.ContextError(ctx))
+		return Writer{}, h.notLeased(thisWriter, 0, caller.ContextError(ctx))
 	}
 	start := time.Now()
 	id, err := h.leaseNamed(ctx, timeout, false)
 	if err != nil {
-		return Writer{}, m.namedFailed(&m.writers, thisWriter, time.Since(start), err)
+		return Writer{}, h.notLeased(thisWriter, time.Since(start), err)
 	}
 	if m.tracks {
 		h.remember(id)
@@ -198,12 +208,12 @@ func (d Duplex) SetReadDeadline(t time.Time) error { return d.reader().SetReadDe
 // SetWriteDeadline sets the deadline of this lease's Writes, see [Writer.SetWriteDeadline].
 func (d Duplex) SetWriteDeadline(t time.Time) error { return d.writer().SetWriteDeadline(t) }
 
-// LocalAddr returns the local address of the connection, also after the lease has ended; nil for the
-// zero Duplex.
+// LocalAddr returns the local address of the connection, also after the lease has ended; nil for
+// the zero Duplex.
 func (d Duplex) LocalAddr() net.Addr { return d.w.localAddr() }
 
-// RemoteAddr returns the remote address of the connection, also after the lease has ended; nil for the
-// zero Duplex.
+// RemoteAddr returns the remote address of the connection, also after the lease has ended; nil for
+// the zero Duplex.
 func (d Duplex) RemoteAddr() net.Addr { return d.w.remoteAddr() }
 
 // Conn returns the name of the connection, also after the lease has ended.
@@ -217,9 +227,9 @@ func (d Duplex) Err() error {
 	return errors.Join(d.reader().Err()) // both halves report the same cause
 }
 
-// Close ends the lease and puts the connection back for the next. It may be called at any moment: it
-// interrupts this lease's blocked Read and Write and waits until they are out. A second Close does
-// nothing but return [ErrLeaseClosed].
+// Close ends the lease and puts the connection back for the next. It may be called at any moment:
+// it interrupts this lease's blocked Read and Write and waits until they are out. A second Close
+// does nothing but return [ErrLeaseClosed].
 func (d Duplex) Close() error {
 	if d.w == nil {
 		return ErrLeaseClosed
@@ -228,8 +238,8 @@ func (d Duplex) Close() error {
 	return errors.Join(d.w.close(d.wid), err)
 }
 
-// Kill ends the lease and the connection with it. The connection is closed and counts as lost. After
-// the lease's end Kill does nothing but return [ErrLeaseClosed].
+// Kill ends the lease and the connection with it. The connection is closed and counts as lost.
+// After the lease's end Kill does nothing but return [ErrLeaseClosed].
 func (d Duplex) Kill() error {
 	if d.w == nil {
 		return ErrLeaseClosed

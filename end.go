@@ -120,9 +120,9 @@ func (c *conn) closed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.life, _ = c.life.turn(phaseClosed, whyNone)
-	m.unknownLocked(c)
+	c.unknownLocked()
 	c.uncountLocked()
-	m.forgetLocked(c)
+	c.forgetLocked()
 	m.changed.Broadcast()
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
@@ -18,6 +19,8 @@ import (
 
 // healer is the healer's part of the multiplexer; mu guards it.
 type healer struct {
+	supervised sync.Once // for the start of the supervisor; safe without mu
+
 	target int    // connections that there should be
 	losses []loss // what is to be replaced, oldest first
 	first  int    // connects for New's minimum that are yet to be started
@@ -64,8 +67,8 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 	}
 	m.ageAttemptsLocked(now, next)
 	if m.cfg.autoScaling.Given() {
-		m.readers.line.age(now, m.scalingTimeout(), next)
-		m.writers.line.age(now, m.scalingTimeout(), next)
+		m.readers.line.age(now, m.cfg.scalingTimeout(), next)
+		m.writers.line.age(now, m.cfg.scalingTimeout(), next)
 	}
 	start, wake := h.pace.Decide(now, m.demandLocked())
 	if !wake.IsZero() {

@@ -56,8 +56,8 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 	return batch
 }
 
-// markDueLocked makes a connection due since a moment, and has the supervisor try it. It reports false
-// if it is due already, or out of service.
+// markDueLocked makes a connection due since a moment, and has the supervisor try it. It reports
+// false if it is due already, or out of service.
 func (c *conn) markDueLocked(y why, since time.Time) bool {
 	next, ok := c.life.turn(phaseOpen, y)
 	if !ok {
@@ -279,9 +279,9 @@ func (c *conn) lookDue(h *half) {
 }
 
 // retireWhileRead retires the held write half of a connection that is due, while a consumer reads:
-// otherwise a connection that is always busy would never become too old. The end of the read lease does
-// the rest. It reports false where the connection would keep its slot from its replacement for as long
-// as somebody reads.
+// otherwise a connection that is always busy would never become too old. The end of the read lease
+// does the rest. It reports false where the connection would keep its slot from its replacement for
+// as long as somebody reads.
 func (c *conn) retireWhileRead() bool {
 	m := c.m
 	m.mu.Lock()

@@ -172,7 +172,8 @@ func (h *half) interruptParked() {
 	})
 }
 
-// hurry ends a parked connection that refuses deadlines, when its peer has not ended it for the linger.
+// hurry ends a parked connection that refuses deadlines, when its peer has not ended it for the
+// linger.
 func (c *conn) hurry() {
 	timer := time.NewTimer(c.m.cfg.linger.Get())
 	defer timer.Stop()

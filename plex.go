@@ -86,7 +86,6 @@ type Multiplexer struct {
 	wake     chan struct{} // for the supervisor, holds one
 	firsts   chan error    // what has become of the connects for New's minimum
 	refuse   sync.Once     // for the beginning of the end
-	overseen sync.Once     // for the start of the supervisor
 
 	roster  roster
 	tasks   tasks
@@ -160,7 +159,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	given := make([]*conn, 0, len(all))
 	abandon := func() {
 		for _, c := range given {
-			m.unclaim(c)
+			c.unclaim()
 		}
 	}
 	for i, nc := range all {
@@ -177,7 +176,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	if len(given) > 0 && given[0].remote != nil {
 		m.addr.Store(&given[0].remote)
 	}
-	if m.needsSupervisor() {
+	if m.cfg.needsSupervisor() {
 		m.startSupervisor()
 	}
 	if err := m.connectFirst(ctx, missing); err != nil {
@@ -269,7 +268,7 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 		err = m.admit(c)
 	}
 	if err != nil {
-		m.unclaim(c)
+		c.unclaim()
 		m.unreserve()
 		return err
 	}

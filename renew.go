@@ -1,6 +1,7 @@
 package plex
 
-// What operators ask of a pool: which connections there are, how each is, to take one out, to renew all.
+// What operators ask of a pool: which connections there are, how each is, to take one out, to renew
+// all.
 
 import (
 	"context"
@@ -29,11 +30,11 @@ func (c *conn) isOpen() bool {
 	return c.life.phase == phaseOpen
 }
 
-// Retire takes the connection out of the pool, gracefully: between leases, and with a connector only
-// when another has been connected in its place, or, where the capacity has no room for one more, while
-// the service answers. Pins delay it, for the retire grace at most. Retire returns at once; to be told
-// of the end, use AfterEnd, whose cause is [ErrRetired]. It does nothing to a connection that is leaving
-// the pool.
+// Retire takes the connection out of the pool, gracefully: between leases, and with a connector
+// only when another has been connected in its place, or, where the capacity has no room for one
+// more, while the service answers. Pins delay it, for the retire grace at most. Retire returns at
+// once; to be told of the end, use AfterEnd, whose cause is [ErrRetired]. It does nothing to a
+// connection that is leaving the pool.
 func (c Conn) Retire() {
 	if c.c == nil {
 		return
@@ -49,10 +50,11 @@ func (c Conn) Retire() {
 
 var errRenewNothing = errors.New("plex: Renew: there is no connector to connect others; give one with WithConnector")
 
-// Renew retires all connections that are open now, one after the other, as [Conn.Retire] does: after a
-// failover, a change of certificates or of the service's addresses. Leases are not cut short, and
-// callers do not fail for it. It returns when all of them are closed, or with the error of ctx, or with
-// [ErrClosed]; when ctx ends, the connections that are still open are retired all the same.
+// Renew retires all connections that are open now, one after the other, as [Conn.Retire] does:
+// after a failover, a change of certificates or of the service's addresses. Leases are not cut
+// short, and callers do not fail for it. It returns when all of them are closed, or with the error
+// of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are retired all
+// the same.
 func (m *Multiplexer) Renew(ctx context.Context) error {
 	switch {
 	case ctx == nil:
@@ -148,8 +150,8 @@ func (h *half) info() HalfInfo {
 	case w.is(poolHeld):
 		info.State = HalfHeld
 	}
-	// The lock may be held by whoever sets a deadline of a transport that does not return; then the time
-	// is left out.
+	// The lock may be held by whoever sets a deadline of a transport that does not return; then the
+	// time is left out.
 	if info.State == HalfLeased && h.conn.m.tracks && h.mu.TryLock() {
 		if o := h.origin; o != nil && o.lease == w.lease() {
 			info.Since = o.at
@@ -160,9 +162,9 @@ func (h *half) info() HalfInfo {
 }
 
 // Detach takes the connection out of the pool and gives it to the caller, alive: to speak another
-// protocol on it from now on, or to keep it. What was read and not delivered comes first. Its slot is
-// free, and with a connector another is connected in its place. The lease ends. If the connection has
-// failed or its peer has ended it, Detach returns the cause and the lease goes on.
+// protocol on it from now on, or to keep it. What was read and not delivered comes first. Its slot
+// is free, and with a connector another is connected in its place. The lease ends. If the
+// connection has failed or its peer has ended it, Detach returns the cause and the lease goes on.
 func (d Duplex) Detach() (net.Conn, error) {
 	if d.w == nil {
 		return nil, ErrLeaseClosed

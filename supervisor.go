@@ -11,13 +11,13 @@ import "time"
 // kick wakes the supervisor.
 func (m *Multiplexer) kick() { wakeUp(m.wake) } // if it is full, the supervisor will look anyway
 
-func (m *Multiplexer) needsSupervisor() bool {
-	return m.cfg.connect != nil || m.cfg.idleTimeout.Given() || m.cfg.leakThreshold.Given()
+func (c *config) needsSupervisor() bool {
+	return c.connect != nil || c.idleTimeout.Given() || c.leakThreshold.Given()
 }
 
 // startSupervisor starts the supervisor if it does not run.
 func (m *Multiplexer) startSupervisor() {
-	m.overseen.Do(func() { m.tasks.start(m.supervise) })
+	m.healer.supervised.Do(func() { m.tasks.start(m.supervise) })
 }
 
 func (m *Multiplexer) supervise() {

@@ -14,8 +14,8 @@ import (
 	"go.atomizer.io/plex/internal/sock"
 )
 
-// sweepInterval is how often idle connections are looked at where there is no poller, and how often it
-// is checked whether somebody else has closed one.
+// sweepInterval is how often idle connections are looked at where there is no poller, and how often
+// it is checked whether somebody else has closed one.
 const sweepInterval = time.Second
 
 // watcher is the multiplexer's poller, or what stands for it.
