@@ -5,6 +5,7 @@ package cases
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -49,6 +50,11 @@ func gathering(p *peer.Process, callers int) *harness.Case {
 				mux, client, err := newClient(dial, conns)
 				if err != nil {
 					return harness.Work{}, err
+				}
+				for range 4 * conns { // the first request on a connection makes the client know it
+					if _, err := client.Do(context.Background(), 0); err != nil {
+						return harness.Work{}, errors.Join(err, client.Close(), mux.Close())
+					}
 				}
 				return harness.Work{
 					Run: asked(callers, func() error {
