@@ -54,6 +54,9 @@ func TestTheCommonPathsAllocateNothing(t *testing.T) {
 		"gather/1": 0.3, // a client pins its connections anew from time to time, by the clock
 	} {
 		t.Run(name, func(t *testing.T) {
+			if most > 0 && raceTime > 1 {
+				t.Skip("sync.Pool drops items at random under the race detector")
+			}
 			best := 1.0
 			for range attempts {
 				best = min(best, run(t, find(t, name).Only("plex"), 3).Best(harness.AllocsPerOp))
