@@ -328,3 +328,18 @@ func TestAConnectionMayEndWhileItIsAdmitted(t *testing.T) {
 		requireClosed(t, server)
 	}
 }
+
+// The kernel tells nothing of a descriptor that is closed in this process, so plex looks now and then.
+func TestATransportThatSomebodyElseClosesIsReplaced(t *testing.T) {
+	l := fakenet.NewBooks(t)
+	client, _ := tcpPair(t)
+	m, err := plex.New(t.Context(), plex.WithConnections(client), plex.WithConnector(plex.DialFunc(func(context.Context) (net.Conn, error) {
+		c, _ := l.Pair()
+		return c, nil
+	})))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, m.Close()) })
+	require.NoError(t, client.Close())
+	require.Eventually(t, func() bool { return m.Stats().Healed == 1 }, time.Minute, time.Millisecond)
+	require.EqualValues(t, 1, m.Stats().Lost)
+}

@@ -4,6 +4,30 @@ package main
 
 var watchDefects = []defect{
 	{
+		name:  "closed-elsewhere",
+		what:  "nobody looks whether somebody else has closed a transport",
+		edits: []edit{in("watcher.check", drop("c.fail(errClosedElsewhere)"))},
+		tests: []suite{root("TestATransportThatSomebodyElseClosesIsReplaced")},
+	},
+	{
+		name:  "renewed-with-a-loss",
+		what:  "a connection that was renewed counts as lost and healed",
+		edits: []edit{in("Multiplexer.succeededLocked", replace("!a.loss.why.retires() && !a.loss.first", "!a.loss.first"))},
+		tests: []suite{root("TestConnectionsAreReplacedAtTheirMaximalLifetimeLessAJitter")},
+	},
+	{
+		name:  "detached-and-closed",
+		what:  "a connection that was detached is closed",
+		edits: []edit{in("conn.detach", replace("c.closed()", "c.closeTransport()"))},
+		tests: []suite{root("TestDetachTakesAConnectionOutAlive")},
+	},
+	{
+		name:  "retired-told-as-eof",
+		what:  "who reads on from a retired connection is told of an EOF that never came",
+		edits: []edit{in("conn.readEnough", drop("c.cause.CompareAndSwap(nil, &errRetired)"))},
+		tests: []suite{fault("faulttest", "TestFaultARetiredConnectionTellsOfNoEnd")},
+	},
+	{
 		name:  "watcher-event-ignored",
 		what:  "the watcher does nothing about the end of an idle connection",
 		edits: []edit{in("watcher.ended", onlyIf("c.noticed(reset)", "false"))},
