@@ -163,18 +163,19 @@ func (w *watcher) startChecking() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.checks && !w.stopped {
-		w.checks = w.m.tasks.start(w.check)
+		done := w.done
+		w.checks = w.m.tasks.start(func() { w.check(done) })
 	}
 }
 
-func (w *watcher) check() {
+func (w *watcher) check(done <-chan struct{}) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	var conns []*conn
 	for {
 		select {
 		case <-ticker.C:
-		case <-w.done:
+		case <-done:
 			return
 		}
 		conns = w.m.roster.appendTo(conns[:0])
@@ -204,17 +205,18 @@ func (w *watcher) startSweeping() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.sweeps {
-		w.sweeps = w.m.tasks.start(w.sweep)
+		done := w.done
+		w.sweeps = w.m.tasks.start(func() { w.sweep(done) })
 	}
 }
 
-func (w *watcher) sweep() {
+func (w *watcher) sweep(done <-chan struct{}) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-		case <-w.done:
+		case <-done:
 			return
 		}
 		for _, c := range w.m.roster.all() {
