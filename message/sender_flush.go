@@ -43,6 +43,7 @@ type senderFlusher struct {
 	run    func() // begins the goroutine; made once, so that it is not allocated each time
 	writer plex.Writer
 	crowd  bool // the latest Write has carried several messages
+	more   bool // when it ended, another full batch was waiting
 	dead   bool // it has failed, and so has its connection
 
 	// Guarded by the mutex.
@@ -80,8 +81,8 @@ func (s *Sender) flush(f *senderFlusher) {
 		if !s.writeOne(f) {
 			break
 		}
-		if f.crowd {
-			runtime.Gosched() // those that were just woken may have more
+		if f.crowd && !f.more {
+			runtime.Gosched() // those that were just woken may have something to send
 		}
 	}
 	s.ended()
@@ -241,6 +242,7 @@ func (s *Sender) settle(f *senderFlusher, n int, err error) (next bool) {
 	if s.first != nil && s.leader == 0 {
 		s.takeLeadLocked(f)
 	}
+	f.more = s.first != s.last
 	return s.leader == f.number
 }
 

@@ -26,7 +26,7 @@ const (
 )
 
 const (
-	defaultQueue              = 4 << 20
+	defaultQueue              = 1 << 20
 	defaultSenderWriteBuffer  = 64 << 10
 	defaultSenderWriteTimeout = 10 * time.Second
 
@@ -44,7 +44,7 @@ type senderConfig struct {
 }
 
 // WithQueue bounds the bytes that [Sender.Queue] has accepted and that are not yet written. The
-// default is 4 MiB. Each message counts for one byte at least, and takes about 24 bytes of memory
+// default is 1 MiB. Each message counts for one byte at least, and takes about 24 bytes of memory
 // more.
 func WithQueue(bytes int) SenderOption {
 	return func(c *senderConfig) { c.queue.Give(bytes) }

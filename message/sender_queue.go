@@ -12,6 +12,7 @@ package message
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,9 +25,8 @@ const (
 	// little to gain from company, and to gather it would cost a copy under the mutex.
 	largeMessage = 8 << 10
 
-	// keptBatches is how many batches are kept for reuse: one is gathered into while others are
-	// being written.
-	keptBatches = 4
+	// keptBatches is how many batches are kept for reuse: as many as the queue holds by default.
+	keptBatches = 16
 
 	// mostParts bounds the messages in a batch, because empty ones do not fill it.
 	mostParts = 16 << 10
@@ -145,6 +145,9 @@ func (s *Sender) append(data []byte, c *call, large bool) (*senderFlusher, error
 	if large {
 		b.data, b.own = data, true
 	} else {
+		if len(data) > cap(b.data)-len(b.data) && s.first != b {
+			b.data = slices.Grow(b.data, s.most-len(b.data)) // it is going to be full
+		}
 		b.data = append(b.data, data...)
 	}
 	if c != nil {

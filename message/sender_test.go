@@ -208,7 +208,7 @@ func TestSenderSendThatIsGivenUpBeforeItsWrite(t *testing.T) {
 			reason := errors.New("never mind")
 			ctx, cancel := context.WithCancelCause(w.Context())
 			var wg sync.WaitGroup
-			want := ""
+			var want strings.Builder
 			for i := range 5 {
 				word := strings.Repeat(string(rune('a'+i)), i+1)
 				wg.Go(func() {
@@ -220,14 +220,14 @@ func TestSenderSendThatIsGivenUpBeforeItsWrite(t *testing.T) {
 				})
 				synctest.Wait()
 				if i != gone {
-					want += word
+					want.WriteString(word)
 				}
 			}
 			cancel(reason)
 			synctest.Wait()
 			require.NoError(w, block.Close())
 			wg.Wait()
-			require.Equal(w, want, w.peers[0].Unread())
+			require.Equal(w, want.String(), w.peers[0].Unread())
 			requireAccount(w, s, 5)
 			require.EqualValues(w, 1, s.Stats().Failed)
 			require.NoError(w, s.Close(w.Context()))
