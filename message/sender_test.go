@@ -844,3 +844,129 @@ func discarding(t testing.TB) *plex.Multiplexer {
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
 }
+
+// What a datagram connection says of one datagram concerns that message alone. That nobody listens
+// is about an earlier one.
+func TestSenderDatagramsThatAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := fakenet.NewDatagrams()
+		refuse := true
+		var packets []string
+		d.OnWrite(func(p []byte, _ func([]byte) (int, error)) (int, error) {
+			refuse = !refuse
+			switch {
+			case !refuse:
+				return 0, syscall.ECONNREFUSED
+			case len(p) > 4:
+				return 0, syscall.EMSGSIZE
+			}
+			packets = append(packets, string(p))
+			return len(p), nil
+		})
+		m := w.mux(plex.WithConnections(d))
+		var h handed
+		s := sender(t, m, h.option())
+		for _, word := range []string{"one", "longer", "two"} {
+			require.NoError(t, s.Queue([]byte(word)))
+		}
+		requireSendError(t, s.Send(t.Context(), []byte("longest")), false, syscall.EMSGSIZE)
+		require.NoError(t, s.Flush(t.Context()))
+		sure, may := h.get()
+		require.Equal(t, []string{"longer"}, sure)
+		require.Empty(t, may)
+		require.Equal(t, []string{"one", "two"}, packets)
+		require.Equal(t, 1, m.Stats().Open)
+		require.NoError(t, s.Close(t.Context()))
+		requireAccount(t, s, 4)
+	})
+}
+
+// Datagrams that wait when their connection is lost go over the next.
+func TestSenderDatagramsOverAnotherConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d, e := fakenet.NewDatagrams(), fakenet.NewDatagrams()
+		m := w.mux(plex.WithConnections(d, e))
+		var h handed
+		s := sender(t, m, h.option())
+		var conn plex.Conn
+		for c := range m.Conns() {
+			if c.RemoteAddr().String() == d.RemoteAddr().String() {
+				conn = c
+			}
+		}
+		block, err := m.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		other, err := m.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		if block.Conn() != conn {
+			block, other = other, block
+		}
+		d.Allow(0)
+		require.NoError(t, s.Queue([]byte("one")))
+		require.NoError(t, s.Queue([]byte("two")))
+		require.NoError(t, block.Close())
+		synctest.Wait()
+		conn.Kill()
+		require.NoError(t, other.Close())
+		require.NoError(t, s.Close(t.Context()))
+		require.Equal(t, []string{"one", "two"}, append(d.Packets(), e.Packets()...))
+		sure, may := h.get()
+		require.Empty(t, sure)
+		require.Empty(t, may)
+		requireAccount(t, s, 2)
+	})
+}
+
+// A message of more than 8 KiB that is queued is copied, too.
+func TestSenderQueueCopies(t *testing.T) {
+	for _, size := range []int{10, 20 << 10} {
+		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+			s := sender(w, m)
+			block, err := m.Writer(w.Context(), 0)
+			require.NoError(w, err)
+			data := bytes.Repeat([]byte("a"), size)
+			require.NoError(w, s.Queue(data))
+			clear(data)
+			require.NoError(w, block.Close())
+			require.NoError(w, s.Close(w.Context()))
+			require.Equal(w, strings.Repeat("a", size), w.peers[0].Unread())
+		})
+	}
+}
+
+// What is queued while a Flush waits does not share a Write with what the Flush waits for.
+func TestSenderFlushIsNotDelayedByLaterMessages(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		s := sender(w, m)
+		block, err := m.Writer(w.Context(), 0)
+		require.NoError(w, err)
+		require.NoError(w, s.Queue([]byte("one;")))
+		flushed := make(chan error, 1)
+		go func() { flushed <- s.Flush(w.Context()) }()
+		synctest.Wait()
+		require.NoError(w, s.Queue([]byte("two;")))
+		w.peers[0].Allow(4)
+		require.NoError(w, block.Close())
+		synctest.Wait()
+		require.Len(w, flushed, 1)
+		w.peers[0].Allow(-1)
+		require.NoError(w, s.Close(w.Context()))
+	})
+}
+
+// The function of WithFailed may keep its data.
+func TestSenderHandsBackDataThatStays(t *testing.T) {
+	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+		require.NoError(w, m.Close())
+		var kept [][]byte
+		s := sender(w, m, message.WithFailed(func(data []byte, _ error) { kept = append(kept, data) }))
+		for _, word := range []string{"one;", "two;", "big;"} {
+			require.NoError(w, s.Queue([]byte(word)))
+			require.NoError(w, s.Flush(w.Context()))
+		}
+		require.Equal(w, "one;two;big;", string(bytes.Join(kept, nil)))
+		require.NoError(w, s.Close(w.Context()))
+	})
+}
