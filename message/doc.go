@@ -17,7 +17,8 @@
 //		handle(m.Data)
 //	}
 //
-// [Send] writes whole messages.
+// [Send] writes whole messages, one Write each. A [Sender] gathers what many goroutines send, has a
+// bounded queue for those who do not want to wait, and hands back what could not be written.
 //
 // # What is promised
 //
@@ -27,9 +28,13 @@
 // it is never delivered as if it were whole. A message that is too long, or a split function that
 // fails, costs its own connection; the others go on.
 //
+// Each message given to a Sender is written whole, or handed back with whether the peer may have got
+// something of it. None is written twice.
+//
 // # What it costs
 //
 // A Receiver has no goroutine. A loop has a buffer of 256 KiB while it has something to deliver. A
 // connection takes memory only while part of a message has arrived, in proportion to that part. A
-// message takes one allocation, of its own length.
+// message takes one allocation, of its own length. A Sender has goroutines only while there is
+// something to write, and allocates nothing for a message in the long run.
 package message

@@ -142,3 +142,47 @@ func ExampleSendError() {
 	// it can be sent again; it timed out: true
 	// the peer may have got it: ask before sending it again
 }
+
+// A log shipper: lines are queued by many goroutines and written together. What could not be
+// written is handed back.
+func ExampleSender() {
+	mux, peer := examplePipe()
+	defer mux.Close()
+	arrived := make(chan string)
+	go func() {
+		all, _ := io.ReadAll(peer)
+		arrived <- string(all)
+	}()
+
+	ctx := context.Background()
+	sender, err := message.NewSender(mux,
+		message.WithQueue(1<<20), message.WithDrop(message.DropOldest),
+		message.WithFailed(func(line []byte, err error) { fmt.Printf("%q: %v\n", line, err) }))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for i := range 3 {
+		line := fmt.Appendf(nil, "line %d\n", i)
+		if err := sender.Queue(line); err != nil { // returns at once
+			fmt.Println(err)
+		}
+	}
+	if err := sender.Send(ctx, []byte("and the last\n")); err != nil { // returns when it is written
+		fmt.Println(err)
+	}
+	if err := sender.Close(ctx); err != nil { // writes what is queued
+		fmt.Println(err)
+	}
+	fmt.Println(sender.Stats().Messages, "messages written")
+
+	_ = mux.Close()
+	fmt.Print(<-arrived)
+
+	// Output:
+	// 4 messages written
+	// line 0
+	// line 1
+	// line 2
+	// and the last
+}

@@ -75,7 +75,11 @@ The client by hand that package request is compared with gathers requests too, i
 no contexts, no lost connections, no bounds and no figures, and one goroutine for each connection
 waits in Read. With few callers that makes the difference: in package request a few receivers serve
 any number of connections, so each reply wakes the poller first and then a receiver. With receivers
-that wait in Read, tried once, a lone caller reached 0.97 of the speed by hand.`,
+that wait in Read, tried once, a lone caller reached 0.97 of the speed by hand.
+
+The sender by hand writes while it holds its mutex. It forgets what it cannot write, and while the
+peer is slow, nobody can queue. A message.Sender goes on accepting messages meanwhile, so its
+goroutines and its Write compete for the processors and the mutex.`,
 
 	GroupServices: `The clients of the examples for DNS, memcached and NATS, beside the clients that
 everybody uses. The servers are in processes of their own. A client of miekg/dns or of gomemcache

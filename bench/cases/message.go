@@ -26,7 +26,7 @@ const byHand = "by hand"
 const messageReceivers = 4
 
 func messageCases(p *peer.Process) []*harness.Case {
-	return []*harness.Case{receiving(p, peer.Messages64), receiving(p, peer.Messages1K)}
+	return []*harness.Case{receiving(p, peer.Messages64), receiving(p, peer.Messages1K), sending(p)}
 }
 
 // receiving compares package message with what one would write by hand: a
