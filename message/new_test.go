@@ -66,19 +66,27 @@ func TestEachConnectionHasASplitFunctionOfItsOwn(t *testing.T) {
 // What a connection has brought before its end goes to the split function that it had, also if no
 // loop runs when it ends.
 func TestASplitFunctionOutlivesItsConnectionUntilAllIsDelivered(t *testing.T) {
-	bubble(t, 1, func(w *world, m *plex.Multiplexer) {
-		made := 0
-		r := receiverFor(w, m, numbering(&made))
-		w.peers[0].Send("abcd")
-		require.Equal(w, []string{"a1"}, take(w, r, 1))
-		require.NoError(w, w.peers[0].CloseWrite())
-		settle()
-		require.Equal(w, []string{"b2", "c3"}, take(w, r, 2))
-		require.Equal(w, []string{"d4", "end"}, take(w, r, 2))
-		settle()
-		require.Equal(w, 1, made)
-		require.Zero(w, r.Splits())
-	})
+	for _, kill := range []bool{true, false} {
+		bubble(t, 1, func(w *world, m *plex.Multiplexer) {
+			made := 0
+			r := receiverFor(w, m, numbering(&made))
+			w.peers[0].Send("abcd")
+			require.Equal(w, []string{"a1"}, take(w, r, 1))
+			if kill {
+				for conn := range m.Conns() {
+					conn.Kill()
+				}
+			} else {
+				require.NoError(w, w.peers[0].CloseWrite())
+			}
+			settle()
+			require.Equal(w, []string{"b2", "c3"}, take(w, r, 2))
+			require.Equal(w, []string{"d4", "end"}, take(w, r, 2))
+			settle()
+			require.Equal(w, 1, made)
+			require.Zero(w, r.Splits())
+		})
+	}
 }
 
 func TestWhatAChannelCouldNotDeliverIsNotSplitAgain(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 
 type table[R any] struct {
 	limit   int                   // most in flight, 0 if there is no bound
+	depth   int                   // most on one connection, if replies are ordered; 0 if they are not
+	quiet   bool                  // there may be requests without a reply
 	timeout time.Duration         // how long a call may wait for a connection, 0 if there is no bound
 	epoch   time.Time             // when the clock began
 	ended   func(*link[R], error) // called when a connection has ended, in a goroutine
@@ -142,14 +144,19 @@ func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 	}, true
 }
 
-// replies takes out the calls that replies are for, which the caller then ends.
-func (t *table[R]) replies(answers []answer[R]) {
+// replies takes out the calls that replies are for, which the caller then ends. If replies are
+// ordered, all are from one connection. If that has room for requests again, the caller closes w.
+func (t *table[R]) replies(answers []answer[R], from plex.Conn) (w plex.Writer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range answers {
 		answers[i].call = t.replyLocked(answers[i].id)
 	}
 	t.turnsLocked()
+	if t.depth > 0 {
+		w = t.unparkLocked(from)
+	}
+	return w
 }
 
 // replyLocked takes out the call that a reply is for. It returns nil if there is none. The caller
@@ -215,7 +222,7 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		}
 		t.cutOutLocked(c)
 	case c.unsent:
-	case t.ids.few():
+	case t.ids.few(), t.depth > 0:
 		g.kept, g.maybeSent = true, true
 		c.state = abandoned
 		l.live--
@@ -245,6 +252,7 @@ func (t *table[R]) detachLocked(c *call[R]) {
 	}
 	if l := c.on(); l != nil {
 		l.calls.remove(c)
+		l.held--
 		if c.state != abandoned {
 			l.live--
 		}
