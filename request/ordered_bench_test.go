@@ -16,7 +16,9 @@ import (
 // orderedNumbers is numbers without identifiers: the server sees the same bytes.
 type orderedNumbers struct{}
 
-func (orderedNumbers) Append(dst []byte, n uint64) ([]byte, error) { return numbers{}.Append(dst, 0, n) }
+func (orderedNumbers) Append(dst []byte, n uint64) ([]byte, error) {
+	return numbers{}.Append(dst, 0, n)
+}
 
 func (orderedNumbers) Split(data []byte, atEOF bool) (int, []byte, error) {
 	return numbers{}.Split(data, atEOF)
