@@ -31,6 +31,8 @@ type Client[Q, R any] struct {
 	// Of ordered replies; nil for others.
 	parseOrdered func(message []byte, request Q) (R, error)
 	replies      func(request Q) int // nil also if every request has one
+	splitOf      func(plex.Conn) bufio.SplitFunc
+	sessions     sessions[Q, R]
 
 	messages *message.Receiver
 	table    table[R]
@@ -54,7 +56,7 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
-	messages, err := receive(m, p, p.Split, cfg)
+	messages, _, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
@@ -80,21 +82,25 @@ func refuse(call string, noMux, noProtocol bool, options error) error {
 	return err
 }
 
-// receive makes the receiver of the messages of a protocol.
-func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *config) (r *message.Receiver, err error) {
+// receive makes the receiver of the messages of a protocol. splitOf returns the split function of a
+// connection.
+func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *config) (r *message.Receiver, splitOf func(plex.Conn) bufio.SplitFunc, err error) {
 	var options []message.Option
 	if cfg.maxSize.Given() {
 		options = append(options, message.WithMaxSize(cfg.maxSize.Get()))
 	}
 	if s, ok := protocol.(Splitter); ok {
-		r, err = message.NewFor(m, func(plex.Conn) bufio.SplitFunc { return s.SplitFor() }, options...)
+		own := &splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}
+		splitOf = own.get
+		r, err = message.NewFor(m, splitOf, options...)
 	} else {
+		splitOf = func(plex.Conn) bufio.SplitFunc { return split }
 		r, err = message.New(m, split, options...)
 	}
 	if err == nil {
 		err = ready(m)
 	}
-	return r, err
+	return r, splitOf, err
 }
 
 // newClient makes a client that has no protocol yet.
@@ -159,6 +165,7 @@ func (c *Client[Q, R]) end(reason error) {
 	victims, links := c.table.close(reason)
 	victims.fail(reason)
 	c.cancel()
+	c.sessions.end(reason)
 	var wg sync.WaitGroup
 	for _, l := range links { // at the same time, because each may take long
 		wg.Go(func() {

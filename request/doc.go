@@ -46,6 +46,7 @@
 // reply has come, which is dropped. So no reply is ever another request's. A reply that no request
 // waits for costs the connection. [WithDepth] bounds how many requests may be unanswered on one
 // connection. Requests that the server does not answer end when they are written; see [Quiet].
+// [Client.Session] lends a connection to one caller, for transactions and for requests that block.
 //
 // # The client and the multiplexer
 //

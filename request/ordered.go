@@ -78,13 +78,13 @@ func NewOrdered[Q, R any](m *plex.Multiplexer, p Ordered[Q, R], options ...Optio
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
-	messages, err := receive(m, p, p.Split, cfg)
+	messages, splitOf, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
 	c := newClient[Q, R](m, cfg, messages)
 	c.appendOne = func(dst []byte, _ uint64, request Q) ([]byte, error) { return p.Append(dst, request) }
-	c.parseOrdered = p.Parse
+	c.parseOrdered, c.splitOf = p.Parse, splitOf
 	if q, ok := p.(Quiet[Q]); ok {
 		c.replies = q.Replies
 	}

@@ -227,8 +227,10 @@ func TestWhoGivesUpWhileRequestsAreWrittenKeepsHisPlace(t *testing.T) {
 }
 
 // answering answers what it is asked on a connection, in pieces and with pauses, and pushes between.
-func answering(conn *fakeConn, random *rand.Rand) {
+// It notes what it was asked.
+func answering(conn *fakeConn, random *rand.Rand, log *[]string) {
 	for text := conn.line(); text != ""; text = conn.line() {
+		*log = append(*log, text)
 		if random.IntN(3) == 0 {
 			time.Sleep(time.Duration(random.IntN(3000)) * time.Microsecond)
 		}
@@ -262,7 +264,7 @@ func TestNoReplyIsEverAnothers(t *testing.T) {
 				fate := setUp.IntN(4)
 				after := time.Duration(setUp.IntN(20000)) * time.Microsecond
 				mu.Unlock()
-				servers.Go(func() { answering(c, random) })
+				servers.Go(func() { answering(c, random, new([]string)) })
 				if fate == 0 {
 					time.AfterFunc(after, c.reset)
 				} else if fate == 1 {

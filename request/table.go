@@ -25,16 +25,17 @@ type table[R any] struct {
 
 	// mu guards what follows, and the calls and links in it. The multiplexer's own lock may be
 	// taken under it, but not the other way round.
-	mu     sync.Mutex
-	closed error // why nobody gets a turn any more; nil while callers do
-	ids    ids
-	calls  map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
-	links  map[plex.Conn]*link[R]
-	queue  list[R] // of those waiting for their turn
-	rest   rest[R]
-	tidier *time.Timer // calls tidy; nil before the first time
-	tidies bool        // it will
-	stats  Stats       // without InFlight, which is derived
+	mu       sync.Mutex
+	closed   error // why nobody gets a turn any more; nil while callers do
+	ids      ids
+	calls    map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
+	links    map[plex.Conn]*link[R]
+	queue    list[R] // of those waiting for their turn
+	rest     rest[R]
+	tidier   *time.Timer // calls tidy; nil before the first time
+	tidies   bool        // it will
+	stats    Stats       // without InFlight, which is derived
+	sessions int         // callers that wait for one
 
 	gathering[R]
 }
@@ -155,6 +156,9 @@ func (t *table[R]) replies(answers []answer[R], from plex.Conn) (w plex.Writer) 
 	t.turnsLocked()
 	if t.depth > 0 {
 		w = t.unparkLocked(from)
+		if l := t.links[from]; l != nil {
+			t.unpinIdleLocked(l)
+		}
 	}
 	return w
 }

@@ -315,5 +315,26 @@ func layerDefects() []defect {
 			edits: []edit{in("table.unparkLocked", never("l != nil && l.parked"))},
 			tests: gathers("TestTheDepthBoundsWhatIsUnansweredOnAConnection"),
 		},
+		{
+			name:  "request-session-closed-owed",
+			what:  "a session gives its connection back though a reply is still owed on it",
+			pkg:   "request",
+			edits: []edit{in("Session.Close", never("len(s.owed) > 0"))},
+			tests: gathers("TestASessionSkipsTheRepliesOfThoseWhoGaveUp"),
+		},
+		{
+			name:  "request-session-begins-owed",
+			what:  "a session begins on a connection on which a reply is still owed to a request that was given up",
+			pkg:   "request",
+			edits: []edit{in("table.tidy", replace("(t.depth == 0 || l.held == 0)", "true"))},
+			tests: gathers("TestASessionBeginsWhenNothingIsOwed"),
+		},
+		{
+			name:  "request-session-outlives-client",
+			what:  "Close of the client leaves its sessions alone",
+			pkg:   "request",
+			edits: []edit{in("Client.end", drop("c.sessions.end(reason)"))},
+			tests: gathers("TestSessionsThatCannotBegin"),
+		},
 	}
 }
