@@ -25,13 +25,19 @@ var (
 // ask calls the split function and checks its answer: how far to advance, a message or nil, and
 // whether it was the last, by bufio.ErrFinalToken. err is a *CutError, *TooLongError or *SplitError,
 // to be delivered as it is.
-func (r *Receiver) ask(b *backlog) (advance int, token []byte, final bool, err error) {
+func (r *Receiver) ask(h *hand) (advance int, token []byte, final bool, err error) {
+	b := &h.backlog
 	defer func() {
 		if v := recover(); v != nil {
 			err = &SplitError{Conn: b.conn, Err: fmt.Errorf("it panicked: %v\n%s", v, debug.Stack())}
 		}
 	}()
-	advance, token, err = r.split(b.data[:len(b.data):len(b.data)], b.atEOF)
+	if h.split == nil {
+		if h.split, err = r.splitOf(h.conn); err != nil {
+			return 0, nil, false, &SplitError{Conn: b.conn, Err: err}
+		}
+	}
+	advance, token, err = h.split(b.data[:len(b.data):len(b.data)], b.atEOF)
 	if err != nil {
 		if !errors.Is(err, bufio.ErrFinalToken) {
 			return 0, nil, false, splitFailure(b, err)

@@ -7,6 +7,7 @@ package message
 // leftover. Nobody else delivers anything from that connection meanwhile.
 
 import (
+	"bufio"
 	"bytes"
 
 	"go.atomizer.io/plex"
@@ -20,13 +21,16 @@ type backlog struct {
 	datagram bool   // data is from one datagram
 	atEOF    bool   // nothing follows data: a clean EOF, or the end of a datagram
 	cause    error  // why nothing follows data; nil if something may
+	refused  []byte // a message that was split off and that the loop did not take; nil if there is none
+	last     bool   // nothing is wanted behind it
 	report   error  // an error to deliver; there is nothing else then
 }
 
 // hand is a connection that is held.
 type hand struct {
-	backlog            // data lies in the leftover's memory or in the iteration's buffer
-	left     *leftover // nil if there is none
+	backlog                  // data lies in the leftover's memory or in the iteration's buffer
+	split    bufio.SplitFunc // nil until it is needed
+	left     *leftover       // nil if there is none
 	lease    plex.Reader
 	leased   bool
 	finished bool // the end, by cause, has been dealt with
@@ -40,7 +44,7 @@ func (h *hand) giveUp() { h.data, h.finished, h.kill = nil, h.cause != nil, h.ca
 
 // pending reports whether something remains to be delivered.
 func (h *hand) pending() bool {
-	return len(h.data) > 0 || h.report != nil || h.cause != nil && !h.finished
+	return len(h.data) > 0 || h.refused != nil || h.report != nil || h.cause != nil && !h.finished
 }
 
 // situation is all that decides what becomes of a connection when its holder puts it back.
@@ -136,7 +140,7 @@ func (r *Receiver) settleLocked(h *hand) (early plex.Reader) {
 		left.pinLocked()
 	}
 	if d.poison {
-		left.data = nil
+		left.data, left.refused = nil, nil
 		left.unpinLocked()
 	}
 	if d.queue {

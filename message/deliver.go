@@ -52,7 +52,12 @@ func (it *iteration) serve(h *hand) (more bool) {
 
 // putBack ends the holding of a connection.
 func (it *iteration) putBack(h *hand) {
+	defer it.putBackSettled(h) // also if what Settled does ends the goroutine
 	it.intake.Settled()
+}
+
+// putBackSettled is the rest of putBack.
+func (it *iteration) putBackSettled(h *hand) {
 	if h.asking { // the split function has ended this goroutine, and would end the next one as well
 		h.giveUp()
 		h.report = &SplitError{Conn: h.conn, Err: errExited}
@@ -126,12 +131,17 @@ func (it *iteration) deliver(h *hand) (more bool) {
 	if h.datagram && len(h.data) == datagramSize { // there may have been more
 		return it.fail(h, &TooLongError{Conn: h.conn, Size: datagramSize, Max: datagramSize - 1})
 	}
+	if h.refused != nil && it.flags.Load()&(stopped|killed) == 0 {
+		if more := it.offerAgain(h); !more || h.kill || h.finished {
+			return more
+		}
+	}
 	for len(h.data) > 0 || h.atEOF {
 		if it.flags.Load()&(stopped|killed) != 0 {
 			return true // next, or putBack, acts on it
 		}
 		h.asking = true
-		advance, token, final, err := it.r.ask(&h.backlog)
+		advance, token, final, err := it.r.ask(h)
 		h.asking = false
 		switch {
 		case err != nil:
@@ -168,7 +178,28 @@ func (it *iteration) handOver(h *hand, advance int, token []byte, last bool) (mo
 		return true
 	}
 	if it.refused != nil && *it.refused {
-		h.data, h.finished, h.kill = before, false, false
+		h.finished, h.kill = false, false
+		if it.r.splitFor == nil {
+			h.data = before
+		} else { // a function that keeps state must not get it again
+			h.data, h.refused, h.last = before[advance:], token, last
+		}
+	}
+	return false
+}
+
+// offerAgain delivers a message that a loop did not take.
+func (it *iteration) offerAgain(h *hand) (more bool) {
+	token, last, rest := h.refused, h.last, h.data
+	h.refused = nil
+	if last {
+		h.giveUp()
+	}
+	if it.yield(Message{token, h.conn}, nil) {
+		return true
+	}
+	if it.refused != nil && *it.refused {
+		h.data, h.refused, h.finished, h.kill = rest, token, false, false
 	}
 	return false
 }

@@ -2,8 +2,9 @@
 // and writes whole messages.
 //
 // A [Receiver] uses a split function, a [bufio.SplitFunc], to find where a message ends:
-// [Prefix.Split] for length prefixes, [Lines], [Delimiter], or any other. Range over [Receiver.All]
-// to get the messages of all connections as they arrive:
+// [Prefix.Split] for length prefixes, [Lines], [Delimiter], or any other. [NewFor] takes split
+// functions that keep state. Range over [Receiver.All] to get the messages of all connections as
+// they arrive:
 //
 //	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split)
 //	if err != nil {

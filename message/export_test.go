@@ -21,3 +21,10 @@ func (r *Receiver) Memory() (bytes int) {
 	}
 	return bytes
 }
+
+// Splits returns the number of connections that a split function is kept for.
+func (r *Receiver) Splits() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.splits)
+}

@@ -64,6 +64,7 @@ func (r *Receiver) enqueueLocked(left *leftover) {
 func (r *Receiver) dropLocked(left *leftover) {
 	left.dropped, left.data = true, nil
 	delete(r.leftovers, left.conn)
+	r.dropSplitLocked(left.conn)
 	if left.unwatch != nil {
 		left.unwatch()
 	}

@@ -35,15 +35,17 @@ type Received struct {
 // A multiplexer should have one Receiver and no other readers. The bytes that another reader takes
 // are missing from the messages.
 type Receiver struct {
-	m       *plex.Multiplexer
-	split   bufio.SplitFunc
-	maxSize int
+	m        *plex.Multiplexer
+	split    bufio.SplitFunc                 // for all connections; nil if each has its own
+	splitFor func(plex.Conn) bufio.SplitFunc // makes one for a connection; nil if all have the same
+	maxSize  int
 
 	// mu guards the following. The multiplexer's own lock may be taken under it, but not the other
 	// way round.
 	mu         sync.Mutex
 	iterations map[*iteration]struct{} // those that run
 	leftovers  map[plex.Conn]*leftover // by the connection that they are from
+	splits     map[plex.Conn]*split    // by connection, if each has its own
 	queue      []*leftover             // to be delivered, in order; taken ones are nil, but the first is not
 	passed     int                     // how many have left the queue at its head, ever
 	closed     bool                    // the multiplexer is closed
@@ -53,7 +55,7 @@ type Receiver struct {
 // split is [Prefix.Split], [Lines], the result of [Delimiter], a function of package bufio, or
 // another. It works as [bufio.SplitFunc] says, except:
 //
-//   - It must depend on its arguments alone. Several goroutines call it, for several connections,
+//   - It must depend on its arguments alone; see [NewFor] for others. Several goroutines call it, for several connections,
 //     with what has arrived over one of them, and call it again for the same data when more has
 //     arrived.
 //   - atEOF is true after a clean EOF from the peer. After an error of the connection nobody knows
@@ -81,12 +83,22 @@ func New(m *plex.Multiplexer, split bufio.SplitFunc, options ...Option) (*Receiv
 		return nil, errors.New("message: New: the split function is nil; Lines and Prefix.Split are two, " +
 			"and Delimiter makes one, though not of an empty delimiter")
 	}
+	r, err := newReceiver(m, options)
+	if err != nil {
+		return nil, err
+	}
+	r.split = split
+	return r, nil
+}
+
+// newReceiver makes a Receiver that has no split function yet.
+func newReceiver(m *plex.Multiplexer, options []Option) (*Receiver, error) {
 	c, err := configure(options)
 	if err != nil {
 		return nil, err
 	}
 	return &Receiver{
-		m: m, split: split, maxSize: c.maxSize,
+		m: m, maxSize: c.maxSize,
 		iterations: make(map[*iteration]struct{}), leftovers: make(map[plex.Conn]*leftover),
 	}, nil
 }
@@ -213,6 +225,7 @@ func (r *Receiver) Discard() {
 		r.takeLocked(left)
 		r.dropLocked(left)
 	}
+	r.discardSplitsLocked()
 	r.mu.Unlock()
 	for _, conn := range victims {
 		conn.Kill()

@@ -235,19 +235,27 @@ func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
 		}
 		return nil
 	}
-	if datagram && b.live > 1 {
-		b = t.splitLocked(b)
+	l := t.linkLocked(conn)
+	space := b.live
+	if t.depth > 0 {
+		space = max(1, t.depth-l.held) // a connection without room is parked
+	}
+	if datagram {
+		space = 1 // they are never gathered
+	}
+	if b.live > space {
+		b = t.splitLocked(b, space)
 	} else {
 		t.leaveLocked(b)
 	}
 	if b.cut > 0 {
 		b.compact()
 	}
-	l := t.linkLocked(conn)
 	t.pinLocked(l)
 	b.on = l
 	l.calls.splice(&b.calls)
 	l.live += b.live
+	l.held += b.live
 	l.writer, l.writing = f.writer, b
 	t.stats.Sent += uint64(b.live)
 	f.batch, f.carried = b, b.live
@@ -255,24 +263,9 @@ func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
 	return b
 }
 
-// splitLocked makes a batch of the first call of another, which stays in the queue. It is for
-// datagrams, which are never gathered.
-func (t *table[R]) splitLocked(from *batch[R]) *batch[R] {
-	c := from.calls.head
-	from.calls.remove(c)
-	from.live--
-	from.cut += int(c.size)
-	b := new(batch[R])
-	b.frames = append(t.bufferLocked(), from.frames[c.begin:c.begin+c.size]...)
-	b.calls.push(c)
-	b.live = 1
-	c.in, c.begin = b, 0
-	return b
-}
-
 // settle is called when a Write has ended after n bytes. It finds the calls of which nothing was
 // sent, and takes out those that must be failed, with the reason. If it returns a role, f goes on.
-func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victims list[R], next role, why error) {
+func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victims list[R], next role, why error, parked bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := f.batch
@@ -281,10 +274,14 @@ func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victim
 	t.endLocked(f)
 	t.crowd = f.carried > 1 || t.first != nil
 	t.stats.Writes++
+	if err == nil && t.quiet {
+		t.endQuietLocked(b)
+	}
 	if err != nil || on.ended != nil {
 		why = t.settleFailedLocked(b, n, err, refused, &victims)
 	}
 	on.writing = nil
+	parked = err == nil && t.parkLocked(on)
 	t.writtenLocked(b)
 	if b.live == 0 {
 		t.doneLocked(b)
@@ -296,7 +293,7 @@ func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victim
 	default:
 		next = t.goOnLocked()
 	}
-	return victims, next, why
+	return victims, next, why, parked
 }
 
 // settleFailedLocked is settle for a Write that has failed, or whose connection has ended
@@ -312,7 +309,7 @@ func (t *table[R]) settleFailedLocked(b *batch[R], n int, err error, refused boo
 	for c := l.calls.tail; c != nil && c.in == b; {
 		before := c.prev
 		c.unsent = err != nil && int(c.begin) >= n
-		if l.ended != nil || c.unsent && !waits {
+		if l.ended != nil || (c.unsent || c.quiet) && !waits {
 			t.detachAndFailLocked(c, victims)
 			t.freeLocked(c.id)
 		}

@@ -37,6 +37,10 @@ type call[R any] struct {
 
 	err   error // why it failed; Do adds what was sent
 	reply R
+
+	// Of ordered replies.
+	request any  // a *Q, which the call keeps for its next use; nil before the first
+	quiet   bool // it has no reply, and ends when it has been written
 }
 
 // on is the connection that the call has been given to; nil before.

@@ -3,6 +3,7 @@ package request
 // The client, from New to Close. Do is in do.go.
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,14 +18,22 @@ import (
 // killedGrace is how long to wait, after a connection was killed, for the reason to become known.
 const killedGrace = 10 * time.Millisecond
 
-// Client makes requests over the connections of a multiplexer. Make one with [New]. All methods may
+// Client makes requests over the connections of a multiplexer. Make one with [New] or
+// [NewOrdered]. All methods may
 // be called from any number of goroutines.
 type Client[Q, R any] struct {
-	mux      *plex.Multiplexer
-	protocol Protocol[Q, R]
-	cfg      *config
-	parseOne func(message []byte) (id uint64, reply R, err error) // Parse or ParseBorrowed
-	borrows  bool                                                 // it is the latter
+	mux       *plex.Multiplexer
+	cfg       *config
+	appendOne func(dst []byte, id uint64, request Q) ([]byte, error)
+	parseOne  func(message []byte) (id uint64, reply R, err error) // Parse or ParseBorrowed
+	borrows   bool                                                 // it is the latter
+
+	// Of ordered replies; nil for others.
+	parseOrdered func(message []byte, request Q) (R, error)
+	replies      func(request Q) int // nil also if every request has one
+	splitOf      func(plex.Conn) bufio.SplitFunc
+	sessions     sessions[Q, R]
+
 	messages *message.Receiver
 	table    table[R]
 	ctx      context.Context // ends when the client is closed
@@ -42,46 +51,81 @@ type Client[Q, R any] struct {
 // receive the replies. The caller closes m, after the client. The error says what is wrong with the
 // arguments and the options.
 func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*Client[Q, R], error) {
-	cfg, err := configure(options)
-	if caller.IsNil(p) {
-		err = errors.Join(errors.New("request: New: the protocol is nil; give one that is not"), err)
-	}
-	if m == nil {
-		err = errors.Join(errors.New("request: New: the multiplexer is nil; make one with plex.New"), err)
-	}
-	if err != nil {
+	const call = "New"
+	cfg, err := configure(call, options)
+	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
-	var forMessages []message.Option
-	if cfg.maxSize.Given() {
-		forMessages = append(forMessages, message.WithMaxSize(cfg.maxSize.Get()))
-	}
-	messages, err := message.New(m, p.Split, forMessages...)
-	if err == nil {
-		err = ready(m)
-	}
+	messages, _, err := receive(m, p, p.Split, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("request: New: %w", err)
+		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
-	return start(m, p, cfg, messages), nil
-}
-
-// start makes the client and starts its goroutines.
-func start[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], cfg *config, messages *message.Receiver) *Client[Q, R] {
-	c := &Client[Q, R]{mux: m, protocol: p, cfg: cfg, messages: messages, parseOne: p.Parse}
+	c := newClient[Q, R](m, cfg, messages)
+	c.appendOne, c.parseOne = p.Append, p.Parse
 	if b, ok := p.(Borrower[R]); ok {
 		c.parseOne, c.borrows = b.ParseBorrowed, true
 	}
+	c.start()
+	return c, nil
+}
+
+// refuse returns what is wrong with the arguments of New or NewOrdered. options is what is wrong with
+// the options.
+func refuse(call string, noMux, noProtocol bool, options error) error {
+	err := options
+	if noProtocol {
+		err = errors.Join(fmt.Errorf("request: %s: the protocol is nil; give one that is not", call), err)
+	}
+	if noMux {
+		err = errors.Join(fmt.Errorf("request: %s: the multiplexer is nil; make one with plex.New", call), err)
+	}
+	return err
+}
+
+// receive makes the receiver of the messages of a protocol. splitOf returns the split function of a
+// connection.
+func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *config) (r *message.Receiver, splitOf func(plex.Conn) bufio.SplitFunc, err error) {
+	var options []message.Option
+	if cfg.maxSize.Given() {
+		options = append(options, message.WithMaxSize(cfg.maxSize.Get()))
+	}
+	if s, ok := protocol.(Splitter); ok {
+		own := &splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}
+		splitOf = own.get
+		r, err = message.NewFor(m, splitOf, options...)
+	} else {
+		splitOf = func(plex.Conn) bufio.SplitFunc { return split }
+		r, err = message.New(m, split, options...)
+	}
+	if err == nil {
+		err = ready(m)
+	}
+	return r, splitOf, err
+}
+
+// newClient makes a client that has no protocol yet.
+func newClient[Q, R any](m *plex.Multiplexer, cfg *config, messages *message.Receiver) *Client[Q, R] {
+	c := &Client[Q, R]{mux: m, cfg: cfg, messages: messages}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.calls.New = func() any { return &call[R]{done: make(chan signal, 2)} }
 	c.flushers.New = func() any { return new(flusher[R]) }
 	c.scratches.New = func() any { return new(scratch) }
-	c.table.init(cfg, c.lost, c.watch)
-	for range cfg.receivers.Get() {
-		c.wg.Go(c.receive)
-	}
 	return c
 }
+
+// start starts the goroutines of a client.
+func (c *Client[Q, R]) start() {
+	c.table.init(c.cfg, c.lost, c.watch)
+	if c.ordered() {
+		c.table.depth, c.table.quiet = c.cfg.depth.Get(), c.replies != nil
+	}
+	for range c.cfg.receivers.Get() {
+		c.wg.Go(c.receive)
+	}
+}
+
+// ordered reports whether replies come in the order of the requests.
+func (c *Client[Q, R]) ordered() bool { return c.parseOrdered != nil }
 
 // ready has plex begin to watch for what arrives, which can fail. It also reports whether m is
 // open.
@@ -121,6 +165,7 @@ func (c *Client[Q, R]) end(reason error) {
 	victims, links := c.table.close(reason)
 	victims.fail(reason)
 	c.cancel()
+	c.sessions.end(reason)
 	var wg sync.WaitGroup
 	for _, l := range links { // at the same time, because each may take long
 		wg.Go(func() {

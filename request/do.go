@@ -28,7 +28,15 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 	if err := c.refuseContext(ctx); err != nil {
 		return none, err
 	}
+	quiet, err := c.isQuiet(request)
+	if err != nil {
+		c.table.failed()
+		return none, &Error{Err: err}
+	}
 	call := c.calls.Get().(*call[R])
+	if c.ordered() {
+		c.prepare(call, request, quiet)
+	}
 	if ended, err := c.turn(ctx, call); err != nil {
 		return none, err
 	} else if ended {
@@ -65,7 +73,7 @@ func (c *Client[Q, R]) turn(ctx context.Context, call *call[R]) (ended bool, err
 	waits, err := c.table.enter(call)
 	switch {
 	case err != nil:
-		c.calls.Put(call)
+		c.put(call)
 		return false, &Error{Err: err}
 	case waits:
 		return c.awaitTurn(ctx, call)
@@ -87,7 +95,7 @@ func (c *Client[Q, R]) awaitTurn(ctx context.Context, call *call[R]) (ended bool
 		// If it got its turn, send finds that ctx has ended, and the turn is given back.
 		return <-call.done != turn, nil
 	}
-	c.calls.Put(call)
+	c.put(call)
 	figures.Waited, figures.Err = time.Since(start), caller.ContextError(ctx)
 	return false, &Error{Err: &figures}
 }
@@ -99,7 +107,7 @@ func (c *Client[Q, R]) giveUp(ctx context.Context, call *call[R], why reason, er
 		return nil
 	}
 	if !g.kept {
-		c.calls.Put(call)
+		c.put(call)
 	}
 	if g.waited > 0 {
 		err = c.withoutWriter(ctx, g.waited)
@@ -145,6 +153,6 @@ func (c *Client[Q, R]) result(call *call[R], how signal) (r R, err error) {
 	} else {
 		err, call.err = &Error{MaybeSent: call.maybe, Err: call.err}, nil
 	}
-	c.calls.Put(call)
+	c.put(call)
 	return r, err
 }

@@ -1,5 +1,6 @@
 // Package request sends requests to a service over the connections of a [plex.Multiplexer] and
-// matches each reply to its request by an identifier.
+// matches each reply to its request: by an identifier ([New]), or by the order of the requests
+// ([NewOrdered]).
 //
 // A [Client] takes requests from any number of goroutines. [Client.Do] gives the request an
 // identifier, writes it over whichever connection is free, and returns the reply that carries the
@@ -38,6 +39,15 @@
 // before it is being written is taken out, and nothing of it is sent. Large requests are written by
 // themselves, without being copied, and each datagram has one request.
 //
+// # Ordered replies
+//
+// For a protocol without identifiers, such as RESP or memcached's text, use [NewOrdered] with an
+// [Ordered] protocol. A request whose context has ended keeps its place on its connection until its
+// reply has come, which is dropped. So no reply is ever another request's. A reply that no request
+// waits for costs the connection. [WithDepth] bounds how many requests may be unanswered on one
+// connection. Requests that the server does not answer end when they are written; see [Quiet].
+// [Client.Session] lends a connection to one caller, for transactions and for requests that block.
+//
 // # The client and the multiplexer
 //
 // The client reads all connections of the multiplexer, so nothing else may read from them: use one
@@ -59,7 +69,7 @@ type Protocol[Q, R any] interface {
 	// returns the error, and nothing is sent.
 	Append(dst []byte, id uint64, request Q) ([]byte, error)
 
-	// Split is a [bufio.SplitFunc] for what the server sends. If it returns an error, panics, or
+	// Split is a [bufio.SplitFunc] for what the server sends; see also [Splitter]. If it returns an error, panics, or
 	// calls runtime.Goexit, the connection is killed, and the requests on it fail with that error.
 	// It must not block.
 	Split(data []byte, atEOF bool) (advance int, token []byte, err error)

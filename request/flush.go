@@ -128,7 +128,10 @@ func (c *Client[Q, R]) flush(f *flusher[R]) *flusher[R] {
 			c.abort(f)
 		}
 	}()
-	n, err := f.writer.Write(b.frames)
+	n, err := 0, errDatagrams
+	if !c.ordered() || !f.writer.Conn().Datagram() {
+		n, err = f.writer.Write(b.frames)
+	}
 	returned = true
 	if err != nil && f.interrupted() && c.table.spawn(func() { c.resume(f, n) }) {
 		return nil
@@ -144,8 +147,10 @@ func (c *Client[Q, R]) finish(f *flusher[R], n int, err error) (next *flusher[R]
 	}
 	// The kernel says this only once. It is about an earlier datagram, and nothing was sent.
 	unheard := err != nil && n == 0 && conn.Datagram() && refused(err)
-	victims, r, why := c.table.settle(f, n, err, unheard)
-	_ = w.Close() // has nothing to add to what Write returned
+	victims, r, why, parked := c.table.settle(f, n, err, unheard)
+	if !parked {
+		_ = w.Close() // has nothing to add to what Write returned
+	}
 	victims.fail(why)
 	if unheard {
 		c.refuse(conn, err)

@@ -38,11 +38,15 @@ type parsed[R any] struct {
 	err   error // it makes no sense
 }
 
-// parse calls the protocol's Parse, and looks into its error, which may be of the user's own type.
+// parse calls the protocol's Parse, with the request if replies are ordered, and looks into its error, which may be of the user's own type.
 // If it ends the goroutine, the reply is gone, and its request must not wait for it.
-func (c *Client[Q, R]) parse(m message.Message) (p parsed[R]) {
+func (c *Client[Q, R]) parse(m message.Message, request Q) (p parsed[R]) {
 	panicked := guard("Parse", func() {
-		p.id, p.reply, p.err = c.parseOne(m.Data)
+		if c.ordered() {
+			p.reply, p.err = c.parseOrdered(m.Data, request)
+		} else {
+			p.id, p.reply, p.err = c.parseOne(m.Data)
+		}
 		p.push = p.err != nil && errors.Is(p.err, ErrNotReply)
 	}, func() { c.malformed(m.Conn, errExited) })
 	if panicked != nil {

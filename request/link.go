@@ -18,6 +18,8 @@ type link[R any] struct {
 	conn    plex.Conn
 	calls   list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
 	live    int         // those not abandoned
+	held    int         // all of them
+	parked  bool        // the client keeps the writer, because the connection has no room for more
 	writer  plex.Writer // the latest lease; all before it have ended
 	writing *batch[R]   // what it writes; nil if it does not. It is the end of calls
 	ended   error       // why the connection or the client has ended, if something was being written then
@@ -79,7 +81,7 @@ func (t *table[R]) tidy() {
 		for _, l := range t.links {
 			switch {
 			case l.unpin == nil:
-			case l.live == 0:
+			case l.live == 0 && (t.depth == 0 || l.held == 0): // an ordered reply still comes first
 				unpins = append(unpins, l.unpin)
 				l.unpin = nil
 			default:

@@ -12,6 +12,7 @@ import (
 
 const (
 	defaultReceivers    = 4
+	defaultDepth        = 1024
 	defaultWriteBuffer  = 64 << 10
 	defaultWriteTimeout = 10 * time.Second
 
@@ -25,7 +26,7 @@ const (
 	fewIDs = 1 << 32
 )
 
-// Option configures a Client in New. The order of options never matters. If the same option is
+// Option configures a Client in New or NewOrdered. The order of options never matters. If the same option is
 // given twice, the later one counts.
 type Option func(*config)
 
@@ -38,6 +39,8 @@ type config struct {
 	acquireTimeout option.Value[time.Duration]
 	writeBuffer    option.Value[int]
 	writeTimeout   option.Value[time.Duration]
+	depth          option.Value[int]
+	idsSet         bool
 	unsolicited    func(message.Message)
 	hookSet        bool
 }
@@ -52,7 +55,7 @@ type config struct {
 // a server that drops requests, use plex.WithMaxLifetime: connections then end from time to time,
 // which frees their identifiers.
 func WithIDs(max uint64) Option {
-	return func(c *config) { c.ids = max }
+	return func(c *config) { c.ids, c.idsSet = max, true }
 }
 
 // WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served,
@@ -60,6 +63,13 @@ func WithIDs(max uint64) Option {
 // WithIDs sets a bound.
 func WithInFlight(n int) Option {
 	return func(c *config) { c.inFlight.Give(n) }
+}
+
+// WithDepth sets how many requests may be unanswered on one connection, for [NewOrdered]. The default
+// is 1024. A connection that has so many gets no more; if all have, requests wait for a connection.
+// With 1, a request is written when the connection's previous one has been answered.
+func WithDepth(n int) Option {
+	return func(c *config) { c.depth.Give(n) }
 }
 
 // WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
@@ -106,13 +116,24 @@ func WithUnsolicited(hook func(message.Message)) Option {
 
 // configure applies the options and fills in the defaults. Its error joins everything that is
 // wrong, so that one run is enough to find it all.
-func configure(options []Option) (*config, error) {
+func configure(call string, options []Option) (*config, error) {
 	c := &config{ids: math.MaxUint64}
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
+	if call == "New" && c.depth.Given() {
+		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlight to bound the requests in flight")
+	}
+	if call == "NewOrdered" {
+		if c.idsSet {
+			problems.Add("WithIDs", "the requests have no identifiers; leave the option out, or use New")
+		}
+		if !c.depth.Given() {
+			c.depth.Give(defaultDepth)
+		}
+	}
 	return c, problems.Err()
 }
 
@@ -121,6 +142,9 @@ func (c *config) validate(problems *option.Problems) {
 	wrong := problems.Add
 	if n := c.inFlight; n.Given() && n.Get() < 1 {
 		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
+	}
+	if n := c.depth; n.Given() && n.Get() < 1 {
+		wrong("WithDepth", "the depth is %d; it must be at least 1", n.Get())
 	}
 	switch n := c.receivers.Get(); {
 	case n < 1:

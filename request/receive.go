@@ -26,6 +26,11 @@ const mostAnswers = 32
 type receiver[Q, R any] struct {
 	*Client[Q, R]
 	answers []answer[R] // that have arrived together and been parsed
+
+	// Of ordered replies.
+	from      plex.Conn         // the connection that has brought what follows
+	collected []message.Message // that have arrived together
+	asked     []asked[Q]        // that they may be replies to
 }
 
 // answer is a parsed reply, and the call that it is for.
@@ -44,7 +49,11 @@ func (c *Client[Q, R]) receive() {
 			c.wg.Go(c.receive)
 		}
 	}()
-	ctx := intake.With(c.ctx, intake.Intake{Settled: rx.deliver, Lend: c.borrows})
+	settled := rx.deliver
+	if c.ordered() {
+		settled = rx.sort
+	}
+	ctx := intake.With(c.ctx, intake.Intake{Settled: settled, Lend: c.borrows})
 	for {
 		last := rx.receiveUntil(ctx)
 		var none *plex.AcquireError
@@ -69,6 +78,8 @@ func (c *Client[Q, R]) receive() {
 func (rx *receiver[Q, R]) receiveUntil(ctx context.Context) (last error) {
 	for m, err := range rx.messages.All(ctx) {
 		switch last = err; {
+		case err == nil && rx.ordered():
+			rx.collect(m)
 		case err == nil:
 			rx.take(m)
 		case m.Conn != plex.Conn{}:
@@ -91,16 +102,10 @@ func (c *Client[Q, R]) awaitRevival() {
 
 // take handles a message.
 func (rx *receiver[Q, R]) take(m message.Message) {
-	switch p := rx.parse(m); {
+	var none Q
+	switch p := rx.parse(m, none); {
 	case p.push:
-		rx.deliver() // what came earlier does not wait for the user's function
-		rx.table.unsolicited()
-		if rx.cfg.unsolicited == nil {
-			return
-		}
-		if err := rx.pass(m); err != nil {
-			rx.table.panicked(err)
-		}
+		rx.push(m)
 	case p.err != nil:
 		rx.malformed(m.Conn, p.err)
 	default:
@@ -111,17 +116,32 @@ func (rx *receiver[Q, R]) take(m message.Message) {
 	}
 }
 
+// push handles a message that is no reply.
+func (rx *receiver[Q, R]) push(m message.Message) {
+	rx.deliver() // what came earlier does not wait for the user's function
+	rx.table.unsolicited()
+	if rx.cfg.unsolicited == nil {
+		return
+	}
+	if err := rx.pass(m); err != nil {
+		rx.table.panicked(err)
+	}
+}
+
 // deliver gives the replies collected so far to their callers.
 func (rx *receiver[Q, R]) deliver() {
 	if len(rx.answers) == 0 {
 		return
 	}
-	rx.table.replies(rx.answers)
+	w := rx.table.replies(rx.answers, rx.from)
 	for i := range rx.answers {
 		if a := &rx.answers[i]; a.call != nil {
 			a.call.reply = a.reply
 			a.call.done <- reply
 		}
+	}
+	if w != (plex.Writer{}) {
+		_ = w.Close() // has nothing to flush
 	}
 	clear(rx.answers) // so that nothing of the replies is kept
 	rx.answers = rx.answers[:0]

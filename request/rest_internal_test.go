@@ -130,7 +130,7 @@ func TestARefusalThatOvertakesItsWriteIsHeard(t *testing.T) {
 
 func TestClosingTheClientFreesRestingIdentifiers(t *testing.T) {
 	var tb table[int]
-	cfg, err := configure([]Option{WithIDs(3)})
+	cfg, err := configure("New", []Option{WithIDs(3)})
 	require.NoError(t, err)
 	tb.init(cfg, nil, nil)
 	tb.mu.Lock()

@@ -47,7 +47,7 @@ func (c *Client[Q, R]) encode(ctx context.Context, call *call[R], request Q, s *
 			c.giveUp(ctx, call, notEncoded, nil)
 		}
 	}()
-	frame, err = c.protocol.Append(s.data[:0], call.id, request)
+	frame, err = c.appendOne(s.data[:0], call.id, request)
 	returned = true
 	switch {
 	case err != nil:

@@ -9,19 +9,19 @@ type Stats struct {
 	// Gauges.
 	Waiting   int // requests that wait for an identifier, or because of WithInFlight
 	InFlight  int // requests that have been encoded or have an identifier, and have not ended
-	Abandoned int // identifiers of requests given up, reserved because a reply may still come
+	Abandoned int // requests given up that keep their identifier or place, because a reply may still come
 
 	// Counters of requests.
 	Requests uint64 // all
 	Sent     uint64 // given to a connection to be written, whatever happened then
-	Replies  uint64 // ended by a reply
+	Replies  uint64 // ended by a reply, or written if there is none (see Quiet)
 	Canceled uint64 // ended by their context
 	Failed   uint64 // ended by any other error
 
 	Writes uint64 // each has carried one request or several
 
 	// Counters of messages, beside the replies.
-	Late        uint64 // replies to requests that have ended; with few identifiers, given up
+	Late        uint64 // replies to requests that have ended; with few identifiers or ordered, given up
 	Unknown     uint64 // replies to requests that nobody made
 	Unsolicited uint64 // messages that are no replies
 	Malformed   uint64 // messages that made no sense; each but a datagram has cost its connection
@@ -46,6 +46,14 @@ func (t *table[R]) canceled() {
 	defer t.mu.Unlock()
 	t.stats.Requests++
 	t.stats.Canceled++
+}
+
+// failed counts a request that could not be made.
+func (t *table[R]) failed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stats.Requests++
+	t.stats.Failed++
 }
 
 // unsolicited counts a message that is no reply.

@@ -15,6 +15,8 @@ import (
 
 type table[R any] struct {
 	limit   int                   // most in flight, 0 if there is no bound
+	depth   int                   // most on one connection, if replies are ordered; 0 if they are not
+	quiet   bool                  // there may be requests without a reply
 	timeout time.Duration         // how long a call may wait for a connection, 0 if there is no bound
 	epoch   time.Time             // when the clock began
 	ended   func(*link[R], error) // called when a connection has ended, in a goroutine
@@ -23,16 +25,17 @@ type table[R any] struct {
 
 	// mu guards what follows, and the calls and links in it. The multiplexer's own lock may be
 	// taken under it, but not the other way round.
-	mu     sync.Mutex
-	closed error // why nobody gets a turn any more; nil while callers do
-	ids    ids
-	calls  map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
-	links  map[plex.Conn]*link[R]
-	queue  list[R] // of those waiting for their turn
-	rest   rest[R]
-	tidier *time.Timer // calls tidy; nil before the first time
-	tidies bool        // it will
-	stats  Stats       // without InFlight, which is derived
+	mu       sync.Mutex
+	closed   error // why nobody gets a turn any more; nil while callers do
+	ids      ids
+	calls    map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
+	links    map[plex.Conn]*link[R]
+	queue    list[R] // of those waiting for their turn
+	rest     rest[R]
+	tidier   *time.Timer // calls tidy; nil before the first time
+	tidies   bool        // it will
+	stats    Stats       // without InFlight, which is derived
+	sessions int         // callers that wait for one
 
 	gathering[R]
 }
@@ -142,14 +145,22 @@ func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 	}, true
 }
 
-// replies takes out the calls that replies are for, which the caller then ends.
-func (t *table[R]) replies(answers []answer[R]) {
+// replies takes out the calls that replies are for, which the caller then ends. If replies are
+// ordered, all are from one connection. If that has room for requests again, the caller closes w.
+func (t *table[R]) replies(answers []answer[R], from plex.Conn) (w plex.Writer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range answers {
 		answers[i].call = t.replyLocked(answers[i].id)
 	}
 	t.turnsLocked()
+	if t.depth > 0 {
+		w = t.unparkLocked(from)
+		if l := t.links[from]; l != nil {
+			t.unpinIdleLocked(l)
+		}
+	}
+	return w
 }
 
 // replyLocked takes out the call that a reply is for. It returns nil if there is none. The caller
@@ -215,7 +226,7 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		}
 		t.cutOutLocked(c)
 	case c.unsent:
-	case t.ids.few():
+	case t.ids.few(), t.depth > 0:
 		g.kept, g.maybeSent = true, true
 		c.state = abandoned
 		l.live--
@@ -245,6 +256,7 @@ func (t *table[R]) detachLocked(c *call[R]) {
 	}
 	if l := c.on(); l != nil {
 		l.calls.remove(c)
+		l.held--
 		if c.state != abandoned {
 			l.live--
 		}
