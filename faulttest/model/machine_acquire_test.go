@@ -157,7 +157,7 @@ func (m *machine) served(w *waiter) {
 	c := m.conns[w.addr.String()]
 	require.NotNil(m.t, c, "%s of connection %v, which was not admitted", s.name, w.addr)
 	require.False(m.t, m.closed, "%s after the pool was closed", describe(s, c))
-	require.Contains(m.t, m.mayHave(w.side), c, "%s, which was not to be had", describe(s, c))
+	require.True(m.t, slices.Contains(m.mayHave(w.side), c), "%s, which was not to be had", describe(s, c))
 	l.conn = c
 	if s == &m.readers {
 		c.vague = false
