@@ -20,8 +20,10 @@ import (
 
 type session = request.Session[string, []byte]
 
+// opened opens a session. By then plex reads from all connections, so it is on the first.
 func opened(t *testing.T, c *client) *session {
 	t.Helper()
+	synctest.Wait()
 	s, err := c.Session(t.Context())
 	require.NoError(t, err)
 
