@@ -149,10 +149,7 @@ func (h *half) notLeased(name string, waited time.Duration, why error) error {
 		q.canceled.Add(1)
 	}
 	err := h.conn.m.acquireFailed(q, waited, why)
-	var failed *AcquireError
-	if errors.As(err, &failed) {
-		failed.Half = name
-	}
+	err.Half = name
 	return err
 }
 
@@ -224,7 +221,7 @@ func (d Duplex) Err() error {
 	if d.w == nil {
 		return ErrLeaseClosed
 	}
-	return errors.Join(d.reader().Err()) // both halves report the same cause
+	return d.reader().Err() // both halves report the same cause
 }
 
 // Close ends the lease and puts the connection back for the next. It may be called at any moment:

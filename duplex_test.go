@@ -20,15 +20,19 @@ import (
 	"go.atomizer.io/plex/internal/fakenet"
 )
 
+// fakes are n scripted connections and their peers, and the same as options take them.
+func fakes(n int) (conns []*fakenet.Conn, peers []*fakenet.Peer, given []net.Conn) {
+	for range n {
+		c, p := fakenet.Pair()
+		conns, peers, given = append(conns, c), append(peers, p), append(given, c)
+	}
+	return conns, peers, given
+}
+
 // fakePool is a multiplexer of n scripted connections.
 func fakePool(t *testing.T, n int, options ...plex.Option) (*plex.Multiplexer, []*fakenet.Conn, []*fakenet.Peer) {
 	t.Helper()
-	conns, peers := make([]*fakenet.Conn, n), make([]*fakenet.Peer, n)
-	given := make([]net.Conn, n)
-	for i := range conns {
-		conns[i], peers[i] = fakenet.Pair()
-		given[i] = conns[i]
-	}
+	conns, peers, given := fakes(n)
 	m, err := plex.New(t.Context(), append(options, plex.WithConnections(given...))...)
 	require.NoError(t, err)
 	t.Cleanup(func() {

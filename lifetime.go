@@ -170,15 +170,7 @@ func (c *conn) leavePinned() (pinned, left bool, grace time.Duration) {
 // endRetirementAfter has the retirement of a connection that leaves go on after a time, when its
 // pins do not count any more or its linger is over.
 func (c *conn) endRetirementAfter(d time.Duration) {
-	c.m.tasks.start(func() {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			c.endRetirement()
-		case <-c.m.tasks.closing:
-		}
-	})
+	c.m.tasks.after(d, c.endRetirement)
 }
 
 // retireHeld retires a connection that is due, with both halves held, if it can still be spared.
@@ -299,18 +291,9 @@ func (c *conn) retireWhileRead() bool {
 // and let go for this one: then both are tried again, after a moment, for whoever holds it may take
 // long. The end of a lease looks by itself.
 func (c *conn) againIfUnleased(other *half) {
-	if other.word().is(leaseLive) {
-		return
+	if !other.word().is(leaseLive) {
+		c.m.tasks.after(againPause, c.tryLater)
 	}
-	c.m.tasks.start(func() {
-		timer := time.NewTimer(againPause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			c.tryLater()
-		case <-c.m.tasks.closing:
-		}
-	})
 }
 
 // takeBoth takes an idle connection out of service and has f called, which owns both halves then.

@@ -45,15 +45,16 @@ func (h *half) leaseNow(alone bool) (word, bool) {
 		return w.lease() + leaseOne, true
 	}
 	from, ok := h.change(word.named)
-	if ok && from.is(poolListed) && from.is(poolOnDemand) {
-		h.unlist() // what it is listed for is read by this lease
+	if ok {
+		h.unlist()
 	}
 	return from.lease() + leaseOne, ok
 }
 
-// unlist drops the entry of a half that is not idle.
+// unlist drops the entry of a half that is listed on demand and has just been leased: what it is listed
+// for is read by this lease.
 func (h *half) unlist() {
-	for h.word().is(poolListed) {
+	for w := h.word(); w.is(poolListed) && w.is(poolOnDemand); w = h.word() {
 		h.queue.sweeping.Lock()
 		h.queue.sweepLocked(1)
 		h.queue.sweeping.Unlock()
@@ -100,9 +101,7 @@ func (h *half) leaseNamed(ctx context.Context, timeout time.Duration, alone bool
 // grantedTo ends a wait: with the lease, or with the cause if the half is never leased again.
 func (h *half) grantedTo(id word) (word, error) {
 	if id != 0 {
-		if w := h.word(); w.is(poolListed) && w.is(poolOnDemand) {
-			h.unlist()
-		}
+		h.unlist()
 		return id, nil
 	}
 	m := h.conn.m

@@ -4,10 +4,7 @@ package plex
 // its idle read half, which costs nothing while nothing arrives. The half is held meanwhile.
 // Whoever needs it gets it by take, which interrupts the Read.
 
-import (
-	"sync"
-	"time"
-)
+import "sync"
 
 // parking is the state of a half whose connection has such a goroutine. The half is held, or let
 // go, in the same moment as in changes, so that whoever finds it held and not in may go away: the
@@ -160,8 +157,8 @@ func (h *half) interruptParked() {
 	c := h.conn
 	c.m.tasks.startForeign(transportTask, func() {
 		if c.attention == blind {
-			c.sayGoodbye() // nothing but its end can interrupt it
-			c.m.tasks.start(func() { c.hurry() })
+			c.sayGoodbye()                                 // nothing but its end can interrupt it
+			c.m.tasks.after(c.m.cfg.linger.Get(), c.hurry) // Close ends it by itself
 			return
 		}
 		h.mu.Lock()
@@ -175,12 +172,6 @@ func (h *half) interruptParked() {
 // hurry ends a parked connection that refuses deadlines, when its peer has not ended it for the
 // linger.
 func (c *conn) hurry() {
-	timer := time.NewTimer(c.m.cfg.linger.Get())
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.m.tasks.closing:
-	}
 	if c.r.isParked() {
 		parkedHalf{&c.r}.stuck()
 	}

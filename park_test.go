@@ -21,12 +21,7 @@ import (
 // parkedPool is a multiplexer with ready readers, of connections that no kernel watches.
 func parkedPool(t *testing.T, n int, options ...plex.Option) (*plex.Multiplexer, []*fakenet.Conn, []*fakenet.Peer) {
 	t.Helper()
-	conns, peers := make([]*fakenet.Conn, n), make([]*fakenet.Peer, n)
-	given := make([]net.Conn, n)
-	for i := range conns {
-		conns[i], peers[i] = fakenet.Pair()
-		given[i] = conns[i]
-	}
+	conns, peers, given := fakes(n)
 	m, err := plex.New(t.Context(), append(options, plex.WithConnections(given...))...)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, m.Close()) })

@@ -99,7 +99,7 @@ func (w word) tally(idle, out *int) {
 }
 
 // acquireFailed makes the diagnosis for an acquire that has failed.
-func (m *Multiplexer) acquireFailed(q *queue, waited time.Duration, why error) error {
+func (m *Multiplexer) acquireFailed(q *queue, waited time.Duration, why error) *AcquireError {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return &AcquireError{

@@ -51,6 +51,19 @@ func (t *tasks) aside(f func()) {
 	}
 }
 
+// after runs f in a goroutine of plex's own when d has passed, unless the multiplexer closes before.
+func (t *tasks) after(d time.Duration, f func()) {
+	t.start(func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			f()
+		case <-t.closing:
+		}
+	})
+}
+
 // startForeign runs f, which calls foreign code, in a goroutine, also when the multiplexer has been
 // closed.
 func (t *tasks) startForeign(kind taskKind, f func()) {
