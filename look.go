@@ -323,11 +323,13 @@ func (c *conn) noteLastWords() {
 	c.said.Store(&said)
 }
 
-// afterLook says what becomes of a read half that has been looked at.
+// afterLook says what becomes of a read half that has been looked at. What a kill has given up is
+// not kept at the cost of what others have left: the half is retired before the transport is
+// closed, so before a look can come to the end by that.
 func (c *conn) afterLook(how arrival) arrival {
 	read := c.peer.reached(peerRead)
 	switch {
-	case c.finished():
+	case c.finished(), c.r.word().is(poolRetired):
 		return intoRetire
 	case !read && (how == fromHold || c.failure() != nil):
 		return how

@@ -224,3 +224,34 @@ func TestAParkedConnectionThatCannotBeInterruptedHoldsUpNobody(t *testing.T) {
 	require.Eventually(t, func() bool { return m.Stats().Expired >= 5 }, 20*time.Second, time.Millisecond, "others are retired")
 	require.Eventually(t, func() bool { return bad.Closes() == 1 }, 20*time.Second, time.Millisecond, "it is closed")
 }
+
+// A pool keeps what so many connections have left, and no more. One that is killed has nothing to
+// keep, although the Read that it was parked in fails, too.
+func TestAKilledConnectionTakesNoPlaceOfWhatOthersHaveLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const kept = 4 // for a capacity of one
+		m, _, peers := parkedPool(t, 1)
+		for i := range kept {
+			require.NoError(t, peers[i].Close())
+			synctest.Wait()
+			c, peer := fakenet.Pair()
+			_, err := m.Add(t.Context(), c)
+			require.NoError(t, err)
+			peers = append(peers, peer)
+			synctest.Wait()
+		}
+		w, err := m.Writer(t.Context(), 0)
+		require.NoError(t, err)
+		require.NoError(t, w.Kill())
+		synctest.Wait()
+		for range kept {
+			r, err := m.ReadyReader(t.Context(), -1)
+			require.NoError(t, err, "each end is told")
+			_, err = r.Read(make([]byte, 1))
+			assert.Equal(t, io.EOF, err)
+			assert.NoError(t, r.Close())
+		}
+		_, err = m.ReadyReader(t.Context(), -1)
+		require.ErrorIs(t, err, plex.ErrNoConnections)
+	})
+}

@@ -327,7 +327,16 @@ func (m *machine) explained(l *lease, err error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		require.True(m.t, l.expired(), "a deadline that nobody set: %v", err)
 	default:
-		require.True(m.t, c.dead, "an error of a connection that is well: %v", err)
-		require.ErrorIs(m.t, err, c.cause)
+		m.tellsTheEnd(c, err)
 	}
+}
+
+// tellsTheEnd compares an error with what has become of the connection.
+func (m *machine) tellsTheEnd(c *conn, err error) {
+	if c.retired && !c.dead {
+		require.ErrorIs(m.t, err, plex.ErrRetired)
+		return
+	}
+	require.True(m.t, c.dead, "an error of a connection that is well: %v", err)
+	require.ErrorIs(m.t, err, c.cause)
 }

@@ -133,6 +133,7 @@ type conn struct {
 	dropped   bool // its remains were given up
 	kept      bool // it is in machine.remains
 	draining  bool // retired by Shutdown
+	leaving   bool // its write half is retired for its age; its read half will be, with its lease
 	counted   bool // its loss is
 }
 
@@ -145,7 +146,7 @@ func (c *conn) readGone() bool {
 		c.ended && c.left() == 0 && !c.offered && !c.vague
 }
 
-func (c *conn) writeGone() bool { return c.dead || c.retired || c.draining || c.atEnd }
+func (c *conn) writeGone() bool { return c.dead || c.retired || c.draining || c.leaving || c.atEnd }
 
 // shut reports whether plex should have closed the connection.
 func (c *conn) shut() bool {
@@ -157,7 +158,7 @@ func (c *conn) shut() bool {
 	case c.atEnd:
 		return true
 	}
-	return c.draining && c.reader == nil
+	return (c.draining || c.leaving) && c.reader == nil
 }
 
 // call is an operation of the pool under way, in a goroutine of its own.
@@ -320,6 +321,7 @@ func (m *machine) learn() {
 		m.learnDial(d)
 	}
 	m.dials = slices.DeleteFunc(m.dials, func(d *dial) bool { return d.noted })
+	m.learnLeaving()
 	for _, c := range m.order {
 		w := c.peek()
 		own := m.attending && (c.reader == nil || c.reader.closing) // it was plex itself that has read
@@ -340,10 +342,12 @@ func (m *machine) learn() {
 		if l := c.reader; l != nil && !l.before && c.ended && l.in != nil && !l.in.canceled && !l.in.timed && c.left() == 0 {
 			c.untold = false // its stream has read on to the end
 		}
-		if w.closes > 0 && !c.shut() && !m.closed && c.reader == nil && c.writer == nil {
+		leavesNow := c.leaving && !c.retired && !c.dead && !c.atEnd
+		if w.closes > 0 && (leavesNow || !c.shut()) && !m.closed && c.reader == nil && c.writer == nil {
 			// The pool may only do this to what it does not need.
 			stats := m.pool.Stats()
 			switch {
+			case leavesNow: // it is counted
 			case m.expired < int(stats.Expired):
 				m.expired++
 			case m.scaledDown < int(stats.ScaledDown):
@@ -358,6 +362,29 @@ func (m *machine) learn() {
 				m.keepRemains(c)
 			}
 		}
+	}
+}
+
+// learnLeaving finds connections whose write half was retired for their age while a consumer reads. Readers who come
+// for what has arrived do not keep a connection for ever.
+func (m *machine) learnLeaving() {
+	if !m.cfg.lifetime || m.closed {
+		return
+	}
+	var old []*conn
+	for _, c := range m.order {
+		w := c.peek()
+		if c.reader != nil && c.writer == nil && !c.writeGone() && w.closes == 0 && !w.eofTold && !w.errTold {
+			old = append(old, c)
+		}
+	}
+	for in := range m.pool.Conns() {
+		old = slices.DeleteFunc(old, func(c *conn) bool { return c.RemoteAddr().String() == in.Info().Remote.String() })
+	}
+	for _, c := range old {
+		require.Less(m.t, m.expired, int(m.pool.Stats().Expired), "connection %d left for no reason", c.id)
+		m.expired++
+		c.leaving, c.counted = true, true
 	}
 }
 

@@ -154,6 +154,12 @@ var lifeDefects = []defect{
 		tests: []suite{root(endTable)},
 	},
 	{
+		name:  "life-kill-keeps-its-remains",
+		what:  "a parked connection that is killed counts as one that has left something to be read",
+		edits: []edit{in("conn.afterLook", replace("c.finished(), c.r.word().is(poolRetired)", "c.finished()"))},
+		tests: []suite{root("TestAKilledConnectionTakesNoPlaceOfWhatOthersHaveLeft")},
+	},
+	{
 		name:  "life-kill-is-the-services-doing",
 		what:  "a kill counts as a loss by the service",
 		edits: []edit{in("whyOf", replace("return whyKilled", "return whyLost"))},
