@@ -22,15 +22,15 @@ type accounts struct {
 	alive      int              // admitted and not yet forgotten: open, or with a lease
 	looking    int              // read halves that plex has, to look at them
 	stats      Stats            // the counters; gauges are computed
-	acquired   uint64           // the highest Stats.Acquired so far
 	lastErr    error            // of the latest connect
 }
 
 // roster is the set of all connections that are claimed and not yet forgotten. It has a lock of its
 // own, which is held for a copy of the pointers at most.
 type roster struct {
-	mu    sync.Mutex
-	conns []*conn
+	mu     sync.Mutex
+	conns  []*conn
+	leases uint64 // how often those were leased that are forgotten
 }
 
 func (r *roster) add(c *conn) {
@@ -54,6 +54,7 @@ func (r *roster) remove(c *conn) bool {
 	r.conns[last] = nil
 	r.conns = r.conns[:last]
 	c.rosterAt = 0
+	r.leases += c.leases()
 	return true
 }
 
@@ -61,10 +62,20 @@ func (r *roster) remove(c *conn) bool {
 func (r *roster) all() []*conn { return r.appendTo(nil) }
 
 func (r *roster) appendTo(buf []*conn) []*conn {
+	conns, _ := r.appendWithLeases(buf)
+	return conns
+}
+
+// appendWithLeases also says how often those were leased that are not in the copy any more, so that
+// each connection counts once, whatever is forgotten meanwhile.
+func (r *roster) appendWithLeases(buf []*conn) (conns []*conn, gone uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append(slices.Grow(buf, len(r.conns)), r.conns...)
+	return append(slices.Grow(buf, len(r.conns)), r.conns...), r.leases
 }
+
+// leases is how often consumers have leased either half.
+func (c *conn) leases() uint64 { return c.r.word().leases() + c.w.word().leases() }
 
 // expiries are the connections in service in order of their expiry. Multiplexer.mu guards them.
 type expiries struct{ conns []*conn }

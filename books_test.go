@@ -31,6 +31,21 @@ func TestRosterHasWhatIsAddedUntilItIsRemoved(t *testing.T) {
 	require.Equal(t, []*conn{a}, r.all())
 }
 
+// A connection that is forgotten between the copy and the look at its halves is not counted twice.
+func TestRosterCountsTheLeasesOfEachConnectionOnce(t *testing.T) {
+	var r roster
+	c := new(conn)
+	c.r.state.Store(uint64(firstLease + 2*leaseOne))
+	c.w.state.Store(uint64(firstLease + leaseOne))
+	r.add(c)
+	conns, gone := r.appendWithLeases(nil)
+	require.True(t, r.remove(c))
+	require.EqualValues(t, 3, gone+conns[0].leases())
+	conns, gone = r.appendWithLeases(nil)
+	require.Empty(t, conns)
+	require.EqualValues(t, 3, gone)
+}
+
 func TestRosterServesSeveralGoroutines(t *testing.T) {
 	const goroutines, each = 4, 300
 	var r roster

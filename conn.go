@@ -438,7 +438,6 @@ func (c *conn) forgetLocked() {
 	}
 	if c.admitted() {
 		m.alive--
-		m.stats.Acquired += c.r.word().leases() + c.w.word().leases()
 		m.changed.Broadcast()
 	}
 }

@@ -272,7 +272,7 @@ func (c *conn) leftLocked() {
 const usefulLeases = 32
 
 func (c *conn) wasUseful() bool {
-	return c.delivered.Load() && c.r.word().leases()+c.w.word().leases() >= usefulLeases
+	return c.delivered.Load() && c.leases() >= usefulLeases
 }
 
 // consumersDoing reports whether a connection has failed because of what a consumer did to it,

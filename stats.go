@@ -45,12 +45,11 @@ type Stats struct {
 // Stats returns a snapshot. Each half is looked at once, so idle and leased halves add up. It costs
 // a few nanoseconds for each connection, and none for those who acquire meanwhile.
 func (m *Multiplexer) Stats() Stats {
-	var acquired uint64
 	var halves Stats
 	conns := snapshots.Get().(*[]*conn)
-	*conns = m.roster.appendTo((*conns)[:0])
+	*conns, halves.Acquired = m.roster.appendWithLeases((*conns)[:0])
 	for _, c := range *conns {
-		acquired += c.r.word().leases() + c.w.word().leases()
+		halves.Acquired += c.leases()
 		c.r.word().tally(&halves.IdleReaders, &halves.LeasedReaders)
 		c.w.word().tally(&halves.IdleWriters, &halves.LeasedWriters)
 	}
@@ -60,13 +59,10 @@ func (m *Multiplexer) Stats() Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.stats
+	s.Acquired = halves.Acquired
 	s.IdleReaders, s.LeasedReaders = halves.IdleReaders, halves.LeasedReaders
 	s.IdleWriters, s.LeasedWriters = halves.IdleWriters, halves.LeasedWriters
 	s.Capacity, s.Open, s.Connecting = m.capacity, m.open, m.connecting
-	// A connection that was forgotten between the two looks is missing, or counts twice, for this
-	// once.
-	m.acquired = max(m.acquired, s.Acquired+acquired)
-	s.Acquired = m.acquired
 	queues := []*queue{&m.writers, &m.readers}
 	if m.readers.ready.Load() {
 		queues = queues[:1] // waiting for what arrives says nothing about the pool

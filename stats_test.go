@@ -98,6 +98,7 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 			var wg sync.WaitGroup
 
 			var added atomic.Int64
+			var begun atomic.Uint64 // acquires
 
 			stop := make(chan struct{})
 
@@ -107,6 +108,7 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 
 					ok := assert.LessOrEqual(t, s.Open+s.Connecting, s.Capacity) &&
 						assert.LessOrEqual(t, s.IdleReaders, s.Open) && assert.LessOrEqual(t, s.IdleWriters, s.Open) &&
+						assert.LessOrEqual(t, s.Acquired, begun.Load(), "a lease counts once") &&
 						assert.GreaterOrEqual(t, min(s.Waiting, s.IdleReaders, s.LeasedReaders, s.IdleWriters, s.LeasedWriters), 0)
 					if !kill { // otherwise one that is being closed is open and has no halves to lease
 						ok = ok && assert.Equal(t, 4, s.IdleReaders+s.LeasedReaders, "readers") &&
@@ -133,6 +135,7 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 			hammer(8, 1_000, func(g, round int) {
 				s := sides[(g+round)%2]
 
+				begun.Add(1)
 				x, err := s.acquire(m, context.Background(), time.Duration(round%3-1)*10*time.Microsecond)
 				if err != nil {
 					return
