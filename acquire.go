@@ -90,7 +90,11 @@ func (m *Multiplexer) tryTake(q *queue) (*half, word, error) {
 // wait blocks until the queue hands over a half, the caller's time is up, or there is nothing left
 // to wait for.
 func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue) (*half, word, error) {
-	q.waiting.Add(1)
+	if !q.join(m.cfg.maxWaiting) {
+		q.refused.Add(1)
+		m.want(q)
+		return nil, 0, m.acquireFailed(q, 0, ErrTooManyWaiting)
+	}
 	q.waited.Add(1)
 	if q.low.Load() > 0 {
 		q.low.Store(0) // somebody needs all that there is
@@ -143,6 +147,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 
 	waited := time.Since(epoch) - start
 	q.waitTime.Add(int64(waited))
+	q.waits.add(waited)
 	q.waiting.Add(-1)
 	if err != nil {
 		return nil, 0, m.acquireFailed(q, waited, err)

@@ -43,6 +43,14 @@ var (
 	// is no connector to replace the last. Add mends that.
 	ErrNoConnections = errors.New("plex: no connection left and no connector to replace it")
 
+	// ErrTooManyWaiting is matched by the error of an acquire when as many callers wait as
+	// WithMaxWaiting allows.
+	ErrTooManyWaiting = errors.New("plex: too many callers are waiting")
+
+	// ErrUnavailable is matched by the error of an acquire when nothing is open and as many connects
+	// in a row have failed as WithFailFast says.
+	ErrUnavailable = errors.New("plex: nothing is open and connecting fails")
+
 	// ErrKilled is what both halves of a connection report after Kill.
 	ErrKilled = errors.New("plex: connection killed by its consumer")
 
@@ -71,9 +79,10 @@ func (e *closedError) Is(target error) bool { return target == net.ErrClosed }
 
 // AcquireError says why no lease could be had, of [Multiplexer.Reader], [Multiplexer.ReadyReader]
 // or [Multiplexer.Writer], and what the pool looked like at that moment. It matches [ErrTimeout],
-// the error of the caller's context, [ErrClosed] or [ErrNoConnections], and also the last error of
-// connecting if the latest connect failed.
+// the error of the caller's context, [ErrClosed], [ErrNoConnections], [ErrTooManyWaiting] or
+// [ErrUnavailable], and also the last error of connecting if the latest connect failed.
 type AcquireError struct {
+	Pool   string        // what WithName says; "" without it
 	Half   string        // "reader", "writer" or "ready reader"
 	Waited time.Duration // how long the caller waited; 0 if it did not
 
@@ -83,7 +92,7 @@ type AcquireError struct {
 	Connecting int // connects under way
 	Waiting    int // callers waiting for this kind, this one not counted
 
-	Err     error // why: ErrTimeout, ErrClosed, ErrNoConnections or the context's error
+	Err     error // why: one of those above
 	Connect error // the latest connect's error, nil if it succeeded or there was none
 }
 
@@ -91,7 +100,11 @@ type AcquireError struct {
 // connect died of.
 func (e *AcquireError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "plex: no %s", e.Half)
+	b.WriteString("plex: ")
+	if e.Pool != "" {
+		fmt.Fprintf(&b, "%s: ", e.Pool)
+	}
+	fmt.Fprintf(&b, "no %s", e.Half)
 	if e.Waited > 0 {
 		fmt.Fprintf(&b, " after %v", roundWait(e.Waited))
 	}

@@ -70,9 +70,13 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 		m.readers.line.age(now, m.cfg.scalingTimeout(), next)
 		m.writers.line.age(now, m.cfg.scalingTimeout(), next)
 	}
-	start, wake := h.pace.Decide(now, m.demandLocked())
+	demand := m.demandLocked()
+	start, wake := h.pace.Decide(now, demand)
 	if !wake.IsZero() {
 		sooner(next, wake)
+		if demand.Tried && start.None() {
+			m.wanted.Store(true) // what is held back is still wanted then
+		}
 	}
 	for range start.Heal {
 		m.attemptLocked(&attempt{loss: m.nextLossLocked(), started: now})
@@ -113,6 +117,8 @@ func (m *Multiplexer) demandLocked() pace.Demand {
 		Waiting: waiting, Tried: m.wanted.Swap(false),
 		Overdue: max(m.readers.line.overdue-m.readers.line.served, m.writers.line.overdue-m.writers.line.served),
 		Cut:     m.cfg.backoff == nil,
+
+		MaxConnecting: m.cfg.maxConnecting.Get(),
 	}
 }
 
@@ -210,7 +216,7 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.removeLocked(a)
 	c.epoch = h.pace.Connected(now)
-	m.stats.ConnectDuration += now.Sub(a.started)
+	m.noteConnectLocked(now.Sub(a.started))
 	switch {
 	case a.grows:
 		m.stats.ScaledUp++
@@ -226,7 +232,7 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
 	h.removeLocked(a)
 	h.pace.Failed(a.epoch, now)
-	m.stats.ConnectDuration += now.Sub(a.started)
+	m.noteConnectLocked(now.Sub(a.started))
 	m.reportFirst(a, err)
 	if a.grows {
 		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
@@ -235,6 +241,12 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	again := a.loss
 	again.attempts++
 	h.losses = append([]loss{again}, h.losses...)
+}
+
+// noteConnectLocked accounts for how long a connect has taken.
+func (m *Multiplexer) noteConnectLocked(took time.Duration) {
+	m.stats.ConnectDuration += took
+	m.stats.Connects.add(took)
 }
 
 // reportFirst tells New what has become of a connect for its minimum.

@@ -21,6 +21,7 @@ const logQueue = 4096
 // logbook hands records to the user's handler.
 type logbook struct {
 	logger *slog.Logger // nil for silence
+	pool   string       // the multiplexer's name; "" if it has none
 	tasks  *tasks
 
 	mu      sync.Mutex
@@ -28,7 +29,9 @@ type logbook struct {
 	writing bool          // write runs
 }
 
-func (l *logbook) init(logger *slog.Logger, t *tasks) { l.logger, l.tasks = logger, t }
+func (l *logbook) init(logger *slog.Logger, pool string, t *tasks) {
+	l.logger, l.pool, l.tasks = logger, pool, t
+}
 
 // warn logs what is worth a look.
 func (l *logbook) warn(msg string, args ...any) { l.add(slog.LevelWarn, msg, args...) }
@@ -38,6 +41,9 @@ func (l *logbook) add(level slog.Level, msg string, args ...any) {
 		return
 	}
 	r := slog.NewRecord(time.Now(), level, msg, 0)
+	if l.pool != "" {
+		r.AddAttrs(slog.String("pool", l.pool))
+	}
 	r.Add(args...)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -42,6 +42,10 @@ type config struct {
 	leakThreshold  option.Value[time.Duration]
 	linger         option.Value[time.Duration]
 	retireGrace    option.Value[time.Duration]
+	name           option.Value[string]
+	maxConnecting  option.Value[int]
+	maxWaiting     option.Value[int]
+	failFast       option.Value[int]
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
 
@@ -122,6 +126,35 @@ func WithConnectTimeout(d time.Duration) Option {
 // each ± 20 %, and stops at 30 s.
 func WithBackoff(backoff func(failures int) time.Duration) Option {
 	return func(c *config) { c.backoff, c.backoffSet = backoff, true }
+}
+
+// WithMaxConnecting bounds how many connects are under way at once, for whatever reason, for a
+// service that bears few logins at a time. Without it a service that is well gets four at a time to
+// heal, and more the longer that goes well, and up to 32 for callers who wait. It needs a connector.
+func WithMaxConnecting(n int) Option {
+	return func(c *config) { c.maxConnecting.Give(n) }
+}
+
+// WithMaxWaiting bounds how many callers wait at once for read halves, and how many for write
+// halves: one more fails at once, with [ErrTooManyWaiting], which is better than to queue for longer
+// than anyone has patience. With 0 nobody waits. Those who wait for what arrives, in ReadyReader,
+// and for one connection, in Conn.Writer, do not count. By default there is no bound.
+func WithMaxWaiting(n int) Option {
+	return func(c *config) { c.maxWaiting.Give(n) }
+}
+
+// WithFailFast has acquires fail at once, with [ErrUnavailable] and the cause, while no connection is
+// open and at least so many connects in a row have failed; also those that wait already. They go on
+// to count as demand, so the service is connected to as soon as the backoff allows, and the first
+// connect that succeeds ends it. By default callers wait for as long as their timeout allows. It
+// needs a connector.
+func WithFailFast(failures int) Option {
+	return func(c *config) { c.failFast.Give(failures) }
+}
+
+// WithName names the pool in logs, errors and events, for programs that have several.
+func WithName(name string) Option {
+	return func(c *config) { c.name.Give(name) }
 }
 
 // WithLeakDetection reports leases that are held for longer than threshold, with the stack that
@@ -223,6 +256,18 @@ func (c *config) validate(problems *option.Problems) {
 	problems.Positive("WithRetireGrace", c.retireGrace)
 	if c.maxLifetime.Given() {
 		needsConnector("WithMaxLifetime")
+	}
+	problems.AtLeast("WithMaxConnecting", "bound", c.maxConnecting, 1)
+	problems.AtLeast("WithMaxWaiting", "bound", c.maxWaiting, 0)
+	problems.AtLeast("WithFailFast", "number of failures", c.failFast, 1)
+	if c.maxConnecting.Given() {
+		needsConnector("WithMaxConnecting")
+	}
+	if c.failFast.Given() {
+		needsConnector("WithFailFast")
+	}
+	if c.name.Given() && c.name.Get() == "" {
+		wrong("WithName", "the name is empty; give one or leave the option out")
 	}
 	if c.autoScaling.Given() {
 		needsConnector("WithAutoScaling")

@@ -174,6 +174,34 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 			nil,
 			[]string{"WithLeakDetection", "-1ms", "above zero"},
 		},
+		{"a bound of zero on connects", func(_, _, _ net.Conn, connector option) []option {
+			return []option{connector, plex.WithMaxConnecting(0)}
+		}, nil, []string{"WithMaxConnecting", "is 0", "at least 1"}},
+		{
+			"a bound on connects without a connector", func(a, _, _ net.Conn, _ option) []option {
+				return []option{given(a), plex.WithMaxConnecting(1)}
+			},
+			nil,
+			[]string{"WithMaxConnecting", "WithConnector"},
+		},
+		{
+			"a bound on waiters below zero", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithMaxWaiting(-1)} },
+			nil,
+			[]string{"WithMaxWaiting", "is -1", "at least 0"},
+		},
+		{"to fail fast without a failure", func(_, _, _ net.Conn, connector option) []option {
+			return []option{connector, plex.WithFailFast(0)}
+		}, nil, []string{"WithFailFast", "is 0", "at least 1"}},
+		{
+			"to fail fast without a connector", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithFailFast(1)} },
+			nil,
+			[]string{"WithFailFast", "WithConnector"},
+		},
+		{
+			"an empty name", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithName("")} },
+			nil,
+			[]string{"WithName", "empty"},
+		},
 		{
 			"nil backoff", func(_, _, _ net.Conn, connector option) []option { return []option{connector, plex.WithBackoff(nil)} },
 			nil,

@@ -128,7 +128,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.changed.L = &m.mu
 	m.known = make(map[any]struct{})
 	m.tasks.init()
-	m.log.init(cfg.logger, &m.tasks)
+	m.log.init(cfg.logger, cfg.name.Get(), &m.tasks)
 	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
 	m.writers.init("writer", m.capacity, 1)

@@ -12,6 +12,9 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"go.atomizer.io/plex/internal/option"
 )
 
 // queue is one of the multiplexer's two channels and its figures.
@@ -37,7 +40,9 @@ type queue struct {
 	waited   atomic.Uint64
 	timedOut atomic.Uint64
 	canceled atomic.Uint64
-	waitTime atomic.Int64 // nanoseconds that waits have taken, all added up
+	refused  atomic.Uint64 // callers that did not wait, as too many did, or as there was nothing to wait for
+	waitTime atomic.Int64  // nanoseconds that waits have taken, all added up
+	waits    histogram
 
 	sweeping sync.Mutex // held by the one that sweeps
 
@@ -159,6 +164,23 @@ func (q *queue) noteLow() {
 	}
 }
 
+// join has one more caller wait, unless as many wait already as may.
+func (q *queue) join(most option.Value[int]) bool {
+	if !most.Given() || q.ready.Load() {
+		q.waiting.Add(1)
+		return true
+	}
+	for {
+		n := q.waiting.Load()
+		if n >= int64(most.Get()) {
+			return false
+		}
+		if q.waiting.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
 // wakeLocked puts the token into both queues, unless it is on its way there already. Each waiter
 // that takes it out looks at the multiplexer's state. If there is nothing to wait for, it puts the
 // token back for the next and fails; so one token wakes all waiters, and those still to come.
@@ -173,7 +195,7 @@ func (m *Multiplexer) wakeLocked() {
 
 // wakeIfHopelessLocked wakes the waiters if the last connection has gone.
 func (m *Multiplexer) wakeIfHopelessLocked() {
-	if m.hopelessLocked() == ErrNoConnections {
+	if err := m.hopelessLocked(); err == ErrNoConnections || err == ErrUnavailable {
 		m.wakeLocked()
 	}
 }
@@ -184,13 +206,17 @@ func (m *Multiplexer) tokenTaken(q *queue) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	err := m.hopelessLocked()
-	if err == nil {
+	if err == nil || err == ErrUnavailable && q.ready.Load() { // what arrives can be waited for
 		q.token = false
 		return nil
 	}
 	q.put(nil)
 	if err != ErrClosed && len(q.idle) > 1 {
 		return nil // what a lost connection left to be read goes first; the token is behind it now
+	}
+	if err == ErrUnavailable {
+		q.refused.Add(1)
+		m.want(q)
 	}
 	return err
 }
@@ -204,6 +230,8 @@ func (m *Multiplexer) hopelessLocked() error {
 		return nil
 	case m.cfg.connect == nil && m.admitted > 0 && m.open == 0 && m.connecting == 0 && m.looking == 0:
 		return ErrNoConnections
+	case m.cfg.failFast.Given() && m.open == m.leaving && m.healer.pace.Failures(time.Now()) >= m.cfg.failFast.Get():
+		return ErrUnavailable
 	}
 	return nil
 }

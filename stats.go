@@ -34,11 +34,14 @@ type Stats struct {
 	Expired        uint64 // connections replaced because of their age
 	Retired        uint64 // healthy connections that plex has taken out, for whatever reason: also the two above
 	Killed         uint64 // connections killed by consumers; they count as lost, too
+	Refused        uint64 // acquires that failed at once, by WithMaxWaiting or WithFailFast
 	SuspectedLeaks uint64 // leases that were held for longer than WithLeakDetection allows
 
 	ConnectDuration  time.Duration // time that connects have taken, all added up
 	Backoff          time.Duration // what is left of the pause before the next connect; 0 if there is none
+	Connects         Histogram     // connects by how long they took
 	WaitDuration     time.Duration // time that acquires have waited, all added up
+	Waits            Histogram     // the same by their length
 	LastConnectError error         // of the latest connect; nil if it succeeded
 }
 
@@ -73,7 +76,9 @@ func (m *Multiplexer) Stats() Stats {
 		s.Waited += q.waited.Load()
 		s.TimedOut += q.timedOut.Load()
 		s.Canceled += q.canceled.Load()
+		s.Refused += q.refused.Load()
 		s.WaitDuration += time.Duration(q.waitTime.Load())
+		q.waits.addTo(&s.Waits)
 	}
 	s.Backoff = m.healer.pace.Backoff(time.Now(), false)
 	s.LastConnectError = m.lastErr
@@ -99,7 +104,7 @@ func (m *Multiplexer) acquireFailed(q *queue, waited time.Duration, why error) *
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return &AcquireError{
-		Half: q.name(), Waited: waited, Err: why, Connect: m.lastErr,
+		Pool: m.cfg.name.Get(), Half: q.name(), Waited: waited, Err: why, Connect: m.lastErr,
 		Capacity: m.capacity, Open: m.open, Connecting: m.connecting,
 		Leased: q.leased(), Waiting: int(q.waiting.Load()),
 	}

@@ -29,6 +29,7 @@ func (m *Multiplexer) supervise() {
 		m.mu.Lock()
 		due := m.dueLocked(now, &next) // first, for what is due is replaced before it goes
 		m.connectsLocked(now, &next)
+		m.wakeIfHopelessLocked()
 		surplus := m.surplusLocked(now, &next)
 		failures, unpaused := m.healer.pace.Unpaused()
 		m.scaler.armed = next

@@ -46,7 +46,7 @@ func fault(pkg string, names ...string) suite { return suite{pkg, names} }
 func defects() []defect {
 	return slices.Concat(
 		leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, reviewedDefects,
-		wordDefects, lifeDefects, deadlineDefects, wayDefects, guardDefects, paceDefects, layerDefects(),
+		wordDefects, lifeDefects, limitDefects, deadlineDefects, wayDefects, guardDefects, paceDefects, layerDefects(),
 	)
 }
 

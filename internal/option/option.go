@@ -65,5 +65,13 @@ func (p *Problems) Positive(name string, d Value[time.Duration]) {
 	}
 }
 
+// AtLeast adds a problem if a number has been given that is below least. What says what the number
+// is.
+func (p *Problems) AtLeast(name, what string, n Value[int], least int) {
+	if n.given && n.value < least {
+		p.Add(name, "the %s is %d; it must be at least %d", what, n.value, least)
+	}
+}
+
 // Err joins all problems, in the order in which they were added. It is nil if there is none.
 func (p *Problems) Err() error { return errors.Join(p.errs...) }

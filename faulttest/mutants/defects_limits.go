@@ -1,0 +1,60 @@
+package main
+
+// Defects in the bounds that users set, and in the figures.
+
+var limitDefects = []defect{
+	{
+		name:  "limit-waits-one-more",
+		what:  "one caller more waits than WithMaxWaiting allows",
+		edits: []edit{in("queue.join", replace("n >= int64(most.Get())", "n > int64(most.Get())"))},
+		tests: []suite{root("TestOneCallerTooManyFailsAtOnce", "TestWithABoundOfZeroNobodyWaits")},
+	},
+	{
+		name:  "limit-refusal-is-no-demand",
+		what:  "a caller that is refused has nothing connected",
+		edits: []edit{in("Multiplexer.wait", drop("m.want(q)").within("q.join"))},
+		tests: []suite{root("TestWithABoundOfZeroNobodyWaits")},
+	},
+	{
+		name:  "limit-connecting",
+		what:  "more connects at once than WithMaxConnecting allows",
+		edits: []edit{in("Multiplexer.demandLocked", replace("m.cfg.maxConnecting.Get()", "0"))},
+		tests: []suite{root("TestTheBoundOnConnectsHoldsForHealingAndGrowth")},
+	},
+	{
+		name:  "failfast-waiters-sleep-on",
+		what:  "those who wait already are not told that connecting fails",
+		edits: []edit{in("Multiplexer.supervise", drop("m.wakeIfHopelessLocked()"))},
+		tests: []suite{root("TestFailFastTellsTheCauseAtOnceAndRecovers")},
+	},
+	{
+		name:  "failfast-is-no-demand",
+		what:  "callers that fail fast have nothing connected",
+		edits: []edit{in("Multiplexer.tokenTaken", drop("m.want(q)"))},
+		tests: []suite{root("TestThoseWhoFailFastAreDemand")},
+	},
+	{
+		name:  "failfast-forgets-what-is-held-back",
+		what:  "what a pause holds back is forgotten when the pause is over",
+		edits: []edit{in("Multiplexer.connectsLocked", drop("m.wanted.Store(true)"))},
+		tests: []suite{root("TestThoseWhoFailFastAreDemand")},
+	},
+	{
+		name:  "failfast-for-ready-readers",
+		what:  "those who wait for what arrives fail fast, too",
+		edits: []edit{in("Multiplexer.tokenTaken", replace("err == ErrUnavailable && q.ready.Load()", "false"))},
+		tests: []suite{root("TestReadyReadersWaitWhereOthersFailFast")},
+	},
+	{
+		name:  "failfast-beside-an-open-connection",
+		what:  "callers fail fast though a connection is open",
+		edits: []edit{in("Multiplexer.hopelessLocked", replace("m.open == m.leaving", "true"))},
+		tests: []suite{root("TestFailFastIsOverWhileSomethingIsOpen")},
+	},
+	{
+		name:  "stats-lease-counted-twice",
+		what:  "the leases of a connection that is forgotten count twice for a while",
+		edits: []edit{in("roster.appendWithLeases", replace("r.leases", "2*r.leases"))},
+		tests: []suite{root("TestRosterCountsTheLeasesOfEachConnectionOnce")},
+	},
+}
