@@ -187,8 +187,9 @@ func (s *service) pool(opts ...plex.Option) *plex.Multiplexer {
 	return m
 }
 
-// echo sends back what comes.
-func echo(c net.Conn) { _, _ = io.Copy(c, c) }
+// echo sends back what comes. The buffer is its own: smux's WriteTo lends one that it reuses while a
+// session that has died still writes it.
+func echo(c net.Conn) { _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }
 
 // frames are those of the requests.
 var frames = message.Prefix{Bytes: 4}
