@@ -57,10 +57,12 @@ func decide(d Demand, window int, careful bool) Decision {
 		// Also those that hang: the user wants no more than this inside Connect.
 		room = min(room, d.MaxConnecting-d.Connecting)
 	}
+	most := MaxWindow - d.Healing - d.Growing
 	slots := window - d.Healing
 	if careful {
 		slots -= d.Growing
 	}
+	slots = min(slots, most)
 	usable := d.Open - d.Leaving
 	coming := d.Connecting - d.Hung
 	heal := max(0, min(d.Target-usable-coming, room, slots))
@@ -73,7 +75,7 @@ func decide(d Demand, window int, careful bool) Decision {
 	if careful {
 		want = min(want, slots-heal) // a dead service gets its probe, for whatever reason
 	} else {
-		want = min(want, MaxWindow-d.Healing-d.Growing-heal)
+		want = min(want, most-heal)
 	}
 	// Growing goes beyond the target: what is to be healed serves callers, too.
 	beyond := d.Capacity - max(d.Target, usable+d.Connecting+heal)

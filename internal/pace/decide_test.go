@@ -47,6 +47,8 @@ func TestDecide(t *testing.T) {
 		{"many are overdue: not all at once, what is under way counts", Demand{
 			Target: 15, Open: 1, Connecting: 14, Healing: 4, Growing: 10, Capacity: 100, Overdue: 50, Waiting: 60,
 		}, 4, well, 0, MaxWindow - 14},
+		{"many were overdue: healing beside them is bounded, too", Demand{Target: 40, Connecting: 30, Growing: 30, Capacity: 100}, 4, well, 2, 0},
+		{"many were overdue: nothing is healed beside them", Demand{Target: 40, Connecting: 33, Growing: 33, Capacity: 100}, 4, well, 0, 0},
 		{"many are overdue: up to the capacity", Demand{Target: 1, Open: 1, Capacity: 8, Overdue: 50, Waiting: 60}, 4, well, 0, 7},
 		{"many are overdue: what is on its way has its place", Demand{Target: 4, Open: 1, Connecting: 3, Capacity: 8, Overdue: 50, Waiting: 60}, 4, well, 0, 4},
 		{"overdue at the capacity", Demand{Target: 8, Open: 8, Capacity: 8, Overdue: 5, Waiting: 5}, 4, well, 0, 0},

@@ -233,7 +233,7 @@ func TestKilledConnectionsAreReplacedAtOnce(t *testing.T) {
 	s.run(10 * ms)
 
 	for range 1000 {
-		for c := range s.conns {
+		for _, c := range s.open() {
 			s.kill(c)
 		}
 
@@ -267,7 +267,7 @@ func TestAKilledConnectionProvesNothing(t *testing.T) {
 		require.Len(t, s.conns, 1)
 		require.Len(t, s.dials, was)
 
-		for c := range s.conns {
+		for _, c := range s.open() {
 			s.kill(c)
 		}
 
@@ -333,7 +333,7 @@ func TestBoundsHoldAndThereIsAlwaysProgress(t *testing.T) {
 				s.earliest = s.now // who has just come may find the floor behind him
 			}
 
-			for c := range s.conns {
+			for _, c := range s.open() {
 				switch rng.IntN(6) {
 				case 0:
 					s.lose(c)

@@ -5,7 +5,9 @@ package pace_test
 
 import (
 	"container/heap"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.atomizer.io/plex/internal/pace"
@@ -63,6 +65,7 @@ type attempt struct {
 }
 
 type connection struct {
+	n        int // in the order of their admission
 	epoch    pace.Epoch
 	admitted time.Time
 	lost     bool
@@ -78,21 +81,23 @@ type simulation struct {
 
 	target, capacity, maxConnecting, waiting, overdue int
 
-	now     time.Time
-	planned int
-	agenda  agenda
-	wake    time.Time
+	now      time.Time
+	planned  int
+	admitted int
+	agenda   agenda
+	wake     time.Time
 
 	attempts map[*attempt]bool
 	conns    map[*connection]bool
 
 	dials    []time.Time
-	most     int       // connects under way at once
-	inTime   int       // the same, of those that have not taken too long
-	beside   int       // connects that started beside a probe of a service that is down
-	earliest time.Time // no connect may start before, by the pauses and their floor
-	early    int       // connects that did
-	wholeAt  time.Time // when the pool was last made whole
+	most     int        // connects under way at once
+	inTime   int        // the same, of those that have not taken too long
+	beside   int        // connects that started beside a probe of a service that is down
+	answered pace.Epoch // the epoch in which the last connect succeeded
+	earliest time.Time  // no connect may start before, by the pauses and their floor
+	early    int        // connects that did
+	wholeAt  time.Time  // when the pool was last made whole
 }
 
 func simulate(seed uint64, target int, s service) *simulation {
@@ -191,7 +196,8 @@ func (s *simulation) connect(grows bool) {
 			inTime++
 		}
 
-		if other.epoch == a.epoch && !other.slow && !s.Answers(s.now) {
+		// A consumer that has killed the connection that came says nothing about the service.
+		if other.epoch == a.epoch && !other.slow && s.Failures(s.now) > 0 && s.answered != a.epoch {
 			s.beside++
 		}
 	}
@@ -215,7 +221,9 @@ func (s *simulation) connect(grows bool) {
 		}
 
 		s.earliest = time.Time{} // the service is there
-		c := &connection{admitted: s.now, epoch: s.Connected(s.now)}
+		s.admitted++
+		s.answered = s.Epoch()
+		c := &connection{n: s.admitted, admitted: s.now, epoch: s.Connected(s.now)}
 		s.conns[c] = true
 
 		if len(s.conns) == s.target && len(s.attempts) == 0 {
@@ -258,9 +266,14 @@ func (s *simulation) kill(c *connection) {
 
 // loseAll is what a restart of the service does.
 func (s *simulation) loseAll() {
-	for c := range s.conns {
+	for _, c := range s.open() {
 		s.lose(c)
 	}
+}
+
+// open returns the connections in the order of their admission, so that a seed is always the same run.
+func (s *simulation) open() []*connection {
+	return slices.SortedFunc(maps.Keys(s.conns), func(a, b *connection) int { return a.n - b.n })
 }
 
 // since counts the connects that started at that moment or later.
