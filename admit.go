@@ -162,10 +162,12 @@ func (m *Multiplexer) admit(c *conn) error {
 		m.mu.Unlock()
 		return err
 	}
-	a, from := c.attempt, m.open-1
+	a := c.attempt
 	c.attempt = nil
 	if a != nil {
 		m.succeededLocked(c, a)
+	} else {
+		m.news.given(c)
 	}
 	m.mu.Unlock()
 
@@ -180,7 +182,6 @@ func (m *Multiplexer) admit(c *conn) error {
 	c.w.arrive(fromLease)
 	if a != nil {
 		m.reportFirst(a, nil)
-		m.log.connected(a, c.admittedAt.Sub(a.loss.at), from)
 	}
 	return nil
 }

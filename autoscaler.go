@@ -231,13 +231,15 @@ func (c *conn) scaleDownHeld() {
 	if surplus {
 		m.healer.target = max(m.cfg.minimum.Get(), min(m.healer.target, from)-1)
 	}
+	if surplus {
+		m.news.scaled("not needed", from, from-1)
+	}
 	m.mu.Unlock()
 	if !surplus {
 		c.letGo()
 		return
 	}
 	c.retireBoth()
-	m.log.scaled("not needed", from, from-1)
 }
 
 // isAwaited reports whether callers wait for any half of the kind.

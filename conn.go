@@ -306,7 +306,7 @@ func (c *conn) readEnough() {
 
 var errRetired = ErrRetired
 
-// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for
+// noteLoss tells the log and the observer of a loss, and, if the connection died young, callers who wait for
 // another. The first failure says more than cause, and so do the last words of a peer that hung up.
 // A connect that has failed meanwhile says more to callers.
 func (c *conn) noteLoss(cause error) {
@@ -317,11 +317,16 @@ func (c *conn) noteLoss(cause error) {
 	if said := c.said.Load(); said != nil {
 		cause = fmt.Errorf("%w; the last it said was %q", cause, *said)
 	}
-	m.log.lost(c, cause)
+	age := c.leftAt.Sub(c.admittedAt) // which do not change any more
+	var young error
+	if c.dialed && age < pace.Patience && !consumersDoing(cause) {
+		young = fmt.Errorf("plex: the connection was lost %v after it was made: %w", age.Round(time.Microsecond), cause)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if age := c.leftAt.Sub(c.admittedAt); m.lastErr == nil && c.dialed && age < pace.Patience && c.life.why == whyLost && !consumersDoing(cause) {
-		m.lastErr = fmt.Errorf("plex: the connection was lost %v after it was made: %w", age.Round(time.Microsecond), cause)
+	m.news.lost(c, cause)
+	if m.lastErr == nil && c.life.why == whyLost {
+		m.lastErr = young
 	}
 }
 
@@ -357,6 +362,7 @@ func (c *conn) leaveLocked(y why) bool {
 	m.leaving++
 	if next.why.retires() {
 		m.stats.Retired++
+		m.news.retired(c)
 	}
 	switch {
 	case y == whySurplus:

@@ -301,12 +301,12 @@ func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 	m.lastErr = err
 	m.stats.ConnectFailed++
 	m.unreserveLocked()
-	refusing := m.refusing
-	m.failedLocked(a, time.Now(), err)
-	m.mu.Unlock()
-	if !refusing {
-		m.log.connectFailed(a, err)
+	now := time.Now()
+	if !m.refusing {
+		m.news.connectFailed(a, now.Sub(a.started), err)
 	}
+	m.failedLocked(a, now, err)
+	m.mu.Unlock()
 }
 
 // connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of

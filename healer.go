@@ -26,6 +26,8 @@ type healer struct {
 	first  int    // connects for New's minimum that are yet to be started
 	pace   pace.State
 
+	pausing bool // the observer has been told of a backoff, and not of its end
+
 	// The supervisor's connects, in the order in which they started.
 	prompt  list.List // those that have taken less than pace.Patience
 	slow    list.List // those that have taken less than the connect timeout
@@ -217,6 +219,11 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h.removeLocked(a)
 	c.epoch = h.pace.Connected(now)
 	m.noteConnectLocked(now.Sub(a.started))
+	if h.pausing {
+		h.pausing = false
+		m.news.backoffEnded()
+	}
+	m.news.connected(c, a, m.open)
 	switch {
 	case a.grows:
 		m.stats.ScaledUp++
@@ -313,6 +320,10 @@ func (m *Multiplexer) decidePause(failures int) {
 	pause := m.backoff(failures)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if now, wanted := m.healer.pace.Unpaused(); wanted && now == failures { // no connect has succeeded meanwhile
+		m.healer.pausing = true
+		m.news.backoffBegan(failures, pause, m.lastErr)
+	}
 	m.healer.pace.SetPause(failures, pause)
 }
 
@@ -330,7 +341,7 @@ func (m *Multiplexer) backoff(failures int) time.Duration {
 			return nil
 		})
 		if err != nil {
-			m.log.warn("plex: the default backoff applies", "cause", err)
+			m.news.warn("plex: the default backoff applies", "cause", err)
 			chosen <- pause
 		}
 	})
@@ -339,7 +350,7 @@ func (m *Multiplexer) backoff(failures int) time.Duration {
 	select {
 	case pause = <-chosen:
 	case <-late.C:
-		m.log.warn("plex: the default backoff applies", "cause", "the function given to WithBackoff has not returned", "after", backoffPatience)
+		m.news.warn("plex: the default backoff applies", "cause", "the function given to WithBackoff has not returned", "after", backoffPatience)
 	case <-m.ctx.Done():
 	}
 	return pause

@@ -4,7 +4,6 @@ package plex
 // the supervisor looks for those that are held for too long.
 
 import (
-	"net"
 	"runtime"
 	"strconv"
 	"strings"
@@ -23,7 +22,7 @@ type origin struct {
 // leak is a lease that is suspected.
 type leak struct {
 	kind   string
-	remote net.Addr
+	conn   *conn
 	held   time.Duration
 	origin origin
 }
@@ -52,7 +51,7 @@ func (m *Multiplexer) reportLeaks(now time.Time, next *time.Time) {
 				m.mu.Lock()
 				m.stats.SuspectedLeaks++
 				m.mu.Unlock()
-				m.log.leak(l)
+				m.news.leak(l)
 			}
 		}
 	}
@@ -71,7 +70,7 @@ func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
 		return leak{}, false
 	}
 	o.reported = true
-	return leak{kind: h.queue.kind, remote: h.conn.remote, held: now.Sub(o.at), origin: *o}, true
+	return leak{kind: h.queue.kind, conn: h.conn, held: now.Sub(o.at), origin: *o}, true
 }
 
 // text is the stack in the form of a panic's.

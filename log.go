@@ -1,15 +1,13 @@
 package plex
 
-// What is logged, in one place, so that messages and keys stay the same. A handler is the user's
-// code and may be slow, or call the multiplexer. So it is called by a goroutine of its own, which
-// is there only while there is something to log. Only Close waits for it, and only briefly.
+// What the multiplexer tells of itself, in one place: events for the observer, and records for the
+// log, so that messages and keys stay the same. Each method may be called with mu held: nothing
+// foreign is called before the goroutine of an outbox has it.
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
@@ -18,103 +16,146 @@ import (
 // logQueue is how many records may wait for the handler.
 const logQueue = 4096
 
-// logbook hands records to the user's handler.
-type logbook struct {
-	logger *slog.Logger // nil for silence
-	pool   string       // the multiplexer's name; "" if it has none
-	tasks  *tasks
-
-	mu      sync.Mutex
-	records []slog.Record // to be handled
-	writing bool          // write runs
+// news is both outboxes.
+type news struct {
+	pool   string // the multiplexer's name; "" if it has none
+	log    outbox[note]
+	events outbox[Event]
 }
 
-func (l *logbook) init(logger *slog.Logger, pool string, t *tasks) {
-	l.logger, l.pool, l.tasks = logger, pool, t
+// note is a record of the log to be.
+type note struct {
+	at    time.Time
+	level slog.Level
+	msg   string
+	args  []any
+}
+
+func (n *news) init(cfg *config, t *tasks) {
+	n.pool = cfg.name.Get()
+	n.log = outbox[note]{what: "the log handler", most: logQueue, tasks: t}
+	if logger := cfg.logger; logger != nil {
+		n.log.deliver = func(x note) { n.write(logger.Handler(), x) }
+	}
+	n.events = outbox[Event]{what: "the function given to WithObserver", most: observerQueue, tasks: t}
+	if observe := cfg.observer; observe != nil {
+		n.events.deliver = func(e Event) {
+			e.Missed = n.events.takeMissed()
+			observe(e)
+		}
+	}
+}
+
+// write gives a record to the handler.
+func (n *news) write(h slog.Handler, x note) {
+	if !h.Enabled(context.Background(), x.level) {
+		return
+	}
+	r := slog.NewRecord(x.at, x.level, x.msg, 0)
+	if n.pool != "" {
+		r.AddAttrs(slog.String("pool", n.pool))
+	}
+	for i, arg := range x.args {
+		if addr, ok := arg.(net.Addr); ok {
+			x.args[i] = text(addr)
+		}
+	}
+	r.Add(x.args...)
+	_ = h.Handle(context.Background(), r)
 }
 
 // warn logs what is worth a look.
-func (l *logbook) warn(msg string, args ...any) { l.add(slog.LevelWarn, msg, args...) }
+func (n *news) warn(msg string, args ...any) { n.add(slog.LevelWarn, msg, args...) }
 
-func (l *logbook) add(level slog.Level, msg string, args ...any) {
-	if l.logger == nil {
-		return
-	}
-	r := slog.NewRecord(time.Now(), level, msg, 0)
-	if l.pool != "" {
-		r.AddAttrs(slog.String("pool", l.pool))
-	}
-	r.Add(args...)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.records) == logQueue {
-		return // the handler is far behind; the counters tell what happened
-	}
-	l.records = append(l.records, r)
-	if !l.writing {
-		l.writing = true
-		l.tasks.startForeign(foreignTask, l.write)
+func (n *news) add(level slog.Level, msg string, args ...any) {
+	if n.log.deliver != nil { // else not even the time is of interest
+		n.log.put(note{time.Now(), level, msg, args})
 	}
 }
 
-// write gives the records to the handler until there are no more. Each goes by itself through the
-// guard, so one that makes the handler panic costs no other.
-func (l *logbook) write() {
-	for {
-		l.mu.Lock()
-		records := l.records
-		l.records = nil
-		l.writing = len(records) > 0
-		l.mu.Unlock()
-		if len(records) == 0 {
-			return
-		}
-		for len(records) > 0 {
-			_ = caller.Apart("the log handler", func() error { // there is nowhere to report it to
-				for len(records) > 0 {
-					r := records[0]
-					records = records[1:]
-					if h := l.logger.Handler(); h.Enabled(context.Background(), r.Level) {
-						_ = h.Handle(context.Background(), r)
-					}
-				}
-				return nil
-			})
-		}
+func (n *news) tell(e Event) {
+	if n.events.deliver != nil {
+		e.Time, e.Pool = time.Now(), n.pool
+		n.events.put(e)
 	}
 }
 
-func (l *logbook) lost(c *conn, cause error) {
+func (n *news) lost(c *conn, cause error) {
 	level := slog.LevelWarn
-	if errors.Is(cause, ErrKilled) {
+	if c.life.why == whyKilled {
 		level = slog.LevelInfo // a consumer did that, and knows why
 	}
-	l.add(level, "plex: connection lost", "cause", cause, "addr", text(c.remote), "age", c.leftAt.Sub(c.admittedAt))
+	age := c.leftAt.Sub(c.admittedAt)
+	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", age)
+	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Err: cause, Took: age})
 }
 
-func (l *logbook) connectFailed(a *attempt, err error) {
-	l.warn("plex: connect failed", "cause", err, "addr", text(a.loss.addr), "attempts", a.loss.attempts+1)
+func (n *news) retired(c *conn) {
+	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
 }
 
-// connected logs what a connect has brought.
-func (l *logbook) connected(a *attempt, took time.Duration, from int) {
+func (n *news) connectFailed(a *attempt, took time.Duration, err error) {
+	n.warn("plex: connect failed", "cause", err, "addr", addrOf(a.loss.addr), "attempts", a.loss.attempts+1)
+	n.tell(Event{Kind: EventConnectFailed, Addr: a.loss.addr, Why: a.why(), Err: err, Attempts: a.loss.attempts + 1, Took: took})
+}
+
+// given tells of a connection that the user brought.
+func (n *news) given(c *conn) {
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: "given"})
+}
+
+// connected tells of what a connect has brought; open is how many there are now.
+func (n *news) connected(c *conn, a *attempt, open int) {
+	attempts, missing := a.loss.attempts+1, c.admittedAt.Sub(a.loss.at)
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: a.why(), Attempts: attempts, Took: c.admittedAt.Sub(a.started)})
 	switch {
 	case a.loss.first:
 	case a.grows:
-		l.scaled("callers wait", from, from+1)
+		n.scaled("callers wait", open-1, open)
 	case a.loss.why.retires():
-		l.add(slog.LevelInfo, "plex: connection renewed", "why", a.loss.why.text(), "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
+		n.add(slog.LevelInfo, "plex: connection renewed", "why", a.loss.why.text(), "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
 	default:
-		l.add(slog.LevelInfo, "plex: connection healed", "addr", text(a.loss.addr), "attempts", a.loss.attempts+1, "took", took)
+		n.add(slog.LevelInfo, "plex: connection healed", "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
+		n.tell(Event{Kind: EventHealed, Conn: Conn{c}, Addr: c.remote, Attempts: attempts, Took: missing})
 	}
 }
 
-func (l *logbook) scaled(why string, from, to int) {
-	l.add(slog.LevelInfo, "plex: scaled", "why", why, "from", from, "to", to)
+// why is what a connect is for.
+func (a *attempt) why() string {
+	switch {
+	case a.loss.first:
+		return "minimum"
+	case a.grows:
+		return "callers wait"
+	case a.loss.why == whyNone:
+		return whyLost.text()
+	}
+	return a.loss.why.text()
 }
 
-func (l *logbook) leak(s leak) {
-	l.warn("plex: suspected leak of a lease", "half", s.kind, "addr", text(s.remote), "held", s.held, "stack", s.origin.text())
+func (n *news) scaled(why string, from, to int) {
+	n.add(slog.LevelInfo, "plex: scaled", "why", why, "from", from, "to", to)
+	n.tell(Event{Kind: EventScaled, Why: why, From: from, To: to})
+}
+
+func (n *news) backoffBegan(failures int, pause time.Duration, cause error) {
+	n.tell(Event{Kind: EventBackoffBegan, Attempts: failures, Took: pause, Err: cause})
+}
+
+func (n *news) backoffEnded() { n.tell(Event{Kind: EventBackoffEnded}) }
+
+func (n *news) leak(s leak) {
+	stack := s.origin.text()
+	n.warn("plex: suspected leak of a lease", "half", s.kind, "addr", addrOf(s.conn.remote), "held", s.held, "stack", stack)
+	n.tell(Event{Kind: EventLeak, Conn: Conn{s.conn}, Addr: s.conn.remote, Half: s.kind, Took: s.held, Stack: stack})
+}
+
+// addrOf is an address for the log: "" for none, since a nil one would not show that it is one.
+func addrOf(addr net.Addr) any {
+	if caller.IsNil(addr) {
+		return ""
+	}
+	return addr
 }
 
 // text is an address for the log; the address may be of a foreign type.

@@ -118,7 +118,7 @@ func (c *conn) endedLocked() {
 		for e := range ends {
 			m.tasks.startForeign(foreignTask, func() {
 				if err := caller.Guard("the function given to AfterEnd", func() error { e.f(cause); return nil }); err != nil {
-					m.log.warn("plex: a callback failed", "cause", err)
+					m.news.warn("plex: a callback failed", "cause", err)
 				}
 			})
 		}

@@ -48,8 +48,9 @@ type config struct {
 	failFast       option.Value[int]
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
+	observer       func(Event)
 
-	connectSet, backoffSet, loggerSet bool
+	connectSet, backoffSet, loggerSet, observerSet bool
 }
 
 // WithConnections gives the first connections. The multiplexer owns them once New has returned
@@ -168,6 +169,14 @@ func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) { c.logger, c.loggerSet = logger, true }
 }
 
+// WithObserver has observe called for each event of the pool, in order, one at a time, in a goroutine
+// of plex's own and under no lock: it may take its time and call the multiplexer. Nothing is told of
+// single leases; see WithTrace for those. An observer that falls behind by 65,536 events misses
+// some, see [Event]. Of one that panics, the event is lost that it was called for.
+func WithObserver(observe func(Event)) Option {
+	return func(c *config) { c.observer, c.observerSet = observe, true }
+}
+
 // configure applies the options and fills in the defaults. Its error joins all that is wrong, so
 // that one run is enough to mend it.
 func configure(opts []Option) (*config, error) {
@@ -278,6 +287,9 @@ func (c *config) validate(problems *option.Problems) {
 
 	if c.backoffSet && c.backoff == nil {
 		wrong("WithBackoff", "the function is nil; leave the option out for the default backoff")
+	}
+	if c.observerSet && c.observer == nil {
+		wrong("WithObserver", "the function is nil; leave the option out if nobody listens")
 	}
 	if c.loggerSet && c.logger == nil {
 		wrong("WithLogger", "the logger is nil; leave the option out for silence")

@@ -203,6 +203,11 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 			[]string{"WithName", "empty"},
 		},
 		{
+			"nil observer", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithObserver(nil)} },
+			nil,
+			[]string{"WithObserver", "nil"},
+		},
+		{
 			"nil backoff", func(_, _, _ net.Conn, connector option) []option { return []option{connector, plex.WithBackoff(nil)} },
 			nil,
 			[]string{"WithBackoff", "nil"},

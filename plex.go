@@ -61,7 +61,7 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and log, and
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and outbox, and
 // last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
 // transport or a callback is called, except half.mu while a deadline is set, which nothing that
 // holds mu waits for.
@@ -89,7 +89,7 @@ type Multiplexer struct {
 
 	roster  roster
 	tasks   tasks
-	log     logbook
+	news    news
 	watcher *watcher
 
 	mu       sync.Mutex // guards what follows and the fields that say so
@@ -128,7 +128,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.changed.L = &m.mu
 	m.known = make(map[any]struct{})
 	m.tasks.init()
-	m.log.init(cfg.logger, cfg.name.Get(), &m.tasks)
+	m.news.init(cfg, &m.tasks)
 	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
 	m.writers.init("writer", m.capacity, 1)

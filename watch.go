@@ -38,7 +38,7 @@ func (w *watcher) watch(c *conn) {
 	switch {
 	case poll.Available && c.socket.Exists():
 		if err := w.add(c); err != nil && err != ErrClosed {
-			w.m.log.warn("plex: idle connections are not watched", "addr", text(c.remote), "cause", err)
+			w.m.news.warn("plex: idle connections are not watched", "addr", addrOf(c.remote), "cause", err)
 			if c.attention != blind {
 				c.attention = parked
 			}

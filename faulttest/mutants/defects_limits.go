@@ -37,7 +37,7 @@ var limitDefects = []defect{
 		name:  "failfast-forgets-what-is-held-back",
 		what:  "what a pause holds back is forgotten when the pause is over",
 		edits: []edit{in("Multiplexer.connectsLocked", drop("m.wanted.Store(true)"))},
-		tests: []suite{root("TestThoseWhoFailFastAreDemand")},
+		tests: []suite{root("TestReadyReadersWaitWhereOthersFailFast")},
 	},
 	{
 		name:  "failfast-for-ready-readers",
@@ -50,6 +50,18 @@ var limitDefects = []defect{
 		what:  "callers fail fast though a connection is open",
 		edits: []edit{in("Multiplexer.hopelessLocked", replace("m.open == m.leaving", "true"))},
 		tests: []suite{root("TestFailFastIsOverWhileSomethingIsOpen")},
+	},
+	{
+		name:  "observer-missed-is-not-told",
+		what:  "an observer that was too slow does not learn that it missed something",
+		edits: []edit{in("outbox.put", drop("o.missed++"))},
+		tests: []suite{root("TestAnObserverThatIsTooSlowIsToldHowMuchItMissed")},
+	},
+	{
+		name:  "observer-backoff-does-not-end",
+		what:  "the observer is not told that a backoff is over",
+		edits: []edit{in("Multiplexer.succeededLocked", drop("m.news.backoffEnded()"))},
+		tests: []suite{root("TestTheObserverIsToldOfALife")},
 	},
 	{
 		name:  "stats-lease-counted-twice",
