@@ -293,10 +293,13 @@ func Example() {
 }
 
 func TestReadmeSnippets(t *testing.T) {
-	source, err := os.ReadFile("readme_test.go")
-	require.NoError(t, err)
-
-	for _, page := range []string{"README.md", "docs/guide.md"} {
+	for page, file := range map[string]string{
+		"README.md":      "readme_test.go",
+		"docs/guide.md":  "readme_test.go",
+		"docs/moving.md": "moving_test.go",
+	} {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 
@@ -306,7 +309,7 @@ func TestReadmeSnippets(t *testing.T) {
 		for _, snippet := range snippets {
 			// No require.Contains here: it would print the whole file.
 			if !strings.Contains(string(source), "\n"+snippet[1]) {
-				t.Errorf("a snippet of %s is not in readme_test.go word for word:\n%s", page, snippet[1])
+				t.Errorf("a snippet of %s is not in %s word for word:\n%s", page, file, snippet[1])
 			}
 		}
 	}

@@ -153,3 +153,43 @@ func TestFaultBlackHole(t *testing.T) {
 		require.NoError(t, rd.Close())
 	}
 }
+
+// The same with DialTCP: a user timeout alone is enough for both, data on its way and none.
+// Catches: a user timeout without keep-alive, or with one that asks after minutes, so that an idle connection stays.
+func TestFaultBlackHoleWithDialTCP(t *testing.T) {
+	balance(t)
+	client, server := cable(t)
+	far := server.listen(t, "10.77.0.2:0", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	near := client.listen(t, "127.0.0.1:0", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+
+	const timeout = 2 * time.Second
+	dialFar := plex.DialTCP(far, plex.UserTimeout(timeout))
+	dialNear := plex.DialTCP(near, plex.UserTimeout(timeout))
+	var dials atomic.Int32
+	m := newMux(t, plex.WithMaxCapacity(2), plex.WithMinConnections(2), plex.WithBackoff(quick),
+		plex.WithConnector(func(ctx context.Context, conn net.Conn) (err error) {
+			connect := dialNear
+			if dials.Add(1) <= 2 {
+				connect = dialFar
+			}
+			client.do(func() { err = connect(ctx, conn) })
+			return err
+		}))
+	sending, idle := writer(t, m), writer(t, m)
+	require.Equal(t, far, sending.RemoteAddr().String())
+	require.Equal(t, far, idle.RemoteAddr().String())
+	name := idle.Conn()
+	require.NoError(t, idle.Close())
+
+	server.ip(t, "link", "set", "plex1", "down")
+	pulled := time.Now()
+	_, err := sending.Write(make([]byte, 1000))
+	require.NoError(t, err, "the kernel takes it")
+	<-sending.Done()
+	require.NoError(t, sending.Close())
+	eventually(t, func() bool { s := m.Stats(); return s.Lost == 2 && s.Healed == 2 && s.Open == 2 }, "both are replaced")
+	require.GreaterOrEqual(t, time.Since(pulled), timeout)
+	for _, err := range []error{sending.Err(), name.Info().Err} {
+		require.True(t, errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH), "the kernel's verdict, not %v", err)
+	}
+}

@@ -2,7 +2,7 @@ package faulttest_test
 
 // Rows whose tests need Linux.
 var (
-	blackHoleTests  = tests(TestFaultBlackHole)
+	blackHoleTests  = tests(TestFaultBlackHole, TestFaultBlackHoleWithDialTCP)
 	descriptorTests = tests(TestFaultNoDescriptorsLeft)
 	backlogTests    = tests(TestFaultASmallAcceptBacklogAtStart)
 	abortTests      = tests(TestFaultConnectionAbortedByTheHost)

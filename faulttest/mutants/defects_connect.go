@@ -60,4 +60,28 @@ var connectDefects = []defect{
 		edits: []edit{in("Multiplexer.acquireFailed", replace("m.lastErr", "nil"))},
 		tests: []suite{root("TestAFailedFirstConnectIsRetriedForThoseWhoWaitAndForNobodyElse")},
 	},
+	{
+		name:  "dialtcp-server-name-shared",
+		what:  "one TLS option given to DialTCP for two addresses has the second server prove the first one's name",
+		edits: []edit{in("TLS", replace("d.tls = config.Clone()", "d.tls = config"))},
+		tests: []suite{root("TestDialTCPClonesTheConfig")},
+	},
+	{
+		name:  "user-timeout-without-keep-alive",
+		what:  "a user timeout leaves keep-alive as it is, so that the death of an idle peer stays unnoticed for longer",
+		edits: []edit{in("tcpDialer.validateUserTimeout", replace("d.keepAlive.Give(keepAliveWithin(timeout))", "_ = keepAliveWithin"))},
+		tests: []suite{root("TestDialTCPTellsTheKernel")},
+	},
+	{
+		name:  "user-timeout-of-one-lost-probe",
+		what:  "a user timeout that makes one lost probe fatal, whatever keep-alive's Count says, is taken",
+		edits: []edit{in("tcpDialer.validateUserTimeout", never("ok && count > 1 && timeout <= idle+interval"))},
+		tests: []suite{root("TestDialTCPRefusesWhatCannotWork")},
+	},
+	{
+		name:  "keep-alive-of-the-dialer",
+		what:  "values that are the system's own are those of package net",
+		edits: []edit{in("tcpDialer.dial", drop("dialer.KeepAlive = -1"))},
+		tests: []suite{root("TestDialTCPTellsTheKernel")},
+	},
 }

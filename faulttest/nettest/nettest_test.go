@@ -57,7 +57,34 @@ func (j *joined) SetDeadline(t time.Time) error {
 func (j *joined) SetReadDeadline(t time.Time) error  { return j.reader.SetReadDeadline(t) }
 func (j *joined) SetWriteDeadline(t time.Time) error { return j.writer.SetWriteDeadline(t) }
 
-func TestLeasesJoinedAreAConnection(t *testing.T) {
+// whole is a Duplex of a multiplexer of its own. Its Close alone would put the connection back, and the peer would be told
+// nothing; so the multiplexer closes with it. All else is the Duplex's own.
+type whole struct {
+	plex.Duplex
+	mux *plex.Multiplexer
+}
+
+func (w *whole) Close() error { return errors.Join(w.Duplex.Close(), w.mux.Close()) }
+
+// lease gives conn to a multiplexer of its own and leases it as a whole. It owns conn, also when it fails.
+func lease(t *testing.T, conn net.Conn) (net.Conn, error) {
+	mux, err := plex.New(t.Context(), plex.WithConnections(conn))
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	duplex, err := mux.Duplex(t.Context(), -1)
+	if err != nil {
+		return nil, errors.Join(err, mux.Close())
+	}
+	return &whole{duplex, mux}, nil
+}
+
+func TestLeasesJoinedAreAConnection(t *testing.T) { testConn(t, join) }
+
+func TestADuplexIsAConnection(t *testing.T) { testConn(t, lease) }
+
+// testConn runs nettest over what use makes of connections of several kinds.
+func testConn(t *testing.T, use func(*testing.T, net.Conn) (net.Conn, error)) {
 	for _, tc := range []struct {
 		name string
 		open func(t *testing.T) (c1, c2 net.Conn, err error)
@@ -78,11 +105,11 @@ func TestLeasesJoinedAreAConnection(t *testing.T) {
 				if err != nil {
 					return nil, nil, nil, err
 				}
-				c1, err = join(t, raw1)
+				c1, err = use(t, raw1)
 				if err != nil {
 					return nil, nil, nil, errors.Join(err, raw2.Close())
 				}
-				c2, err = join(t, raw2)
+				c2, err = use(t, raw2)
 				if err != nil {
 					return nil, nil, nil, errors.Join(err, c1.Close())
 				}

@@ -105,7 +105,7 @@ func (c *Client) receive() {
 		case word == "MSG" && len(words) >= 4 && words[2] == "1": // such as MSG orders.new 1 5
 			c.Handle(words[1], bytes.TrimSuffix(data, crlf))
 		case word == "PING":
-			c.working.Go(func() { c.pong(m.Conn) })
+			c.working.Go(func() { answer(m.Conn) })
 		case word == "INFO":
 			err = c.hear(line)
 		case word == "-ERR":
@@ -120,22 +120,15 @@ func (c *Client) receive() {
 	}
 }
 
-// pong answers a PING over the connection that it came over; over another it would answer that one's. plex lends each
-// connection in its turn.
-func (c *Client) pong(conn plex.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	defer conn.AfterEnd(func(error) { cancel() })()
-	for done := false; !done; time.Sleep(time.Millisecond) {
-		w, err := c.pool.Writer(ctx, 0)
-		if err != nil {
-			return // the connection is gone
-		}
-		if done = w.Conn() == conn; done {
-			_, _ = w.Write(pong) // or the connection is gone
-		}
-		_ = w.Close()
+// answer answers a PING over the connection that it came over; over another it would answer that one's. It goes ahead of
+// those who wait to publish.
+func answer(conn plex.Conn) {
+	w, err := conn.Writer(context.Background(), 30*time.Second)
+	if err != nil {
+		return // the connection is gone, or takes nothing
 	}
+	_, _ = w.Write(pong) // or the connection is gone
+	_ = w.Close()
 }
 
 // connect makes connections that are all prepared alike: greeted, logged in and subscribed. Healing calls it too. The
