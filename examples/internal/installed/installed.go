@@ -19,8 +19,8 @@ const patience = 20 * time.Second
 // Program is a server in a process of its own.
 type Program struct {
 	cmd    *exec.Cmd
-	output bytes.Buffer // complete when the process has ended
-	ended  chan error
+	output bytes.Buffer  // complete when the process has ended
+	ended  chan struct{} // closed when it has
 }
 
 // Find finds a program. If it is missing, the error matches exec.ErrNotFound and says which Debian packages bring it.
@@ -36,21 +36,33 @@ func Find(name, packages string) (path string, err error) {
 
 // Start starts a program and waits until it takes connections at an address.
 func Start(network, address, path string, args ...string) (*Program, error) {
-	p := &Program{cmd: exec.Command(path, args...), ended: make(chan error, 1)}
+	p := &Program{cmd: exec.Command(path, args...), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { p.ended <- p.cmd.Wait() }()
+	go func() {
+		_ = p.cmd.Wait() // that a signal was the cause is no news
+		close(p.ended)
+	}()
 	for begun := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial(network, address)
 		if err == nil {
 			return p, conn.Close()
 		}
-		if len(p.ended) > 0 || time.Since(begun) > patience {
+		if p.hasEnded() || time.Since(begun) > patience {
 			_ = p.Stop(os.Kill)
 			return nil, fmt.Errorf("%s takes no connections: %w\n%s", path, err, &p.output)
 		}
+	}
+}
+
+func (p *Program) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
 	}
 }
 
