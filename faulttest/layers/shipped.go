@@ -44,6 +44,7 @@ func (f Fate) sure() bool { return f == Full || f == Unsent || f == GivenUp || f
 // sender's messages are sent by one at a time.
 type Shipped struct {
 	Sender *message.Sender
+	Size   func(sender, seq uint32) int // of a message; nil: Short
 
 	mu    sync.Mutex
 	fates map[uint32][]Fate // by sender and number
@@ -64,7 +65,7 @@ func (b *Shipped) next(sender uint32, as Fate) (seq uint32, frame []byte) {
 	seq = uint32(len(b.fates[sender]))
 	b.fates[sender] = append(b.fates[sender], as)
 	b.mu.Unlock()
-	return seq, AppendMessage(nil, sender, seq, Mixed(sender, seq))
+	return seq, AppendMessage(nil, sender, seq, sizeOf(b.Size, sender, seq))
 }
 
 // Queue queues the next message of a sender. It reports false after the end.

@@ -14,7 +14,7 @@ import (
 
 func TestShippedFindsWhatIsWrong(t *testing.T) {
 	m, _ := pool(t, 1)
-	frame := AppendMessage(nil, 7, 0, Mixed(7, 0))
+	frame := AppendMessage(nil, 7, 0, Short(7, 0))
 	failed := func(maybe bool) error { return &message.SendError{MaybeSent: maybe, Err: context.Canceled} }
 	for name, c := range map[string]struct {
 		says string

@@ -19,7 +19,7 @@ import (
 	"go.atomizer.io/plex/faulttest/proxy"
 )
 
-// Taker takes messages. The fields are set before the first connection; Size is Shipped's, too.
+// Taker takes messages. The fields are set before the first connection.
 type Taker struct {
 	// TLS, if it is not nil, has all connections speak TLS.
 	TLS *tls.Config

@@ -55,6 +55,7 @@ type setup struct {
 	depth    int  // most unanswered on one connection, in order
 	single   bool // the Sender has one connection
 	tap      bool // its writes are looked at
+	short    bool // it has no large messages
 	queue    int  // most bytes that it keeps
 	drop     message.Drop
 	end      ending
@@ -63,10 +64,10 @@ type setup struct {
 func (p setup) String() string {
 	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, "+
 		"in flight %d, write buffer %d, tight %v, write timeout %v, %d loops, left %v, a channel instead %v, "+
-		"ordered %v, depth %d, a single connection to send %v, looked at %v, queue %d, oldest dropped %v; %v",
+		"ordered %v, depth %d, a single connection to send %v, looked at %v, short %v, queue %d, oldest dropped %v; %v",
 		p.number, p.length, p.Minimum, p.Scaling > 0, p.Lifetime, p.kills, p.tls, p.ids, p.inFlight, p.buffer, p.tight, p.timeout,
 		p.loops, p.leaves,
-		p.channel, p.ordered, p.depth, p.single, p.tap, p.queue, p.drop == message.DropOldest, p.end)
+		p.channel, p.ordered, p.depth, p.single, p.tap, p.short, p.queue, p.drop == message.DropOldest, p.end)
 }
 
 // draw draws how round n is set up.
@@ -103,13 +104,17 @@ func (s *soak) draw(n int) setup {
 	p.channel = rng.IntN(4) == 0
 	p.ordered = n%2 == 1
 	p.depth = []int{1, 3, 100, 1024, 1024}[rng.IntN(5)]
+	p.queue = []int{2000, 100_000, 1 << 20}[rng.IntN(3)]
 	k := n / 2 // so that even a short run has each
 	p.single = k%3 == 1
 	p.tap = k%2 == 0 && !p.tls
-	if limit := time.Duration(2+rng.IntN(20)) * time.Millisecond; p.ordered && k%2 == 0 {
-		p.timeout = limit
+	p.short = k%3 != 2
+	if k%4 == 0 {
+		p.queue = 20_000 // less than those who send together would like
 	}
-	p.queue = []int{2000, 100_000, 1 << 20}[rng.IntN(3)]
+	if limit := time.Duration(2+rng.IntN(20)) * time.Millisecond; p.ordered && k%2 == 0 {
+		p.timeout, p.tight = limit, true
+	}
 	p.drop = message.Drop(rng.IntN(2))
 	return p
 }

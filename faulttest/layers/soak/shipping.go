@@ -37,6 +37,9 @@ func (s *shipping) begin(end <-chan struct{}) {
 	if err != nil {
 		panic(err) // nothing in it depends on anything
 	}
+	if !s.r.short {
+		book.Size = layers.Mixed
+	}
 	s.r.mu.Lock()
 	s.book = book
 	s.r.mu.Unlock()
