@@ -217,7 +217,7 @@ func (b *batch[R]) compact() {
 // take gives the first batch to a writer. From then on replies to its calls may come, or the
 // connection end. If there is none, because everybody has given up, it returns nil, and f has lost
 // the lead.
-func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
+func (t *table[R]) take(f *flusher[R]) *batch[R] {
 	conn := f.writer.Conn()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -236,14 +236,7 @@ func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
 		return nil
 	}
 	l := t.linkLocked(conn)
-	space := b.live
-	if t.depth > 0 {
-		space = max(1, t.depth-l.held) // a connection without room is parked
-	}
-	if datagram {
-		space = 1 // they are never gathered
-	}
-	if b.live > space {
+	if space := t.spaceLocked(l, b); b.live > space {
 		b = t.splitLocked(b, space)
 	} else {
 		t.leaveLocked(b)

@@ -2,7 +2,11 @@ package request
 
 // A call is one request, from its turn to its end.
 
-import "time"
+import (
+	"time"
+
+	"go.atomizer.io/plex"
+)
 
 // call has one owner at a time:
 //
@@ -35,7 +39,8 @@ type call[R any] struct {
 	unsent bool // the batch has been written, but nothing of the frame
 	maybe  bool // it failed, and the server may have got it
 
-	err   error // why it failed; Do adds what was sent
+	err   error     // why it failed; Do adds what was sent
+	conn  plex.Conn // that it had been given to when it failed; zero if none
 	reply R
 
 	// Of ordered replies.

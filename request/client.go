@@ -117,7 +117,7 @@ func newClient[Q, R any](m *plex.Multiplexer, cfg *config, messages *message.Rec
 func (c *Client[Q, R]) start() {
 	c.table.init(c.cfg, c.lost, c.watch)
 	if c.ordered() {
-		c.table.depth, c.table.quiet = c.cfg.depth.Get(), c.replies != nil
+		c.table.inOrder, c.table.perConn, c.table.quiet = true, c.cfg.depth.Get(), c.replies != nil
 	}
 	for range c.cfg.receivers.Get() {
 		c.wg.Go(c.receive)

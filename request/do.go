@@ -106,13 +106,14 @@ func (c *Client[Q, R]) giveUp(ctx context.Context, call *call[R], why reason, er
 	if !g.ok {
 		return nil
 	}
+	closeAll(g.freed)
 	if !g.kept {
 		c.put(call)
 	}
 	if g.waited > 0 {
 		err = c.withoutWriter(ctx, g.waited)
 	}
-	return &Error{MaybeSent: g.maybeSent, Err: err}
+	return &Error{MaybeSent: g.maybeSent, Conn: g.conn, Err: err}
 }
 
 // withoutWriter is the error of a caller whose ctx has ended while there was no connection for it.
@@ -151,7 +152,8 @@ func (c *Client[Q, R]) result(call *call[R], how signal) (r R, err error) {
 		var none R
 		r, call.reply = call.reply, none // so that the pool does not keep it
 	} else {
-		err, call.err = &Error{MaybeSent: call.maybe, Err: call.err}, nil
+		err = &Error{MaybeSent: call.maybe, Conn: call.conn, Err: call.err}
+		call.err, call.conn = nil, plex.Conn{}
 	}
 	c.put(call)
 	return r, err

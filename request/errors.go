@@ -33,6 +33,10 @@ type Error struct {
 	// only the caller knows what it does.
 	MaybeSent bool
 
+	// Conn is the connection that the request was given to; zero if it was given to none. If
+	// MaybeSent is false nevertheless, the connection failed before a byte of the request was written.
+	Conn plex.Conn
+
 	// Err is the reason: the error of the context, the cause of the connection's loss, a
 	// *plex.AcquireError, a *WaitError, the error of Append or Parse, ErrClosed, or plex.ErrClosed.
 	Err error

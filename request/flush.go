@@ -115,7 +115,7 @@ func (c *Client[Q, R]) lease(f *flusher[R]) bool {
 // flush writes one batch within the lease that f has, and ends the lease. It returns the flusher
 // that goes on, or nil.
 func (c *Client[Q, R]) flush(f *flusher[R]) *flusher[R] {
-	b := c.table.take(f, f.writer.Conn().Datagram())
+	b := c.table.take(f)
 	if b == nil {
 		_ = f.writer.Close() // nothing was written
 		f.caller = nil

@@ -40,6 +40,7 @@ type config struct {
 	writeBuffer    option.Value[int]
 	writeTimeout   option.Value[time.Duration]
 	depth          option.Value[int]
+	perConn        option.Value[int]
 	idsSet         bool
 	unsolicited    func(message.Message)
 	hookSet        bool
@@ -70,6 +71,18 @@ func WithInFlight(n int) Option {
 // With 1, a request is written when the connection's previous one has been answered.
 func WithDepth(n int) Option {
 	return func(c *config) { c.depth.Give(n) }
+}
+
+// WithInFlightPerConn sets how many requests may be unanswered on one connection, for [New]: as many
+// as the server bears. A connection that has so many gets no more, and requests go over one that has
+// room. If none has, they wait for a connection, see [WithAcquireTimeout]; the multiplexer sees that
+// as demand and scales up. By default there is no bound.
+//
+// A request that was given up counts until its reply has come, because the server may still be at
+// work on it, unless it was cancelled, see [Canceler]. Over datagrams it does not count, because
+// its reply may be lost.
+func WithInFlightPerConn(n int) Option {
+	return func(c *config) { c.perConn.Give(n) }
 }
 
 // WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
@@ -124,11 +137,14 @@ func configure(call string, options []Option) (*config, error) {
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
-		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlight to bound the requests in flight")
+		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlightPerConn")
 	}
 	if call == "NewOrdered" {
 		if c.idsSet {
 			problems.Add("WithIDs", "the requests have no identifiers; leave the option out, or use New")
+		}
+		if c.perConn.Given() {
+			problems.Add("WithInFlightPerConn", "it is for New; use WithDepth")
 		}
 		if !c.depth.Given() {
 			c.depth.Give(defaultDepth)
@@ -145,6 +161,9 @@ func (c *config) validate(problems *option.Problems) {
 	}
 	if n := c.depth; n.Given() && n.Get() < 1 {
 		wrong("WithDepth", "the depth is %d; it must be at least 1", n.Get())
+	}
+	if n := c.perConn; n.Given() && n.Get() < 1 {
+		wrong("WithInFlightPerConn", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
 	}
 	switch n := c.receivers.Get(); {
 	case n < 1:

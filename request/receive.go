@@ -25,7 +25,8 @@ const mostAnswers = 32
 // receiver is one of these goroutines.
 type receiver[Q, R any] struct {
 	*Client[Q, R]
-	answers []answer[R] // that have arrived together and been parsed
+	answers []answer[R]   // that have arrived together and been parsed
+	freed   []plex.Writer // of connections that have room again
 
 	// Of ordered replies.
 	from      plex.Conn         // the connection that has brought what follows
@@ -133,16 +134,14 @@ func (rx *receiver[Q, R]) deliver() {
 	if len(rx.answers) == 0 {
 		return
 	}
-	w := rx.table.replies(rx.answers, rx.from)
+	rx.freed = rx.table.replies(rx.answers, rx.from, rx.freed[:0])
 	for i := range rx.answers {
 		if a := &rx.answers[i]; a.call != nil {
 			a.call.reply = a.reply
 			a.call.done <- reply
 		}
 	}
-	if w != (plex.Writer{}) {
-		_ = w.Close() // has nothing to flush
-	}
+	closeAll(rx.freed)
 	clear(rx.answers) // so that nothing of the replies is kept
 	rx.answers = rx.answers[:0]
 }
@@ -186,8 +185,9 @@ func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 
 // refuse fails the requests on a datagram connection whose peer does not listen.
 func (c *Client[Q, R]) refuse(conn plex.Conn, err error) {
-	victims := c.table.refuse(conn)
+	victims, freed := c.table.refuse(conn)
 	victims.fail(errRefused(conn, err))
+	closeAll(freed)
 }
 
 // outOfStep notes why requests fail on a connection that has brought nonsense and has been killed

@@ -15,7 +15,8 @@ import (
 
 type table[R any] struct {
 	limit   int                   // most in flight, 0 if there is no bound
-	depth   int                   // most on one connection, if replies are ordered; 0 if they are not
+	perConn int                   // most unanswered on one connection, 0 if there is no bound
+	inOrder bool                  // replies come in the order of the requests
 	quiet   bool                  // there may be requests without a reply
 	timeout time.Duration         // how long a call may wait for a connection, 0 if there is no bound
 	epoch   time.Time             // when the clock began
@@ -48,6 +49,7 @@ func (t *table[R]) init(cfg *config, ended func(*link[R], error), watch func()) 
 	t.most = cfg.writeBuffer.Get()
 	t.large = min(t.most, largeFrame)
 	t.timeout = cfg.acquireTimeout.Get()
+	t.perConn = cfg.perConn.Get()
 	t.epoch = time.Now()
 	t.watcher = time.AfterFunc(time.Hour, watch)
 	t.watcher.Stop()
@@ -146,26 +148,30 @@ func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 }
 
 // replies takes out the calls that replies are for, which the caller then ends. If replies are
-// ordered, all are from one connection. If that has room for requests again, the caller closes w.
-func (t *table[R]) replies(answers []answer[R], from plex.Conn) (w plex.Writer) {
+// ordered, all are from one connection. To freed it appends the writers of connections that have
+// room again, which the caller closes.
+func (t *table[R]) replies(answers []answer[R], from plex.Conn, freed []plex.Writer) []plex.Writer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range answers {
-		answers[i].call = t.replyLocked(answers[i].id)
+		var on *link[R]
+		if answers[i].call, on = t.replyLocked(answers[i].id); t.perConn > 0 {
+			freed = t.unparkLocked(on, freed)
+		}
 	}
 	t.turnsLocked()
-	if t.depth > 0 {
-		w = t.unparkLocked(from)
+	if t.inOrder {
 		if l := t.links[from]; l != nil {
 			t.unpinIdleLocked(l)
 		}
 	}
-	return w
+	return freed
 }
 
-// replyLocked takes out the call that a reply is for. It returns nil if there is none. The caller
-// then gives turns.
-func (t *table[R]) replyLocked(id uint64) *call[R] {
+// replyLocked takes out the call that a reply is for, and returns it, unless it was given up. on is
+// the connection that may have room for another now; nil if there is none. The caller then gives
+// turns.
+func (t *table[R]) replyLocked(id uint64) (answered *call[R], on *link[R]) {
 	c := t.calls[id]
 	if c == nil {
 		if !t.ids.few() && t.ids.used(id) {
@@ -173,14 +179,15 @@ func (t *table[R]) replyLocked(id uint64) *call[R] {
 		} else {
 			t.stats.Unknown++
 		}
-		return nil
+		return nil, nil
 	}
+	on = c.on()
 	switch {
-	case c.state == flying && c.on() != nil:
+	case c.state == flying && on != nil:
 		t.removeLocked(c)
 		c.state = over
 		t.stats.Replies++
-		return c
+		return c, on
 	case c.state == abandoned:
 		t.removeLocked(c)
 		t.stats.Late++
@@ -189,7 +196,7 @@ func (t *table[R]) replyLocked(id uint64) *call[R] {
 	default:
 		t.stats.Unknown++
 	}
-	return nil
+	return nil, on
 }
 
 // givenUp is what became of a call that Do gave up.
@@ -197,6 +204,8 @@ type givenUp struct {
 	ok        bool          // Do has it again; otherwise somebody else has ended it, and done tells how
 	kept      bool          // but the table keeps it, because its identifier stays reserved
 	maybeSent bool          // something of it may have been sent
+	conn      plex.Conn     // that it had been given to; zero if none
+	freed     []plex.Writer // of a connection that has room again, which the caller closes
 	waited    time.Duration // how long it waited for a connection, if that is what it did
 }
 
@@ -218,6 +227,9 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		t.stats.Failed++
 	}
 	l := c.on()
+	if l != nil {
+		g.conn = l.conn
+	}
 	switch {
 	case c.state != flying:
 	case l == nil:
@@ -226,7 +238,7 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		}
 		t.cutOutLocked(c)
 	case c.unsent:
-	case t.ids.few(), t.depth > 0:
+	case t.ids.few(), t.inOrder, t.perConn > 0 && !l.datagram:
 		g.kept, g.maybeSent = true, true
 		c.state = abandoned
 		l.live--
@@ -238,6 +250,7 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		t.removeLocked(c)
 		c.state = idle
 	}
+	g.freed = t.unparkLocked(l, nil)
 	t.turnsLocked()
 	return g
 }
