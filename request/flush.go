@@ -122,6 +122,11 @@ func (c *Client[Q, R]) flush(f *flusher[R]) *flusher[R] {
 		c.flushers.Put(f)
 		return nil
 	}
+	return c.write(f, b)
+}
+
+// write writes a batch that f has taken.
+func (c *Client[Q, R]) write(f *flusher[R], b *batch[R]) *flusher[R] {
 	returned := false
 	defer func() {
 		if !returned {

@@ -17,16 +17,18 @@ const tidyEvery = 50 * time.Millisecond
 type link[R any] struct {
 	conn     plex.Conn
 	datagram bool
-	calls   list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
-	live    int         // those not abandoned
-	held    int         // all of them
-	parked  bool        // the client keeps the writer, because the connection has no room for more
-	writer  plex.Writer // the latest lease; all before it have ended
-	writing *batch[R]   // what it writes; nil if it does not. It is the end of calls
-	ended   error       // why the connection or the client has ended, if something was being written then
-	unpin   func()      // nil while it is not pinned
-	unwatch func() bool // keeps plex from telling that it has ended
-	owes    bool        // a reply may still come to a call that is no longer in calls
+	calls    list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
+	live     int         // those not abandoned
+	held     int         // all of them
+	parked   bool        // the client keeps the writer, because the connection has no room for more
+	writer   plex.Writer // the latest lease; all before it have ended
+	writing  *batch[R]   // what it writes; nil if it does not. It is the end of calls
+	ended    error       // why the connection or the client has ended, if something was being written then
+	unpin    func()      // nil while it is not pinned
+	unwatch  func() bool // keeps plex from telling that it has ended
+	owes     bool        // a reply may still come to a call that is no longer in calls
+	stalling stalling[R]
+	aside    aside[R] // what is to be written over just this connection
 
 	why   error         // the client has killed it for this reason; nil if it has not
 	known chan struct{} // closed when why is set
@@ -38,6 +40,9 @@ func (t *table[R]) linkLocked(conn plex.Conn) *link[R] {
 		return l
 	}
 	l = &link[R]{conn: conn, datagram: conn.Datagram(), known: make(chan struct{})}
+	if t.pulses != nil {
+		l.stalling.pulse = t.pulses.get(conn)
+	}
 	t.links[conn] = l
 	t.wg.Add(1)
 	// If the connection has ended already, ended waits for the mutex, and finds the call.
@@ -155,6 +160,7 @@ func (t *table[R]) takeAllLocked(l *link[R], cause error, victims *list[R]) {
 		l.unpin()
 		l.unpin = nil
 	}
+	l.stalling.endLocked()
 }
 
 // detachAndFailLocked ends a call whose connection has ended, or that was not sent. Its identifier

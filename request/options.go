@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/option"
 	"go.atomizer.io/plex/message"
 )
@@ -20,6 +21,8 @@ const (
 	maxReceivers = 1 << 16
 
 	maxWriteBuffer = 1 << 30
+
+	defaultStreamBuffer = 16 << 20
 
 	// fewIDs is the number of identifiers from which on one that was given up can be used again: by
 	// the time that all others have been used, its late reply has come or never will.
@@ -40,6 +43,9 @@ type config struct {
 	writeBuffer    option.Value[int]
 	writeTimeout   option.Value[time.Duration]
 	depth          option.Value[int]
+	streamBuffer   option.Value[int]
+	stallTimeout   option.Value[time.Duration]
+	pulses         *pulses // nil if nobody needs them
 	perConn        option.Value[int]
 	idsSet         bool
 	unsolicited    func(message.Message)
@@ -79,8 +85,8 @@ func WithDepth(n int) Option {
 // as demand and scales up. By default there is no bound.
 //
 // A request that was given up counts until its reply has come, because the server may still be at
-// work on it, unless it was cancelled, see [Canceler]. Over datagrams it does not count, because
-// its reply may be lost.
+// work on it. If there are more than 1<<16 identifiers, it counts until it is cancelled, see
+// [Canceler]. Over datagrams it does not count, because its reply may be lost.
 func WithInFlightPerConn(n int) Option {
 	return func(c *config) { c.perConn.Give(n) }
 }
@@ -104,6 +110,26 @@ func WithWriteBuffer(bytes int) Option {
 // the requests that were being written to it.
 func WithWriteTimeout(d time.Duration) Option {
 	return func(c *config) { c.writeTimeout.Give(d) }
+}
+
+// WithStallTimeout finds connections that hang: while there are requests in flight over a connection
+// and nothing has come over it for d, not a byte, it is killed. Its requests fail with an error that
+// matches [ErrStalled] and names the connection; other connections are not touched. It takes a
+// quarter of d longer at most. By default nothing is done.
+//
+// Choose d longer than the server may need for the slowest request that may be alone on a connection.
+// Requests that their contexts have ended count if nothing has come since, so contexts that end
+// sooner do not hide a connection that hangs. A Write that lasts is for [WithWriteTimeout], and the
+// requests of a [Session] are bounded by their contexts alone.
+func WithStallTimeout(d time.Duration) Option {
+	return func(c *config) { c.stallTimeout.Give(d) }
+}
+
+// WithStreamBuffer sets how many bytes of messages one call of [Client.Stream] keeps that its loop has
+// not taken yet. A stream whose loop is slower than the server by more than that fails with
+// [ErrSlow]. The default is 16 MiB. Each part counts as 64 bytes more than its message has.
+func WithStreamBuffer(bytes int) Option {
+	return func(c *config) { c.streamBuffer.Give(bytes) }
 }
 
 // WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
@@ -134,6 +160,7 @@ func configure(call string, options []Option) (*config, error) {
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
+	c.streamBuffer.Give(defaultStreamBuffer)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
@@ -149,6 +176,9 @@ func configure(call string, options []Option) (*config, error) {
 		if !c.depth.Given() {
 			c.depth.Give(defaultDepth)
 		}
+	}
+	if c.stallTimeout.Given() {
+		c.pulses = &pulses{of: make(map[plex.Conn]*pulse)}
 	}
 	return c, problems.Err()
 }
@@ -179,6 +209,10 @@ func (c *config) validate(problems *option.Problems) {
 		wrong("WithWriteBuffer", "the size is %d bytes; it must be from 0, which gathers nothing, to %d", n, maxWriteBuffer)
 	}
 	problems.Positive("WithWriteTimeout", c.writeTimeout)
+	problems.Positive("WithStallTimeout", c.stallTimeout)
+	if n := c.streamBuffer.Get(); n < 1 {
+		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n)
+	}
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}

@@ -116,6 +116,14 @@ func (c *Client[Q, R]) put(call *call[R]) {
 		var none Q
 		*kept = none
 	}
+	if call.several {
+		select {
+		case <-call.done: // that there are several, which nobody has received
+		default:
+		}
+		call.several = false
+	}
+	call.stream = nil
 	c.calls.Put(call)
 }
 

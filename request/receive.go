@@ -39,6 +39,11 @@ type answer[R any] struct {
 	id    uint64
 	reply R
 	call  *call[R] // nil if there is none, or before it has been looked up
+
+	// Of a part that is not the last.
+	more bool
+	size int        // bytes of its message
+	slow *stream[R] // that it was too much for
 }
 
 // receive runs a receiver. It ends with the client or with the multiplexer.
@@ -110,7 +115,7 @@ func (rx *receiver[Q, R]) take(m message.Message) {
 	case p.err != nil:
 		rx.malformed(m.Conn, p.err)
 	default:
-		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply})
+		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply, more: p.more, size: len(m.Data)})
 		if len(rx.answers) == mostAnswers {
 			rx.deliver()
 		}
@@ -136,9 +141,12 @@ func (rx *receiver[Q, R]) deliver() {
 	}
 	rx.freed = rx.table.replies(rx.answers, rx.from, rx.freed[:0])
 	for i := range rx.answers {
-		if a := &rx.answers[i]; a.call != nil {
+		switch a := &rx.answers[i]; {
+		case a.call != nil:
 			a.call.reply = a.reply
 			a.call.done <- reply
+		case a.slow != nil && a.slow.cancel != nil:
+			rx.table.spawn(a.slow.cancel)
 		}
 	}
 	closeAll(rx.freed)

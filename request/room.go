@@ -31,6 +31,9 @@ func (t *table[R]) spaceLocked(l *link[R], b *batch[R]) int {
 // they do when all are being written to: that counts as demand, and the bounds on it apply.
 func (t *table[R]) parkLocked(l *link[R]) bool {
 	l.parked = t.perConn > 0 && l.unanswered() >= t.perConn && l.ended == nil && t.closed == nil && t.links[l.conn] == l
+	if l.parked && l.aside.stop != nil {
+		l.aside.stop() // whoever waits for the writer takes it from here
+	}
 	return l.parked
 }
 

@@ -74,7 +74,7 @@ func layerDefects() []defect {
 			name:  "request-identifier-reused",
 			what:  "an identifier is used again while a late reply to its last request can still come",
 			pkg:   "request",
-			edits: []edit{in("table.giveUp", replace("t.ids.few()", "!t.ids.few()"))},
+			edits: []edit{in("table.giveUpLocked", replace("t.ids.few()", "!t.ids.few()"))},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 		{
@@ -249,7 +249,7 @@ func layerDefects() []defect {
 			name:  "request-call-pooled-twice",
 			what:  "a call that the table keeps for a late reply goes to the pool as well, and to the next request",
 			pkg:   "request",
-			edits: []edit{in("Client.giveUp", always("!g.kept"))},
+			edits: []edit{in("Client.leave", always("g.kept == nil"))},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 		{
@@ -277,7 +277,7 @@ func layerDefects() []defect {
 			name:  "request-ordered-place-lost",
 			what:  "an ordered request that is given up loses its place, so its reply goes to the next (CVE-2023-28858)",
 			pkg:   "request",
-			edits: []edit{in("table.giveUp", replace("t.inOrder", "false"), replace("t.perConn > 0 && !l.datagram", "false"))},
+			edits: []edit{in("table.giveUpLocked", replace("t.inOrder", "false"), replace("t.perConn > 0 && !l.datagram", "false"))},
 			tests: gathers("TestWhoGivesUpKeepsHisPlaceAtEveryByteOfTheReplies"),
 		},
 		{
