@@ -28,6 +28,10 @@ type Client[Q, R any] struct {
 	parseOne  func(message []byte) (id uint64, reply R, err error) // Parse or ParseBorrowed
 	borrows   bool                                                 // it is the latter
 
+	// Optional; nil if the protocol has none.
+	parsePart    func(message []byte) (id uint64, part R, last bool, err error) // called instead of parseOne
+	appendCancel func(dst []byte, id uint64, request Q) ([]byte, error)
+
 	// Of ordered replies; nil for others.
 	parseOrdered func(message []byte, request Q) (R, error)
 	replies      func(request Q) int // nil also if every request has one
@@ -65,6 +69,12 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	if b, ok := p.(Borrower[R]); ok {
 		c.parseOne, c.borrows = b.ParseBorrowed, true
 	}
+	if p, ok := p.(PartParser[R]); ok {
+		c.parsePart, c.borrows = p.ParsePart, false
+	}
+	if p, ok := p.(Canceler[Q]); ok {
+		c.appendCancel = p.AppendCancel
+	}
 	c.start()
 	return c, nil
 }
@@ -89,12 +99,17 @@ func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *conf
 	if cfg.maxSize.Given() {
 		options = append(options, message.WithMaxSize(cfg.maxSize.Get()))
 	}
-	if s, ok := protocol.(Splitter); ok {
-		own := &splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}
-		splitOf = own.get
+	splitOf = func(plex.Conn) bufio.SplitFunc { return split }
+	s, own := protocol.(Splitter)
+	if own {
+		splitOf = (&splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}).get
+	}
+	if cfg.pulses != nil {
+		splitOf = cfg.pulses.feel(splitOf)
+	}
+	if own || cfg.pulses != nil {
 		r, err = message.NewFor(m, splitOf, options...)
 	} else {
-		splitOf = func(plex.Conn) bufio.SplitFunc { return split }
 		r, err = message.New(m, split, options...)
 	}
 	if err == nil {
@@ -116,8 +131,9 @@ func newClient[Q, R any](m *plex.Multiplexer, cfg *config, messages *message.Rec
 // start starts the goroutines of a client.
 func (c *Client[Q, R]) start() {
 	c.table.init(c.cfg, c.lost, c.watch)
+	c.table.cancels = c.appendCancel != nil
 	if c.ordered() {
-		c.table.depth, c.table.quiet = c.cfg.depth.Get(), c.replies != nil
+		c.table.inOrder, c.table.perConn, c.table.quiet = true, c.cfg.depth.Get(), c.replies != nil
 	}
 	for range c.cfg.receivers.Get() {
 		c.wg.Go(c.receive)

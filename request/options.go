@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/option"
 	"go.atomizer.io/plex/message"
 )
@@ -20,6 +21,8 @@ const (
 	maxReceivers = 1 << 16
 
 	maxWriteBuffer = 1 << 30
+
+	defaultStreamBuffer = 16 << 20
 
 	// fewIDs is the number of identifiers from which on one that was given up can be used again: by
 	// the time that all others have been used, its late reply has come or never will.
@@ -40,6 +43,10 @@ type config struct {
 	writeBuffer    option.Value[int]
 	writeTimeout   option.Value[time.Duration]
 	depth          option.Value[int]
+	streamBuffer   option.Value[int]
+	stallTimeout   option.Value[time.Duration]
+	pulses         *pulses // nil if nobody needs them
+	perConn        option.Value[int]
 	idsSet         bool
 	unsolicited    func(message.Message)
 	hookSet        bool
@@ -72,6 +79,18 @@ func WithDepth(n int) Option {
 	return func(c *config) { c.depth.Give(n) }
 }
 
+// WithInFlightPerConn sets how many requests may be unanswered on one connection, for [New]: as many
+// as the server bears. A connection that has so many gets no more, and requests go over one that has
+// room. If none has, they wait for a connection, see [WithAcquireTimeout]; the multiplexer sees that
+// as demand and scales up. By default there is no bound.
+//
+// A request that was given up counts until its reply has come, because the server may still be at
+// work on it. If there are more than 1<<16 identifiers, it counts until it is cancelled, see
+// [Canceler]. Over datagrams it does not count, because its reply may be lost.
+func WithInFlightPerConn(n int) Option {
+	return func(c *config) { c.perConn.Give(n) }
+}
+
 // WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
 // only its context does.
 func WithAcquireTimeout(d time.Duration) Option {
@@ -91,6 +110,26 @@ func WithWriteBuffer(bytes int) Option {
 // the requests that were being written to it.
 func WithWriteTimeout(d time.Duration) Option {
 	return func(c *config) { c.writeTimeout.Give(d) }
+}
+
+// WithStallTimeout finds connections that hang: while there are requests in flight over a connection
+// and nothing has come over it for d, not a byte, it is killed. Its requests fail with an error that
+// matches [ErrStalled] and names the connection; other connections are not touched. It takes a
+// quarter of d longer at most. By default nothing is done.
+//
+// Choose d longer than the server may need for the slowest request that may be alone on a connection.
+// Requests that their contexts have ended count if nothing has come since, so contexts that end
+// sooner do not hide a connection that hangs. A Write that lasts is for [WithWriteTimeout], and the
+// requests of a [Session] are bounded by their contexts alone.
+func WithStallTimeout(d time.Duration) Option {
+	return func(c *config) { c.stallTimeout.Give(d) }
+}
+
+// WithStreamBuffer sets how many bytes of messages one call of [Client.Stream] keeps that its loop has
+// not taken yet. A stream whose loop is slower than the server by more than that fails with
+// [ErrSlow]. The default is 16 MiB. Each part counts as 64 bytes more than its message has.
+func WithStreamBuffer(bytes int) Option {
+	return func(c *config) { c.streamBuffer.Give(bytes) }
 }
 
 // WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
@@ -121,18 +160,25 @@ func configure(call string, options []Option) (*config, error) {
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
+	c.streamBuffer.Give(defaultStreamBuffer)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
-		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlight to bound the requests in flight")
+		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlightPerConn")
 	}
 	if call == "NewOrdered" {
 		if c.idsSet {
 			problems.Add("WithIDs", "the requests have no identifiers; leave the option out, or use New")
 		}
+		if c.perConn.Given() {
+			problems.Add("WithInFlightPerConn", "it is for New; use WithDepth")
+		}
 		if !c.depth.Given() {
 			c.depth.Give(defaultDepth)
 		}
+	}
+	if c.stallTimeout.Given() {
+		c.pulses = &pulses{of: make(map[plex.Conn]*pulse)}
 	}
 	return c, problems.Err()
 }
@@ -145,6 +191,9 @@ func (c *config) validate(problems *option.Problems) {
 	}
 	if n := c.depth; n.Given() && n.Get() < 1 {
 		wrong("WithDepth", "the depth is %d; it must be at least 1", n.Get())
+	}
+	if n := c.perConn; n.Given() && n.Get() < 1 {
+		wrong("WithInFlightPerConn", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
 	}
 	switch n := c.receivers.Get(); {
 	case n < 1:
@@ -160,6 +209,10 @@ func (c *config) validate(problems *option.Problems) {
 		wrong("WithWriteBuffer", "the size is %d bytes; it must be from 0, which gathers nothing, to %d", n, maxWriteBuffer)
 	}
 	problems.Positive("WithWriteTimeout", c.writeTimeout)
+	problems.Positive("WithStallTimeout", c.stallTimeout)
+	if n := c.streamBuffer.Get(); n < 1 {
+		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n)
+	}
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}

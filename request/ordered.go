@@ -116,6 +116,14 @@ func (c *Client[Q, R]) put(call *call[R]) {
 		var none Q
 		*kept = none
 	}
+	if call.several {
+		select {
+		case <-call.done: // that there are several, which nobody has received
+		default:
+		}
+		call.several = false
+	}
+	call.stream = nil
 	c.calls.Put(call)
 }
 
@@ -147,24 +155,6 @@ func (t *table[R]) endQuietLocked(b *batch[R]) {
 		c = before
 	}
 	t.turnsLocked()
-}
-
-// parkLocked keeps the lease on the write half of a connection that has as many unanswered requests
-// as it may have, so that plex does not give it to a flusher. Then callers wait for a connection as
-// they do when all are being written to: that counts as demand, and the bounds on it apply.
-func (t *table[R]) parkLocked(l *link[R]) bool {
-	l.parked = t.depth > 0 && l.held >= t.depth && l.ended == nil && t.closed == nil && t.links[l.conn] == l
-	return l.parked
-}
-
-// unparkLocked returns the lease of a connection that has room again, which the caller closes. It is
-// the zero lease if there is none.
-func (t *table[R]) unparkLocked(conn plex.Conn) (w plex.Writer) {
-	if l := t.links[conn]; l != nil && l.parked && l.held < t.depth {
-		l.parked = false
-		return l.writer
-	}
-	return w
 }
 
 // asked is a request that waits for its reply.

@@ -682,7 +682,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	_, err = request.NewOrdered(m, inOrder{}, request.WithDepth(0))
 	require.EqualError(t, err, "request: WithDepth: the depth is 0; it must be at least 1")
 	_, err = request.New(m, wireProtocol{}, request.WithDepth(1))
-	require.EqualError(t, err, "request: WithDepth: it is for NewOrdered; use WithInFlight to bound the requests in flight")
+	require.EqualError(t, err, "request: WithDepth: it is for NewOrdered; use WithInFlightPerConn")
 	_, err = request.NewOrdered[string, []byte](nil, nil)
 	require.EqualError(t, err, "request: NewOrdered: the multiplexer is nil; make one with plex.New\n"+
 		"request: NewOrdered: the protocol is nil; give one that is not")
