@@ -203,5 +203,26 @@ func partDefects() []defect {
 			edits: []edit{in("table.lapseLocked", always("s.pulse.beats.Load() == s.asked"))},
 			tests: tests("TestAGivenUpRequestThatWasAnsweredInPartIsNoStall"),
 		},
+		{
+			name:  "request-random-in-use",
+			what:  "a random identifier may be one that is in use",
+			pkg:   "request",
+			edits: []edit{in("ids.take", always("!taken(id)"))},
+			tests: tests("TestRandomIdentifiersAreNeverInUse"),
+		},
+		{
+			name:  "request-random-predictable",
+			what:  "the next random identifier is the one that became free last",
+			pkg:   "request",
+			edits: []edit{in("ids.draw", instead("i := s.below", "i := uint64(s.count) - 1"))},
+			tests: tests("TestIdentifiersAreFromTheirRange"),
+		},
+		{
+			name:  "request-range-left",
+			what:  "an identifier that is used again is not in the range",
+			pkg:   "request",
+			edits: []edit{in("ids.put", replace("uint16(id - s.min)", "uint16(id)"))},
+			tests: tests("TestIdentifiersAreFromTheirRange"),
+		},
 	}
 }
