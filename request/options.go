@@ -47,7 +47,8 @@ type config struct {
 	depth          option.Value[int]
 	streamBuffer   option.Value[int]
 	stallTimeout   option.Value[time.Duration]
-	pulses         *pulses // nil if nobody needs them
+	idle, pong     option.Value[time.Duration] // of WithHeartbeat
+	pulses         *pulses                     // nil if nobody needs them
 	perConn        option.Value[int]
 	unsolicited    func(message.Message)
 	hookSet        bool
@@ -140,6 +141,24 @@ func WithStallTimeout(d time.Duration) Option {
 	return func(c *config) { c.stallTimeout.Give(d) }
 }
 
+// WithHeartbeat finds connections that are dead without anybody having said so, also while no requests
+// are made. A connection that has brought nothing for the time idle, not a byte, is sent the request
+// that the protocol's Ping returns, see [Pinger]. If it brings nothing within the timeout either, it
+// is killed, and the requests on it fail with an error that matches [ErrStalled]. Both take a
+// quarter longer at most. A connection that brings anything is never pinged.
+//
+// With [NewOrdered] a connection is pinged only if no reply is owed on it: a ping would be answered
+// behind that. WithStallTimeout is for requests. A connection that is being written to, one of a
+// session, and one that has no room (see [WithInFlightPerConn]) are not pinged.
+//
+// Pings keep no connection from being retired, and do not count as requests.
+func WithHeartbeat(idle, timeout time.Duration) Option {
+	return func(c *config) {
+		c.idle.Give(idle)
+		c.pong.Give(timeout)
+	}
+}
+
 // WithStreamBuffer sets how many bytes of messages one call of [Client.Stream] keeps that its loop has
 // not taken yet. A stream whose loop is slower than the server by more than that fails with
 // [ErrSlow]. The default is 16 MiB. Each part counts as 64 bytes more than its message has.
@@ -201,7 +220,7 @@ func configure(call string, options []Option) (*config, error) {
 	if !c.streamBuffer.Given() {
 		c.streamBuffer.Give(defaultStreamBuffer)
 	}
-	if c.stallTimeout.Given() {
+	if c.stallTimeout.Given() || c.idle.Given() {
 		c.pulses = &pulses{of: make(map[plex.Conn]*pulse)}
 	}
 	return c, problems.Err()
@@ -237,6 +256,9 @@ func (c *config) validate(problems *option.Problems) {
 	}
 	problems.Positive("WithWriteTimeout", c.writeTimeout)
 	problems.Positive("WithStallTimeout", c.stallTimeout)
+	if c.idle.Given() && (c.idle.Get() <= 0 || c.pong.Get() <= 0) {
+		wrong("WithHeartbeat", "the times are %v and %v; both must be above zero", c.idle.Get(), c.pong.Get())
+	}
 	if n := c.streamBuffer; n.Given() && n.Get() < 1 {
 		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n.Get())
 	}

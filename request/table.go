@@ -201,7 +201,9 @@ func (t *table[R]) replyLocked(id uint64) (answered *call[R], on *link[R]) {
 		if c.answered = c.cancels; !c.cancels {
 			t.removeLocked(c)
 		}
-		t.stats.Late++
+		if !c.ping {
+			t.stats.Late++
+		}
 	case c.state == resting:
 		t.stats.Late++
 	default:
@@ -351,7 +353,9 @@ func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 		if c.on() == nil {
 			c.in = nil
 			t.removeLocked(c)
-			t.failLocked(c, false, &victims)
+			if !c.ping {
+				t.failLocked(c, false, &victims)
+			}
 		}
 	}
 	t.first, t.last, t.batches, t.buffers = nil, nil, nil, nil
