@@ -215,7 +215,7 @@ func (t *table[R]) settleCancelLocked(c *call[R], written bool) {
 	switch l := c.on(); {
 	case c.answered:
 		t.removeLocked(c)
-	case !written || t.ids.max <= ringIDs:
+	case !written || t.ids.small():
 		return // its identifier stays reserved as that of any request given up
 	default:
 		l.owes = true

@@ -46,6 +46,7 @@ type call[R any] struct {
 
 	stream   *stream[R] // takes its parts; nil if it has one reply
 	several  bool       // it has no stream, and a part that is not the last has come
+	ping     bool       // nobody ever waits for it
 	slow     bool       // its stream was too slow, so it has been given up
 	cancels  bool       // what cancels it may still be written, so its identifier stays reserved
 	answered bool       // meanwhile its reply has come

@@ -31,6 +31,7 @@ type Client[Q, R any] struct {
 	// Optional; nil if the protocol has none.
 	parsePart    func(message []byte) (id uint64, part R, last bool, err error) // called instead of parseOne
 	appendCancel func(dst []byte, id uint64, request Q) ([]byte, error)
+	pingRequest  func() Q
 
 	// Of ordered replies; nil for others.
 	parseOrdered func(message []byte, request Q) (R, error)
@@ -60,12 +61,16 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
+	ping, err := pinger[Q](call, p, cfg)
+	if err != nil {
+		return nil, err
+	}
 	messages, _, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
 	c := newClient[Q, R](m, cfg, messages)
-	c.appendOne, c.parseOne = p.Append, p.Parse
+	c.appendOne, c.parseOne, c.pingRequest = p.Append, p.Parse, ping
 	if b, ok := p.(Borrower[R]); ok {
 		c.parseOne, c.borrows = b.ParseBorrowed, true
 	}
@@ -90,6 +95,17 @@ func refuse(call string, noMux, noProtocol bool, options error) error {
 		err = errors.Join(fmt.Errorf("request: %s: the multiplexer is nil; make one with plex.New", call), err)
 	}
 	return err
+}
+
+// pinger returns the Ping of a protocol; nil if it is not needed.
+func pinger[Q any](call string, protocol any, cfg *config) (func() Q, error) {
+	if !cfg.idle.Given() {
+		return nil, nil
+	}
+	if p, ok := protocol.(Pinger[Q]); ok {
+		return p.Ping, nil
+	}
+	return nil, fmt.Errorf("request: %s: WithHeartbeat: the protocol has no method Ping that returns a request; add one, or leave the option out", call)
 }
 
 // receive makes the receiver of the messages of a protocol. splitOf returns the split function of a
@@ -138,6 +154,7 @@ func (c *Client[Q, R]) start() {
 	for range c.cfg.receivers.Get() {
 		c.wg.Go(c.receive)
 	}
+	c.startHeartbeat()
 }
 
 // ordered reports whether replies come in the order of the requests.

@@ -51,7 +51,8 @@
 // # Connections that hang
 //
 // A peer can die without a word, or hang with its connections open. [WithStallTimeout] finds a
-// connection that brings nothing although there are requests in flight over it.
+// connection that brings nothing although there are requests in flight over it. [WithHeartbeat] asks
+// connections that have been idle for a while, for protocols with a method Ping ([Pinger]).
 //
 // # Several messages to one request
 //

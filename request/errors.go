@@ -85,7 +85,7 @@ func (e *WaitError) Unwrap() error { return e.Err }
 
 // PanicError is a panic in a function of the user, which the client has recovered.
 type PanicError struct {
-	Call  string // Parse, WithUnsolicited or AppendCancel
+	Call  string // the method or option: Parse, WithUnsolicited, AppendCancel, "Ping or Append"
 	Value any    // what it panicked with
 	Stack []byte // where
 }

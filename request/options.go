@@ -35,7 +35,9 @@ type Option func(*config)
 
 // config is what the options say.
 type config struct {
-	ids            uint64
+	minID, maxID   uint64
+	idsBy          string // the option that set them; "" if none did
+	randomIDs      bool
 	inFlight       option.Value[int]
 	receivers      option.Value[int]
 	maxSize        option.Value[int]
@@ -45,9 +47,9 @@ type config struct {
 	depth          option.Value[int]
 	streamBuffer   option.Value[int]
 	stallTimeout   option.Value[time.Duration]
-	pulses         *pulses // nil if nobody needs them
+	idle, pong     option.Value[time.Duration] // of WithHeartbeat
+	pulses         *pulses                     // nil if nobody needs them
 	perConn        option.Value[int]
-	idsSet         bool
 	unsolicited    func(message.Message)
 	hookSet        bool
 }
@@ -61,8 +63,22 @@ type config struct {
 // so that the next free one is found quickly. If many replies never come, as over datagrams or from
 // a server that drops requests, use plex.WithMaxLifetime: connections then end from time to time,
 // which frees their identifiers.
-func WithIDs(max uint64) Option {
-	return func(c *config) { c.ids, c.idsSet = max, true }
+func WithIDs(max uint64) Option { return idRange("WithIDs", 0, max) }
+
+// WithIDRange is [WithIDs] for identifiers from min to max: for protocols in which 0 means something
+// else, and for several clients that share a service and must not use the same identifiers.
+func WithIDRange(min, max uint64) Option { return idRange("WithIDRange", min, max) }
+
+func idRange(name string, min, max uint64) Option {
+	return func(c *config) { c.minID, c.maxID, c.idsBy = min, max, name }
+}
+
+// WithRandomIDs has each identifier drawn from all that are free, by crypto/rand, so that nobody can
+// predict it: for protocols over UDP such as DNS, where somebody else may send a reply and guess.
+// The more identifiers there are, see WithIDs, the harder that is. A late reply to one of 1<<32
+// identifiers or more counts as Unknown.
+func WithRandomIDs() Option {
+	return func(c *config) { c.randomIDs = true }
 }
 
 // WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served,
@@ -125,6 +141,24 @@ func WithStallTimeout(d time.Duration) Option {
 	return func(c *config) { c.stallTimeout.Give(d) }
 }
 
+// WithHeartbeat finds connections that are dead without anybody having said so, also while no requests
+// are made. A connection that has brought nothing for the time idle, not a byte, is sent the request
+// that the protocol's Ping returns, see [Pinger]. If it brings nothing within the timeout either, it
+// is killed, and the requests on it fail with an error that matches [ErrStalled]. Both take a
+// quarter longer at most. A connection that brings anything is never pinged.
+//
+// With [NewOrdered] a connection is pinged only if no reply is owed on it: a ping would be answered
+// behind that. WithStallTimeout is for requests. A connection that is being written to, one of a
+// session, and one that has no room (see [WithInFlightPerConn]) are not pinged.
+//
+// Pings keep no connection from being retired, and do not count as requests.
+func WithHeartbeat(idle, timeout time.Duration) Option {
+	return func(c *config) {
+		c.idle.Give(idle)
+		c.pong.Give(timeout)
+	}
+}
+
 // WithStreamBuffer sets how many bytes of messages one call of [Client.Stream] keeps that its loop has
 // not taken yet. A stream whose loop is slower than the server by more than that fails with
 // [ErrSlow]. The default is 16 MiB. Each part counts as 64 bytes more than its message has.
@@ -156,28 +190,37 @@ func WithUnsolicited(hook func(message.Message)) Option {
 // configure applies the options and fills in the defaults. Its error joins everything that is
 // wrong, so that one run is enough to find it all.
 func configure(call string, options []Option) (*config, error) {
-	c := &config{ids: math.MaxUint64}
+	c := &config{maxID: math.MaxUint64}
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
-	c.streamBuffer.Give(defaultStreamBuffer)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
 		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlightPerConn")
 	}
 	if call == "NewOrdered" {
-		if c.idsSet {
-			problems.Add("WithIDs", "the requests have no identifiers; leave the option out, or use New")
+		const none = "the requests have no identifiers; leave the option out, or use New"
+		if c.idsBy != "" {
+			problems.Add(c.idsBy, none)
+		}
+		if c.randomIDs {
+			problems.Add("WithRandomIDs", none)
 		}
 		if c.perConn.Given() {
 			problems.Add("WithInFlightPerConn", "it is for New; use WithDepth")
+		}
+		if c.streamBuffer.Given() {
+			problems.Add("WithStreamBuffer", "it is for New; only a protocol with identifiers can have several messages to a request")
 		}
 		if !c.depth.Given() {
 			c.depth.Give(defaultDepth)
 		}
 	}
-	if c.stallTimeout.Given() {
+	if !c.streamBuffer.Given() {
+		c.streamBuffer.Give(defaultStreamBuffer)
+	}
+	if c.stallTimeout.Given() || c.idle.Given() {
 		c.pulses = &pulses{of: make(map[plex.Conn]*pulse)}
 	}
 	return c, problems.Err()
@@ -188,6 +231,9 @@ func (c *config) validate(problems *option.Problems) {
 	wrong := problems.Add
 	if n := c.inFlight; n.Given() && n.Get() < 1 {
 		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
+	}
+	if c.minID > c.maxID {
+		wrong(c.idsBy, "the range is from %d to %d; the first must not be above the last", c.minID, c.maxID)
 	}
 	if n := c.depth; n.Given() && n.Get() < 1 {
 		wrong("WithDepth", "the depth is %d; it must be at least 1", n.Get())
@@ -210,8 +256,11 @@ func (c *config) validate(problems *option.Problems) {
 	}
 	problems.Positive("WithWriteTimeout", c.writeTimeout)
 	problems.Positive("WithStallTimeout", c.stallTimeout)
-	if n := c.streamBuffer.Get(); n < 1 {
-		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n)
+	if c.idle.Given() && (c.idle.Get() <= 0 || c.pong.Get() <= 0) {
+		wrong("WithHeartbeat", "the times are %v and %v; both must be above zero", c.idle.Get(), c.pong.Get())
+	}
+	if n := c.streamBuffer; n.Given() && n.Get() < 1 {
+		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n.Get())
 	}
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")

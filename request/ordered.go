@@ -78,13 +78,17 @@ func NewOrdered[Q, R any](m *plex.Multiplexer, p Ordered[Q, R], options ...Optio
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
+	ping, err := pinger[Q](call, p, cfg)
+	if err != nil {
+		return nil, err
+	}
 	messages, splitOf, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
 	c := newClient[Q, R](m, cfg, messages)
 	c.appendOne = func(dst []byte, _ uint64, request Q) ([]byte, error) { return p.Append(dst, request) }
-	c.parseOrdered, c.splitOf = p.Parse, splitOf
+	c.parseOrdered, c.splitOf, c.pingRequest = p.Parse, splitOf, ping
 	if q, ok := p.(Quiet[Q]); ok {
 		c.replies = q.Replies
 	}

@@ -679,6 +679,13 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	defer m.Close()
 	_, err = request.NewOrdered(m, inOrder{}, request.WithIDs(10))
 	require.EqualError(t, err, "request: WithIDs: the requests have no identifiers; leave the option out, or use New")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithIDRange(1, 10), request.WithRandomIDs())
+	require.EqualError(t, err, "request: WithIDRange: the requests have no identifiers; leave the option out, or use New\n"+
+		"request: WithRandomIDs: the requests have no identifiers; leave the option out, or use New")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithInFlightPerConn(1))
+	require.EqualError(t, err, "request: WithInFlightPerConn: it is for New; use WithDepth")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithStreamBuffer(1))
+	require.EqualError(t, err, "request: WithStreamBuffer: it is for New; only a protocol with identifiers can have several messages to a request")
 	_, err = request.NewOrdered(m, inOrder{}, request.WithDepth(0))
 	require.EqualError(t, err, "request: WithDepth: the depth is 0; it must be at least 1")
 	_, err = request.New(m, wireProtocol{}, request.WithDepth(1))

@@ -9,7 +9,7 @@ type Stats struct {
 	// Gauges.
 	Waiting   int // requests that wait for an identifier, or because of WithInFlight
 	InFlight  int // requests that have been encoded or have an identifier, and have not ended
-	Abandoned int // requests given up that keep their identifier or place, because a reply may still come
+	Abandoned int // requests given up that keep their identifier or place, because a reply may still come; and pings
 
 	// Counters of requests.
 	Requests uint64 // all
@@ -19,6 +19,7 @@ type Stats struct {
 	Failed   uint64 // ended by any other error
 
 	Writes  uint64 // each has carried one request or several
+	Pings   uint64 // see WithHeartbeat
 	Cancels uint64 // what was sent to cancel requests that were given up, see Canceler
 
 	// Counters of messages, beside the replies.
@@ -28,7 +29,7 @@ type Stats struct {
 	Unsolicited uint64 // messages that are no replies
 	Malformed   uint64 // messages that made no sense; each but a datagram has cost its connection
 
-	Panicked uint64 // panics of the function of WithUnsolicited, and of AppendCancel for streams that are too slow
+	Panicked uint64 // panics of the function of WithUnsolicited, of a ping, and of AppendCancel for a stream that is too slow
 
 	LastMalformed error // what was wrong with the latest malformed message; nil if there was none
 	LastPanic     error // the latest panic, a *PanicError with its stack; nil if there was none

@@ -123,6 +123,7 @@ func (t *table[R]) partOfLocked(a *answer[R], freed []plex.Writer) []plex.Writer
 	switch {
 	case c == nil:
 		t.strayLocked(a.id)
+	case c.state == abandoned && c.ping:
 	case c.state == abandoned, c.state == resting:
 		t.stats.Late++
 	case c.state != flying || c.on() == nil:

@@ -6,7 +6,6 @@ package request
 // on after that.
 
 import (
-	"math"
 	"sync"
 	"time"
 
@@ -47,7 +46,8 @@ type table[R any] struct {
 }
 
 func (t *table[R]) init(cfg *config, ended func(*link[R], error), watch func()) {
-	t.ids.max, t.limit, t.ended = cfg.ids, cfg.inFlight.Get(), ended
+	t.ids.min, t.ids.max, t.ids.random = cfg.minID, cfg.maxID, cfg.randomIDs
+	t.limit, t.ended = cfg.inFlight.Get(), ended
 	t.calls, t.links = make(map[uint64]*call[R]), make(map[plex.Conn]*link[R])
 	t.rest.mark.state = resting
 	t.news = make(chan struct{}, 1)
@@ -82,7 +82,7 @@ func (t *table[R]) inFlightLocked() int { return len(t.calls) - t.stats.Abandone
 
 // plenty reports whether there is an identifier for every call at any time. Then a call gets the
 // next one without the mutex, and is entered in the table only when its frame is gathered.
-func (t *table[R]) plenty() bool { return t.ids.max == math.MaxUint64 && t.limit == 0 }
+func (t *table[R]) plenty() bool { return t.ids.endless() && t.limit == 0 }
 
 // enter asks for a turn. If the call must wait for it, waits is true, and done tells when it comes.
 func (t *table[R]) enter(c *call[R]) (waits bool, err error) {
@@ -201,7 +201,9 @@ func (t *table[R]) replyLocked(id uint64) (answered *call[R], on *link[R]) {
 		if c.answered = c.cancels; !c.cancels {
 			t.removeLocked(c)
 		}
-		t.stats.Late++
+		if !c.ping {
+			t.stats.Late++
+		}
 	case c.state == resting:
 		t.stats.Late++
 	default:
@@ -351,7 +353,9 @@ func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 		if c.on() == nil {
 			c.in = nil
 			t.removeLocked(c)
-			t.failLocked(c, false, &victims)
+			if !c.ping {
+				t.failLocked(c, false, &victims)
+			}
 		}
 	}
 	t.first, t.last, t.batches, t.buffers = nil, nil, nil, nil
