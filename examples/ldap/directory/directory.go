@@ -43,7 +43,7 @@ func Dial(ctx context.Context, config Config) (c *Client, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.requests, err = request.New(c.pool, protocol{}, request.WithIDs(lastID-firstID), request.WithMaxSize(MaxMessage))
+	c.requests, err = request.New(c.pool, protocol{}, request.WithIDRange(firstID, lastID), request.WithMaxSize(MaxMessage))
 	if err != nil {
 		return nil, errors.Join(err, c.pool.Close())
 	}

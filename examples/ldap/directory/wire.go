@@ -125,14 +125,14 @@ func enumerated(n int64) *ber.Packet {
 // protocol tells package request what LDAP looks like.
 type protocol struct{}
 
-// Append appends a request with its number.
+// Append appends a request with its number, from firstID to lastID.
 func (protocol) Append(dst []byte, id uint64, o operation) ([]byte, error) {
-	return append(dst, o.frame(firstID+id)...), nil
+	return append(dst, o.frame(id)...), nil
 }
 
 // AppendCancel appends what has the server abandon a request. It answers neither.
 func (protocol) AppendCancel(dst []byte, id uint64, _ operation) ([]byte, error) {
-	abandon := ber.NewInteger(ber.ClassApplication, ber.TypePrimitive, abandonRequest, firstID+id, "")
+	abandon := ber.NewInteger(ber.ClassApplication, ber.TypePrimitive, abandonRequest, id, "")
 	return append(dst, sequence(integer(uint64(abandonID)), abandon).Bytes()...), nil
 }
 
@@ -191,7 +191,7 @@ func (protocol) ParsePart(message []byte) (id uint64, r reply, last bool, err er
 		return 0, r, false, request.ErrNotReply // such as that the server is about to close the connection
 	}
 	more := r.tag == searchEntry || r.tag == searchReference || r.tag == intermediate
-	return uint64(n) - firstID, r, !more, nil
+	return uint64(n), r, !more, nil
 }
 
 // reply is a message from the server. Only its head has been looked at: the goroutine that asked takes the rest apart, so
