@@ -1,7 +1,7 @@
 // Package directory is a client for LDAP on top of plex: it binds, searches and compares. Take it as a template.
 //
 // LDAP numbers its messages, so the requests of all callers can share a few connections. A search is answered by many
-// messages, of which the last says so: that is a stream. Who has seen enough leaves the loop, and the server is told.
+// messages, of which the last says so: that is a stream. If the caller leaves the loop early, the server is told.
 package directory
 
 import (

@@ -200,7 +200,7 @@ func (c *Client) hello(ctx context.Context, conn net.Conn) error {
 }
 
 // exchange sends a command over a connection that nobody else has yet, and returns the last of so many replies. It reads
-// byte by byte, because messages may be on their heels, and they are for the first lease to read.
+// byte by byte, because messages may follow at once, and those are for the first lease to read.
 func exchange(conn net.Conn, replies int, command []string) (v Value, err error) {
 	frame, _ := protocol{}.Append(nil, command)
 	if _, err := conn.Write(frame); err != nil {

@@ -139,8 +139,8 @@ func (c *Client) Close(ctx context.Context) error {
 // Stats says how the connections and the sender are doing.
 func (c *Client) Stats() (plex.Stats, message.SenderStats) { return c.pool.Stats(), c.sender.Stats() }
 
-// read reads what comes and drops it: a server says nothing, but its TLS does, and its end comes this way. Left unread,
-// either could cost lines when the connection is closed.
+// read reads what comes and drops it. Syslog servers send nothing, but TLS does, and EOF comes this way. On systems where
+// plex does not watch idle connections, nobody else would see it.
 func (c *Client) read() {
 	buffer := make([]byte, 4<<10)
 	for {
