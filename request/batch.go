@@ -31,14 +31,15 @@ const (
 
 // batch is the requests that one Write carries. It exists until the last of them has ended.
 type batch[R any] struct {
-	next   *batch[R] // in the queue
-	prev   *batch[R]
-	on     *link[R] // the connection that it was given to; nil while it is in the queue
-	calls  list[R]  // while it is in the queue; then its link has them
-	live   int      // calls that are in it
-	frames []byte
-	cut    int      // bytes of frames that belong to requests given up
-	own    *scratch // the memory of its only frame; nil if frames are gathered
+	next    *batch[R] // in the queue
+	prev    *batch[R]
+	on      *link[R] // the connection that it was given to; nil while it is in the queue
+	calls   list[R]  // while it is in the queue; then its link has them
+	live    int      // calls that are in it
+	frames  []byte
+	cut     int         // bytes of frames that belong to requests given up
+	own     *scratch    // the memory of its only frame; nil if frames are gathered
+	cancels []cancel[R] // that it carries instead of requests
 }
 
 // scratch is memory that requests are encoded into.
@@ -142,18 +143,24 @@ func (t *table[R]) goOnLocked() role {
 
 // appendLocked adds an empty batch to the queue.
 func (t *table[R]) appendLocked() *batch[R] {
-	var b *batch[R]
-	if n := len(t.batches); n == 0 {
-		b = new(batch[R])
-	} else {
-		b, t.batches = t.batches[n-1], t.batches[:n-1]
-	}
+	b := t.batchLocked()
 	if b.prev = t.last; b.prev == nil {
 		t.first = b
 	} else {
 		b.prev.next = b
 	}
 	t.last = b
+	return b
+}
+
+// batchLocked returns an empty batch.
+func (t *table[R]) batchLocked() *batch[R] {
+	n := len(t.batches)
+	if n == 0 {
+		return new(batch[R])
+	}
+	b := t.batches[n-1]
+	t.batches = t.batches[:n-1]
 	return b
 }
 
@@ -217,7 +224,7 @@ func (b *batch[R]) compact() {
 // take gives the first batch to a writer. From then on replies to its calls may come, or the
 // connection end. If there is none, because everybody has given up, it returns nil, and f has lost
 // the lead.
-func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
+func (t *table[R]) take(f *flusher[R]) *batch[R] {
 	conn := f.writer.Conn()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -236,14 +243,7 @@ func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
 		return nil
 	}
 	l := t.linkLocked(conn)
-	space := b.live
-	if t.depth > 0 {
-		space = max(1, t.depth-l.held) // a connection without room is parked
-	}
-	if datagram {
-		space = 1 // they are never gathered
-	}
-	if b.live > space {
+	if space := t.spaceLocked(l, b); b.live > space {
 		b = t.splitLocked(b, space)
 	} else {
 		t.leaveLocked(b)
@@ -257,6 +257,9 @@ func (t *table[R]) take(f *flusher[R], datagram bool) *batch[R] {
 	l.live += b.live
 	l.held += b.live
 	l.writer, l.writing = f.writer, b
+	if t.stall > 0 {
+		t.expectLocked(l, b.live)
+	}
 	t.stats.Sent += uint64(b.live)
 	f.batch, f.carried = b, b.live
 	t.beginLocked(f)
@@ -272,8 +275,12 @@ func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victim
 	on := b.on
 	f.batch, f.own = nil, b.own
 	t.endLocked(f)
-	t.crowd = f.carried > 1 || t.first != nil
-	t.stats.Writes++
+	if f.carried > 0 {
+		t.crowd = f.carried > 1 || t.first != nil
+		t.stats.Writes++
+	} else {
+		t.canceledLocked(b, err)
+	}
 	if err == nil && t.quiet {
 		t.endQuietLocked(b)
 	}
@@ -287,7 +294,7 @@ func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victim
 		t.doneLocked(b)
 	}
 	switch {
-	case t.leader != f.number:
+	case t.leader != f.number, f.number == 0:
 	case t.first == nil:
 		t.leader = 0
 	default:

@@ -2,7 +2,11 @@ package request
 
 // A call is one request, from its turn to its end.
 
-import "time"
+import (
+	"time"
+
+	"go.atomizer.io/plex"
+)
 
 // call has one owner at a time:
 //
@@ -14,8 +18,9 @@ import "time"
 //   - If Do gives it up and the identifier stays reserved, the table owns it for good, and drops it
 //     later.
 //
-// So done carries at most two signals in each use of a call: the turn, from whoever takes it out of
-// the queue, and then the end. It has room for both, so that nobody blocks. Before the call goes
+// So done carries at most three signals in each use of a call: the turn, from whoever takes it out
+// of the queue, then perhaps that there is more than one message, and then the end. Do waits for the
+// turn before it goes on, and done has room for two, so that nobody blocks. Before the call goes
 // into the pool, Do has received what was sent, or knows that nobody will send, because it took the
 // call out itself. That is why call and channel can be reused.
 //
@@ -35,8 +40,16 @@ type call[R any] struct {
 	unsent bool // the batch has been written, but nothing of the frame
 	maybe  bool // it failed, and the server may have got it
 
-	err   error // why it failed; Do adds what was sent
+	err   error     // why it failed; Do adds what was sent
+	conn  plex.Conn // that it had been given to when it failed; zero if none
 	reply R
+
+	stream   *stream[R] // takes its parts; nil if it has one reply
+	several  bool       // it has no stream, and a part that is not the last has come
+	ping     bool       // nobody ever waits for it
+	slow     bool       // its stream was too slow, so it has been given up
+	cancels  bool       // what cancels it may still be written, so its identifier stays reserved
+	answered bool       // meanwhile its reply has come
 
 	// Of ordered replies.
 	request any  // a *Q, which the call keeps for its next use; nil before the first
@@ -55,9 +68,10 @@ func (c *call[R]) on() *link[R] {
 type signal uint8
 
 const (
-	turn  signal = iota // the call has an identifier
-	reply               // it has ended, with a reply
-	loss                // it has ended, with an error
+	turn    signal = iota // the call has an identifier
+	reply                 // it has ended, with a reply
+	loss                  // it has ended, with an error
+	several               // more than one message has come, and no stream takes them; it has not ended
 )
 
 // state is where a call is; the table's mutex guards it.
@@ -79,6 +93,7 @@ type reason uint8
 const (
 	notEncoded reason = iota // the protocol could not encode it
 	canceled                 // its context has ended
+	failed                   // for any other reason
 )
 
 // list is a list of calls, linked through them.

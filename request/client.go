@@ -28,6 +28,11 @@ type Client[Q, R any] struct {
 	parseOne  func(message []byte) (id uint64, reply R, err error) // Parse or ParseBorrowed
 	borrows   bool                                                 // it is the latter
 
+	// Optional; nil if the protocol has none.
+	parsePart    func(message []byte) (id uint64, part R, last bool, err error) // called instead of parseOne
+	appendCancel func(dst []byte, id uint64, request Q) ([]byte, error)
+	pingRequest  func() Q
+
 	// Of ordered replies; nil for others.
 	parseOrdered func(message []byte, request Q) (R, error)
 	replies      func(request Q) int // nil also if every request has one
@@ -56,14 +61,24 @@ func New[Q, R any](m *plex.Multiplexer, p Protocol[Q, R], options ...Option) (*C
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
+	ping, err := pinger[Q](call, p, cfg)
+	if err != nil {
+		return nil, err
+	}
 	messages, _, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
 	c := newClient[Q, R](m, cfg, messages)
-	c.appendOne, c.parseOne = p.Append, p.Parse
+	c.appendOne, c.parseOne, c.pingRequest = p.Append, p.Parse, ping
 	if b, ok := p.(Borrower[R]); ok {
 		c.parseOne, c.borrows = b.ParseBorrowed, true
+	}
+	if p, ok := p.(PartParser[R]); ok {
+		c.parsePart, c.borrows = p.ParsePart, false
+	}
+	if p, ok := p.(Canceler[Q]); ok {
+		c.appendCancel = p.AppendCancel
 	}
 	c.start()
 	return c, nil
@@ -82,6 +97,17 @@ func refuse(call string, noMux, noProtocol bool, options error) error {
 	return err
 }
 
+// pinger returns the Ping of a protocol; nil if it is not needed.
+func pinger[Q any](call string, protocol any, cfg *config) (func() Q, error) {
+	if !cfg.idle.Given() {
+		return nil, nil
+	}
+	if p, ok := protocol.(Pinger[Q]); ok {
+		return p.Ping, nil
+	}
+	return nil, fmt.Errorf("request: %s: WithHeartbeat: the protocol has no method Ping that returns a request; add one, or leave the option out", call)
+}
+
 // receive makes the receiver of the messages of a protocol. splitOf returns the split function of a
 // connection.
 func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *config) (r *message.Receiver, splitOf func(plex.Conn) bufio.SplitFunc, err error) {
@@ -89,12 +115,17 @@ func receive(m *plex.Multiplexer, protocol any, split bufio.SplitFunc, cfg *conf
 	if cfg.maxSize.Given() {
 		options = append(options, message.WithMaxSize(cfg.maxSize.Get()))
 	}
-	if s, ok := protocol.(Splitter); ok {
-		own := &splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}
-		splitOf = own.get
+	splitOf = func(plex.Conn) bufio.SplitFunc { return split }
+	s, own := protocol.(Splitter)
+	if own {
+		splitOf = (&splits{make: s.SplitFor, of: make(map[plex.Conn]bufio.SplitFunc)}).get
+	}
+	if cfg.pulses != nil {
+		splitOf = cfg.pulses.feel(splitOf)
+	}
+	if own || cfg.pulses != nil {
 		r, err = message.NewFor(m, splitOf, options...)
 	} else {
-		splitOf = func(plex.Conn) bufio.SplitFunc { return split }
 		r, err = message.New(m, split, options...)
 	}
 	if err == nil {
@@ -116,12 +147,14 @@ func newClient[Q, R any](m *plex.Multiplexer, cfg *config, messages *message.Rec
 // start starts the goroutines of a client.
 func (c *Client[Q, R]) start() {
 	c.table.init(c.cfg, c.lost, c.watch)
+	c.table.cancels = c.appendCancel != nil
 	if c.ordered() {
-		c.table.depth, c.table.quiet = c.cfg.depth.Get(), c.replies != nil
+		c.table.inOrder, c.table.perConn, c.table.quiet = true, c.cfg.depth.Get(), c.replies != nil
 	}
 	for range c.cfg.receivers.Get() {
 		c.wg.Go(c.receive)
 	}
+	c.startHeartbeat()
 }
 
 // ordered reports whether replies come in the order of the requests.

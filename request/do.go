@@ -52,7 +52,7 @@ func (c *Client[Q, R]) Do(ctx context.Context, request Q) (R, error) {
 		}
 		// The client was closed meanwhile.
 	}
-	return c.await(ctx, call)
+	return c.await(ctx, call, &request)
 }
 
 // refuseContext returns the error of a request whose ctx allows no request at all.
@@ -102,17 +102,34 @@ func (c *Client[Q, R]) awaitTurn(ctx context.Context, call *call[R]) (ended bool
 
 // giveUp gives up a call, and returns the error for it; nil if somebody else has ended the call.
 func (c *Client[Q, R]) giveUp(ctx context.Context, call *call[R], why reason, err error) error {
+	_, failed := c.leave(ctx, call, why, err)
+	return failed
+}
+
+// abandon is giveUp for a call whose request has been handed over, which may be at the server.
+func (c *Client[Q, R]) abandon(ctx context.Context, call *call[R], request *Q, why reason, err error) error {
+	id := call.id
+	g, failed := c.leave(ctx, call, why, err)
+	if g.maybeSent && c.appendCancel != nil {
+		c.cancelRequest(g, id, *request)
+	}
+	return failed
+}
+
+// leave is what giveUp and abandon share.
+func (c *Client[Q, R]) leave(ctx context.Context, call *call[R], why reason, err error) (givenUp[R], error) {
 	g := c.table.giveUp(call, why)
 	if !g.ok {
-		return nil
+		return g, nil
 	}
-	if !g.kept {
+	closeAll(g.freed)
+	if g.kept == nil {
 		c.put(call)
 	}
 	if g.waited > 0 {
 		err = c.withoutWriter(ctx, g.waited)
 	}
-	return &Error{MaybeSent: g.maybeSent, Err: err}
+	return g, g.failure(err)
 }
 
 // withoutWriter is the error of a caller whose ctx has ended while there was no connection for it.
@@ -127,22 +144,32 @@ func (c *Client[Q, R]) withoutWriter(ctx context.Context, waited time.Duration) 
 }
 
 // await waits for the end of a call whose request has been handed over.
-func (c *Client[Q, R]) await(ctx context.Context, call *call[R]) (R, error) {
-	done := ctx.Done()
-	if done == nil {
-		return c.result(call, <-call.done)
+func (c *Client[Q, R]) await(ctx context.Context, call *call[R], request *Q) (R, error) {
+	why, err := failed, ErrParts
+	if done := ctx.Done(); done == nil {
+		if how := <-call.done; how != several {
+			return c.result(call, how)
+		}
+	} else {
+		select {
+		case how := <-call.done:
+			if how != several {
+				return c.result(call, how)
+			}
+		case <-done:
+			why, err = canceled, caller.ContextError(ctx)
+		}
 	}
-	select {
-	case how := <-call.done:
-		return c.result(call, how)
-	case <-done:
-	}
-	if err := c.giveUp(ctx, call, canceled, caller.ContextError(ctx)); err != nil {
+	if err := c.abandon(ctx, call, request, why, err); err != nil {
 		var none R
 		return none, err
 	}
 	// It has ended at the same moment, and a reply must not be thrown away.
-	return c.result(call, <-call.done)
+	how := <-call.done
+	if how == several {
+		how = <-call.done
+	}
+	return c.result(call, how)
 }
 
 // result is what Do returns for a call that somebody else has ended.
@@ -151,7 +178,8 @@ func (c *Client[Q, R]) result(call *call[R], how signal) (r R, err error) {
 		var none R
 		r, call.reply = call.reply, none // so that the pool does not keep it
 	} else {
-		err, call.err = &Error{MaybeSent: call.maybe, Err: call.err}, nil
+		err = &Error{MaybeSent: call.maybe, Conn: call.conn, Err: call.err}
+		call.err, call.conn = nil, plex.Conn{}
 	}
 	c.put(call)
 	return r, err

@@ -20,7 +20,7 @@
 //   - A request over a datagram connection fails at once when the peer refuses datagrams
 //     (syscall.ECONNREFUSED), as do the others on that connection. The connection goes on.
 //   - Nothing is ever sent twice. For a request that failed, [Error] says whether the server may
-//     have got it; only the caller can know whether it may be repeated.
+//     have got it, and over which connection; only the caller can know whether it may be repeated.
 //   - A context bounds all of Do: the wait for an identifier and for a connection, and the wait for
 //     the reply. It does not bound the Write, so that it never cuts what others have asked.
 //   - A peer that stops reading delays only those requests that were being written to it, and is
@@ -48,6 +48,23 @@
 // connection. Requests that the server does not answer end when they are written; see [Quiet].
 // [Client.Session] lends a connection to one caller, for transactions and for requests that block.
 //
+// # Connections that hang
+//
+// A peer can die without a word, or hang with its connections open. [WithStallTimeout] finds a
+// connection that brings nothing although there are requests in flight over it. [WithHeartbeat] asks
+// connections that have been idle for a while, for protocols with a method Ping ([Pinger]).
+//
+// # Several messages to one request
+//
+// A [Protocol] with a method ParsePart ([PartParser]) has requests that several messages answer.
+// [Client.Stream] is a loop over them. A loop that is slow holds up nobody: the connection is read
+// on, what the loop has not taken is kept up to a bound, see [WithStreamBuffer], and beyond it the
+// stream fails. Do is for requests with one reply; if several messages come, it fails with
+// [ErrParts].
+//
+// If the protocol has a method AppendCancel ([Canceler]), the server is told of requests that are
+// given up, whether by their context or because a loop is left.
+//
 // # The client and the multiplexer
 //
 // The client reads all connections of the multiplexer, so nothing else may read from them: use one
@@ -65,13 +82,13 @@ import "errors"
 type Protocol[Q, R any] interface {
 	// Append appends to dst the whole frame of a request with this identifier, and returns the
 	// extended slice, like the append functions of the standard library. It must keep neither dst
-	// nor the result, which may be written after Do has returned. Do calls it in the goroutine of its caller. If it returns an error, Do
-	// returns the error, and nothing is sent.
+	// nor the result, which may be written after Do has returned. Do calls it in the goroutine of its
+	// caller. If it returns an error, Do returns the error, and nothing is sent.
 	Append(dst []byte, id uint64, request Q) ([]byte, error)
 
-	// Split is a [bufio.SplitFunc] for what the server sends; see also [Splitter]. If it returns an error, panics, or
-	// calls runtime.Goexit, the connection is killed, and the requests on it fail with that error.
-	// It must not block.
+	// Split is a [bufio.SplitFunc] for what the server sends; see also [Splitter]. If it returns an
+	// error, panics, or calls runtime.Goexit, the connection is killed, and the requests on it fail
+	// with that error. It must not block.
 	Split(data []byte, atEOF bool) (advance int, token []byte, err error)
 
 	// Parse takes a message apart. It owns the message, so the reply may refer to its bytes.

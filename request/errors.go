@@ -33,6 +33,10 @@ type Error struct {
 	// only the caller knows what it does.
 	MaybeSent bool
 
+	// Conn is the connection that the request was given to; zero if it was given to none. If
+	// MaybeSent is false nevertheless, the connection failed before a byte of the request was written.
+	Conn plex.Conn
+
 	// Err is the reason: the error of the context, the cause of the connection's loss, a
 	// *plex.AcquireError, a *WaitError, the error of Append or Parse, ErrClosed, or plex.ErrClosed.
 	Err error
@@ -81,7 +85,7 @@ func (e *WaitError) Unwrap() error { return e.Err }
 
 // PanicError is a panic in a function of the user, which the client has recovered.
 type PanicError struct {
-	Call  string // Parse or WithUnsolicited
+	Call  string // the method or option: Parse, WithUnsolicited, AppendCancel, "Ping or Append"
 	Value any    // what it panicked with
 	Stack []byte // where
 }

@@ -115,13 +115,18 @@ func (c *Client[Q, R]) lease(f *flusher[R]) bool {
 // flush writes one batch within the lease that f has, and ends the lease. It returns the flusher
 // that goes on, or nil.
 func (c *Client[Q, R]) flush(f *flusher[R]) *flusher[R] {
-	b := c.table.take(f, f.writer.Conn().Datagram())
+	b := c.table.take(f)
 	if b == nil {
 		_ = f.writer.Close() // nothing was written
 		f.caller = nil
 		c.flushers.Put(f)
 		return nil
 	}
+	return c.write(f, b)
+}
+
+// write writes a batch that f has taken.
+func (c *Client[Q, R]) write(f *flusher[R], b *batch[R]) *flusher[R] {
 	returned := false
 	defer func() {
 		if !returned {

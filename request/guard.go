@@ -34,6 +34,7 @@ func guard(call string, f, exited func()) (err error) {
 type parsed[R any] struct {
 	id    uint64
 	reply R
+	more  bool  // another part follows
 	push  bool  // it is no reply
 	err   error // it makes no sense
 }
@@ -42,9 +43,14 @@ type parsed[R any] struct {
 // If it ends the goroutine, the reply is gone, and its request must not wait for it.
 func (c *Client[Q, R]) parse(m message.Message, request Q) (p parsed[R]) {
 	panicked := guard("Parse", func() {
-		if c.ordered() {
+		switch {
+		case c.ordered():
 			p.reply, p.err = c.parseOrdered(m.Data, request)
-		} else {
+		case c.parsePart != nil:
+			var last bool
+			p.id, p.reply, last, p.err = c.parsePart(m.Data)
+			p.more = !last
+		default:
 			p.id, p.reply, p.err = c.parseOne(m.Data)
 		}
 		p.push = p.err != nil && errors.Is(p.err, ErrNotReply)

@@ -10,7 +10,7 @@ import (
 // has to pass that row once, so there must be enough others.
 func TestAFreeIdentifierIsNearHoweverManyAreTaken(t *testing.T) {
 	for _, last := range []uint64{ringIDs + 1, 1 << 18} {
-		s := ids{max: last}
+		s := ids{min: 100, max: 100 + last}
 		looks := 0
 		held := map[uint64]bool{}
 		taken := func(id uint64) bool { looks++; return held[id] }

@@ -15,17 +15,20 @@ const tidyEvery = 50 * time.Millisecond
 
 // link is guarded by the table's mutex. It exists until its connection has ended.
 type link[R any] struct {
-	conn    plex.Conn
-	calls   list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
-	live    int         // those not abandoned
-	held    int         // all of them
-	parked  bool        // the client keeps the writer, because the connection has no room for more
-	writer  plex.Writer // the latest lease; all before it have ended
-	writing *batch[R]   // what it writes; nil if it does not. It is the end of calls
-	ended   error       // why the connection or the client has ended, if something was being written then
-	unpin   func()      // nil while it is not pinned
-	unwatch func() bool // keeps plex from telling that it has ended
-	owes    bool        // a reply may still come to a call that is no longer in calls
+	conn     plex.Conn
+	datagram bool
+	calls    list[R]     // those given to it, in the order of their bytes, and not ended; and the abandoned
+	live     int         // those not abandoned
+	held     int         // all of them
+	parked   bool        // the client keeps the writer, because the connection has no room for more
+	writer   plex.Writer // the latest lease; all before it have ended
+	writing  *batch[R]   // what it writes; nil if it does not. It is the end of calls
+	ended    error       // why the connection or the client has ended, if something was being written then
+	unpin    func()      // nil while it is not pinned
+	unwatch  func() bool // keeps plex from telling that it has ended
+	owes     bool        // a reply may still come to a call that is no longer in calls
+	stalling stalling[R]
+	aside    aside[R] // what is to be written over just this connection
 
 	why   error         // the client has killed it for this reason; nil if it has not
 	known chan struct{} // closed when why is set
@@ -36,7 +39,10 @@ func (t *table[R]) linkLocked(conn plex.Conn) *link[R] {
 	if l != nil {
 		return l
 	}
-	l = &link[R]{conn: conn, known: make(chan struct{})}
+	l = &link[R]{conn: conn, datagram: conn.Datagram(), known: make(chan struct{})}
+	if t.pulses != nil {
+		l.stalling.pulse = t.pulses.get(conn)
+	}
 	t.links[conn] = l
 	t.wg.Add(1)
 	// If the connection has ended already, ended waits for the mutex, and finds the call.
@@ -81,7 +87,7 @@ func (t *table[R]) tidy() {
 		for _, l := range t.links {
 			switch {
 			case l.unpin == nil:
-			case l.live == 0 && (t.depth == 0 || l.held == 0): // an ordered reply still comes first
+			case l.live == 0 && (!t.inOrder || l.held == 0): // an ordered reply still comes first
 				unpins = append(unpins, l.unpin)
 				l.unpin = nil
 			default:
@@ -154,12 +160,16 @@ func (t *table[R]) takeAllLocked(l *link[R], cause error, victims *list[R]) {
 		l.unpin()
 		l.unpin = nil
 	}
+	l.stalling.endLocked()
 }
 
 // detachAndFailLocked ends a call whose connection has ended, or that was not sent. Its identifier
 // is not free yet.
 func (t *table[R]) detachAndFailLocked(c *call[R], victims *list[R]) {
 	flew, maybe := c.state == flying, !c.unsent
+	if l := c.on(); l != nil {
+		c.conn = l.conn
+	}
 	t.detachLocked(c)
 	if flew {
 		t.failLocked(c, maybe, victims)
@@ -170,12 +180,14 @@ func (t *table[R]) detachAndFailLocked(c *call[R], victims *list[R]) {
 // them. The connection goes on. The kernel tells of a refusal ahead of replies that arrived before
 // it, so identifiers must rest. It tells once, and may do so before the Write of the datagram has
 // returned, so a call that is being written is no exception.
-func (t *table[R]) refuse(conn plex.Conn) (victims list[R]) {
+//
+// The connection has room for requests then. The caller closes the writers in freed.
+func (t *table[R]) refuse(conn plex.Conn) (victims list[R], freed []plex.Writer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.links[conn]
 	if l == nil {
-		return victims
+		return victims, nil
 	}
 	for c := l.calls.head; c != nil; c = l.calls.head {
 		t.detachAndFailLocked(c, &victims)
@@ -186,5 +198,5 @@ func (t *table[R]) refuse(conn plex.Conn) (victims list[R]) {
 		}
 	}
 	t.turnsLocked()
-	return victims
+	return victims, t.unparkLocked(l, nil)
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/option"
 	"go.atomizer.io/plex/message"
 )
@@ -21,6 +22,8 @@ const (
 
 	maxWriteBuffer = 1 << 30
 
+	defaultStreamBuffer = 16 << 20
+
 	// fewIDs is the number of identifiers from which on one that was given up can be used again: by
 	// the time that all others have been used, its late reply has come or never will.
 	fewIDs = 1 << 32
@@ -32,7 +35,9 @@ type Option func(*config)
 
 // config is what the options say.
 type config struct {
-	ids            uint64
+	minID, maxID   uint64
+	idsBy          string // the option that set them; "" if none did
+	randomIDs      bool
 	inFlight       option.Value[int]
 	receivers      option.Value[int]
 	maxSize        option.Value[int]
@@ -40,7 +45,11 @@ type config struct {
 	writeBuffer    option.Value[int]
 	writeTimeout   option.Value[time.Duration]
 	depth          option.Value[int]
-	idsSet         bool
+	streamBuffer   option.Value[int]
+	stallTimeout   option.Value[time.Duration]
+	idle, pong     option.Value[time.Duration] // of WithHeartbeat
+	pulses         *pulses                     // nil if nobody needs them
+	perConn        option.Value[int]
 	unsolicited    func(message.Message)
 	hookSet        bool
 }
@@ -54,8 +63,22 @@ type config struct {
 // so that the next free one is found quickly. If many replies never come, as over datagrams or from
 // a server that drops requests, use plex.WithMaxLifetime: connections then end from time to time,
 // which frees their identifiers.
-func WithIDs(max uint64) Option {
-	return func(c *config) { c.ids, c.idsSet = max, true }
+func WithIDs(max uint64) Option { return idRange("WithIDs", 0, max) }
+
+// WithIDRange is [WithIDs] for identifiers from min to max: for protocols in which 0 means something
+// else, and for several clients that share a service and must not use the same identifiers.
+func WithIDRange(min, max uint64) Option { return idRange("WithIDRange", min, max) }
+
+func idRange(name string, min, max uint64) Option {
+	return func(c *config) { c.minID, c.maxID, c.idsBy = min, max, name }
+}
+
+// WithRandomIDs has each identifier drawn from all that are free, by crypto/rand, so that nobody can
+// predict it: for protocols over UDP such as DNS, where somebody else may send a reply and guess.
+// The more identifiers there are, see WithIDs, the harder that is. A late reply to one of 1<<32
+// identifiers or more counts as Unknown.
+func WithRandomIDs() Option {
+	return func(c *config) { c.randomIDs = true }
 }
 
 // WithInFlight bounds the requests in flight. Further calls of Do wait, first come, first served,
@@ -70,6 +93,18 @@ func WithInFlight(n int) Option {
 // With 1, a request is written when the connection's previous one has been answered.
 func WithDepth(n int) Option {
 	return func(c *config) { c.depth.Give(n) }
+}
+
+// WithInFlightPerConn sets how many requests may be unanswered on one connection, for [New]: as many
+// as the server bears. A connection that has so many gets no more, and requests go over one that has
+// room. If none has, they wait for a connection, see [WithAcquireTimeout]; the multiplexer sees that
+// as demand and scales up. By default there is no bound.
+//
+// A request that was given up counts until its reply has come, because the server may still be at
+// work on it. If there are more than 1<<16 identifiers, it counts until it is cancelled, see
+// [Canceler]. Over datagrams it does not count, because its reply may be lost.
+func WithInFlightPerConn(n int) Option {
+	return func(c *config) { c.perConn.Give(n) }
 }
 
 // WithAcquireTimeout bounds how long a request waits for a connection to be written to. By default
@@ -91,6 +126,44 @@ func WithWriteBuffer(bytes int) Option {
 // the requests that were being written to it.
 func WithWriteTimeout(d time.Duration) Option {
 	return func(c *config) { c.writeTimeout.Give(d) }
+}
+
+// WithStallTimeout finds connections that hang: while there are requests in flight over a connection
+// and nothing has come over it for d, not a byte, it is killed. Its requests fail with an error that
+// matches [ErrStalled] and names the connection; other connections are not touched. It takes a
+// quarter of d longer at most. By default nothing is done.
+//
+// Choose d longer than the server may need for the slowest request that may be alone on a connection.
+// Requests that their contexts have ended count if nothing has come since, so contexts that end
+// sooner do not hide a connection that hangs. A Write that lasts is for [WithWriteTimeout], and the
+// requests of a [Session] are bounded by their contexts alone.
+func WithStallTimeout(d time.Duration) Option {
+	return func(c *config) { c.stallTimeout.Give(d) }
+}
+
+// WithHeartbeat finds connections that are dead without anybody having said so, also while no requests
+// are made. A connection that has brought nothing for the time idle, not a byte, is sent the request
+// that the protocol's Ping returns, see [Pinger]. If it brings nothing within the timeout either, it
+// is killed, and the requests on it fail with an error that matches [ErrStalled]. Both take a
+// quarter longer at most. A connection that brings anything is never pinged.
+//
+// With [NewOrdered] a connection is pinged only if no reply is owed on it: a ping would be answered
+// behind that. WithStallTimeout is for requests. A connection that is being written to, one of a
+// session, and one that has no room (see [WithInFlightPerConn]) are not pinged.
+//
+// Pings keep no connection from being retired, and do not count as requests.
+func WithHeartbeat(idle, timeout time.Duration) Option {
+	return func(c *config) {
+		c.idle.Give(idle)
+		c.pong.Give(timeout)
+	}
+}
+
+// WithStreamBuffer sets how many bytes of messages one call of [Client.Stream] keeps that its loop has
+// not taken yet. A stream whose loop is slower than the server by more than that fails with
+// [ErrSlow]. The default is 16 MiB. Each part counts as 64 bytes more than its message has.
+func WithStreamBuffer(bytes int) Option {
+	return func(c *config) { c.streamBuffer.Give(bytes) }
 }
 
 // WithReceivers sets the number of goroutines that read replies, parse them and hand them to their
@@ -117,22 +190,38 @@ func WithUnsolicited(hook func(message.Message)) Option {
 // configure applies the options and fills in the defaults. Its error joins everything that is
 // wrong, so that one run is enough to find it all.
 func configure(call string, options []Option) (*config, error) {
-	c := &config{ids: math.MaxUint64}
+	c := &config{maxID: math.MaxUint64}
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
 	problems := option.Apply("request", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
-		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlight to bound the requests in flight")
+		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlightPerConn")
 	}
 	if call == "NewOrdered" {
-		if c.idsSet {
-			problems.Add("WithIDs", "the requests have no identifiers; leave the option out, or use New")
+		const none = "the requests have no identifiers; leave the option out, or use New"
+		if c.idsBy != "" {
+			problems.Add(c.idsBy, none)
+		}
+		if c.randomIDs {
+			problems.Add("WithRandomIDs", none)
+		}
+		if c.perConn.Given() {
+			problems.Add("WithInFlightPerConn", "it is for New; use WithDepth")
+		}
+		if c.streamBuffer.Given() {
+			problems.Add("WithStreamBuffer", "it is for New; only a protocol with identifiers can have several messages to a request")
 		}
 		if !c.depth.Given() {
 			c.depth.Give(defaultDepth)
 		}
+	}
+	if !c.streamBuffer.Given() {
+		c.streamBuffer.Give(defaultStreamBuffer)
+	}
+	if c.stallTimeout.Given() || c.idle.Given() {
+		c.pulses = &pulses{of: make(map[plex.Conn]*pulse)}
 	}
 	return c, problems.Err()
 }
@@ -143,8 +232,14 @@ func (c *config) validate(problems *option.Problems) {
 	if n := c.inFlight; n.Given() && n.Get() < 1 {
 		wrong("WithInFlight", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
 	}
+	if c.minID > c.maxID {
+		wrong(c.idsBy, "the range is from %d to %d; the first must not be above the last", c.minID, c.maxID)
+	}
 	if n := c.depth; n.Given() && n.Get() < 1 {
 		wrong("WithDepth", "the depth is %d; it must be at least 1", n.Get())
+	}
+	if n := c.perConn; n.Given() && n.Get() < 1 {
+		wrong("WithInFlightPerConn", "the bound is %d; it must be at least 1, or leave the option out for none", n.Get())
 	}
 	switch n := c.receivers.Get(); {
 	case n < 1:
@@ -160,6 +255,13 @@ func (c *config) validate(problems *option.Problems) {
 		wrong("WithWriteBuffer", "the size is %d bytes; it must be from 0, which gathers nothing, to %d", n, maxWriteBuffer)
 	}
 	problems.Positive("WithWriteTimeout", c.writeTimeout)
+	problems.Positive("WithStallTimeout", c.stallTimeout)
+	if c.idle.Given() && (c.idle.Get() <= 0 || c.pong.Get() <= 0) {
+		wrong("WithHeartbeat", "the times are %v and %v; both must be above zero", c.idle.Get(), c.pong.Get())
+	}
+	if n := c.streamBuffer; n.Given() && n.Get() < 1 {
+		wrong("WithStreamBuffer", "the size is %d bytes; it must be at least 1", n.Get())
+	}
 	if c.hookSet && c.unsolicited == nil {
 		wrong("WithUnsolicited", "the function is nil; leave the option out to have such messages dropped")
 	}

@@ -78,13 +78,17 @@ func NewOrdered[Q, R any](m *plex.Multiplexer, p Ordered[Q, R], options ...Optio
 	if err := refuse(call, m == nil, caller.IsNil(p), err); err != nil {
 		return nil, err
 	}
+	ping, err := pinger[Q](call, p, cfg)
+	if err != nil {
+		return nil, err
+	}
 	messages, splitOf, err := receive(m, p, p.Split, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("request: %s: %w", call, err)
 	}
 	c := newClient[Q, R](m, cfg, messages)
 	c.appendOne = func(dst []byte, _ uint64, request Q) ([]byte, error) { return p.Append(dst, request) }
-	c.parseOrdered, c.splitOf = p.Parse, splitOf
+	c.parseOrdered, c.splitOf, c.pingRequest = p.Parse, splitOf, ping
 	if q, ok := p.(Quiet[Q]); ok {
 		c.replies = q.Replies
 	}
@@ -116,6 +120,14 @@ func (c *Client[Q, R]) put(call *call[R]) {
 		var none Q
 		*kept = none
 	}
+	if call.several {
+		select {
+		case <-call.done: // that there are several, which nobody has received
+		default:
+		}
+		call.several = false
+	}
+	call.stream = nil
 	c.calls.Put(call)
 }
 
@@ -147,24 +159,6 @@ func (t *table[R]) endQuietLocked(b *batch[R]) {
 		c = before
 	}
 	t.turnsLocked()
-}
-
-// parkLocked keeps the lease on the write half of a connection that has as many unanswered requests
-// as it may have, so that plex does not give it to a flusher. Then callers wait for a connection as
-// they do when all are being written to: that counts as demand, and the bounds on it apply.
-func (t *table[R]) parkLocked(l *link[R]) bool {
-	l.parked = t.depth > 0 && l.held >= t.depth && l.ended == nil && t.closed == nil && t.links[l.conn] == l
-	return l.parked
-}
-
-// unparkLocked returns the lease of a connection that has room again, which the caller closes. It is
-// the zero lease if there is none.
-func (t *table[R]) unparkLocked(conn plex.Conn) (w plex.Writer) {
-	if l := t.links[conn]; l != nil && l.parked && l.held < t.depth {
-		l.parked = false
-		return l.writer
-	}
-	return w
 }
 
 // asked is a request that waits for its reply.

@@ -679,10 +679,17 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	defer m.Close()
 	_, err = request.NewOrdered(m, inOrder{}, request.WithIDs(10))
 	require.EqualError(t, err, "request: WithIDs: the requests have no identifiers; leave the option out, or use New")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithIDRange(1, 10), request.WithRandomIDs())
+	require.EqualError(t, err, "request: WithIDRange: the requests have no identifiers; leave the option out, or use New\n"+
+		"request: WithRandomIDs: the requests have no identifiers; leave the option out, or use New")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithInFlightPerConn(1))
+	require.EqualError(t, err, "request: WithInFlightPerConn: it is for New; use WithDepth")
+	_, err = request.NewOrdered(m, inOrder{}, request.WithStreamBuffer(1))
+	require.EqualError(t, err, "request: WithStreamBuffer: it is for New; only a protocol with identifiers can have several messages to a request")
 	_, err = request.NewOrdered(m, inOrder{}, request.WithDepth(0))
 	require.EqualError(t, err, "request: WithDepth: the depth is 0; it must be at least 1")
 	_, err = request.New(m, wireProtocol{}, request.WithDepth(1))
-	require.EqualError(t, err, "request: WithDepth: it is for NewOrdered; use WithInFlight to bound the requests in flight")
+	require.EqualError(t, err, "request: WithDepth: it is for NewOrdered; use WithInFlightPerConn")
 	_, err = request.NewOrdered[string, []byte](nil, nil)
 	require.EqualError(t, err, "request: NewOrdered: the multiplexer is nil; make one with plex.New\n"+
 		"request: NewOrdered: the protocol is nil; give one that is not")

@@ -25,7 +25,8 @@ const mostAnswers = 32
 // receiver is one of these goroutines.
 type receiver[Q, R any] struct {
 	*Client[Q, R]
-	answers []answer[R] // that have arrived together and been parsed
+	answers []answer[R]   // that have arrived together and been parsed
+	freed   []plex.Writer // of connections that have room again
 
 	// Of ordered replies.
 	from      plex.Conn         // the connection that has brought what follows
@@ -38,6 +39,11 @@ type answer[R any] struct {
 	id    uint64
 	reply R
 	call  *call[R] // nil if there is none, or before it has been looked up
+
+	// Of a part that is not the last.
+	more bool
+	size int        // bytes of its message
+	slow *stream[R] // that it was too much for
 }
 
 // receive runs a receiver. It ends with the client or with the multiplexer.
@@ -109,7 +115,7 @@ func (rx *receiver[Q, R]) take(m message.Message) {
 	case p.err != nil:
 		rx.malformed(m.Conn, p.err)
 	default:
-		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply})
+		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply, more: p.more, size: len(m.Data)})
 		if len(rx.answers) == mostAnswers {
 			rx.deliver()
 		}
@@ -133,16 +139,17 @@ func (rx *receiver[Q, R]) deliver() {
 	if len(rx.answers) == 0 {
 		return
 	}
-	w := rx.table.replies(rx.answers, rx.from)
+	rx.freed = rx.table.replies(rx.answers, rx.from, rx.freed[:0])
 	for i := range rx.answers {
-		if a := &rx.answers[i]; a.call != nil {
+		switch a := &rx.answers[i]; {
+		case a.call != nil:
 			a.call.reply = a.reply
 			a.call.done <- reply
+		case a.slow != nil && a.slow.cancel != nil:
+			rx.table.spawn(a.slow.cancel)
 		}
 	}
-	if w != (plex.Writer{}) {
-		_ = w.Close() // has nothing to flush
-	}
+	closeAll(rx.freed)
 	clear(rx.answers) // so that nothing of the replies is kept
 	rx.answers = rx.answers[:0]
 }
@@ -186,8 +193,9 @@ func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 
 // refuse fails the requests on a datagram connection whose peer does not listen.
 func (c *Client[Q, R]) refuse(conn plex.Conn, err error) {
-	victims := c.table.refuse(conn)
+	victims, freed := c.table.refuse(conn)
 	victims.fail(errRefused(conn, err))
+	closeAll(freed)
 }
 
 // outOfStep notes why requests fail on a connection that has brought nonsense and has been killed

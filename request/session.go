@@ -117,7 +117,7 @@ type figures struct{ sent, late uint64 }
 
 func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *figures) (none R, err error) {
 	if err := s.err(); err != nil {
-		return none, &Error{Err: err}
+		return none, &Error{Conn: s.d.Conn(), Err: err}
 	}
 	if ctx.Err() != nil {
 		return none, &Error{Err: caller.ContextError(ctx)}
@@ -151,7 +151,7 @@ func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *f
 		if n > 0 || s.d.Err() != nil {
 			err = s.end(err)
 		}
-		return none, &Error{MaybeSent: n > 0 || caller.IsCrash(err), Err: err}
+		return none, &Error{MaybeSent: n > 0 || caller.IsCrash(err), Conn: s.d.Conn(), Err: err}
 	}
 	if quiet {
 		return none, nil
@@ -161,7 +161,7 @@ func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *f
 		reply, ok, err := s.next()
 		switch {
 		case err != nil:
-			return none, &Error{MaybeSent: true, Err: s.end(err)}
+			return none, &Error{MaybeSent: true, Conn: s.d.Conn(), Err: s.end(err)}
 		case ok && len(s.owed) == 0:
 			return reply, nil
 		case ok:
@@ -175,7 +175,7 @@ func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *f
 			if ctx.Err() == nil || s.d.Err() != nil { // otherwise the reply can still come
 				err = s.end(err)
 			}
-			return none, &Error{MaybeSent: true, Err: err}
+			return none, &Error{MaybeSent: true, Conn: s.d.Conn(), Err: err}
 		}
 	}
 }

@@ -337,7 +337,11 @@ func TestSessionsBesideRequestsAtRandom(t *testing.T) {
 				}
 				wg.Wait()
 				require.Greater(t, done[0]+done[1]+done[2], 0)
-				require.Greater(t, done[3]+done[4]+done[5], 0)
+				others := 0
+				for _, n := range done[3:] {
+					others += n
+				}
+				require.Greater(t, others, 0)
 				require.NoError(t, c.Close())
 				require.NoError(t, w.mux.Close())
 				servers.Wait()

@@ -6,7 +6,6 @@ package request
 // on after that.
 
 import (
-	"math"
 	"sync"
 	"time"
 
@@ -15,8 +14,13 @@ import (
 
 type table[R any] struct {
 	limit   int                   // most in flight, 0 if there is no bound
-	depth   int                   // most on one connection, if replies are ordered; 0 if they are not
+	perConn int                   // most unanswered on one connection, 0 if there is no bound
+	inOrder bool                  // replies come in the order of the requests
+	cancels bool                  // requests that are given up can be cancelled
+	buffer  int                   // bytes of messages that wait for a stream to take them
 	quiet   bool                  // there may be requests without a reply
+	pulses  *pulses               // of the connections; nil if nobody needs them
+	stall   time.Duration         // how long a connection may bring nothing, 0 if there is no bound
 	timeout time.Duration         // how long a call may wait for a connection, 0 if there is no bound
 	epoch   time.Time             // when the clock began
 	ended   func(*link[R], error) // called when a connection has ended, in a goroutine
@@ -25,29 +29,35 @@ type table[R any] struct {
 
 	// mu guards what follows, and the calls and links in it. The multiplexer's own lock may be
 	// taken under it, but not the other way round.
-	mu       sync.Mutex
-	closed   error // why nobody gets a turn any more; nil while callers do
-	ids      ids
-	calls    map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
-	links    map[plex.Conn]*link[R]
-	queue    list[R] // of those waiting for their turn
-	rest     rest[R]
-	tidier   *time.Timer // calls tidy; nil before the first time
-	tidies   bool        // it will
-	stats    Stats       // without InFlight, which is derived
-	sessions int         // callers that wait for one
+	mu         sync.Mutex
+	closed     error // why nobody gets a turn any more; nil while callers do
+	ids        ids
+	calls      map[uint64]*call[R] // by identifier: those in flight, abandoned and resting
+	links      map[plex.Conn]*link[R]
+	queue      list[R] // of those waiting for their turn
+	rest       rest[R]
+	quarantine quarantine[R]
+	tidier     *time.Timer // calls tidy; nil before the first time
+	tidies     bool        // it will
+	stats      Stats       // without InFlight, which is derived
+	sessions   int         // callers that wait for one
 
 	gathering[R]
 }
 
 func (t *table[R]) init(cfg *config, ended func(*link[R], error), watch func()) {
-	t.ids.max, t.limit, t.ended = cfg.ids, cfg.inFlight.Get(), ended
+	t.ids.min, t.ids.max, t.ids.random = cfg.minID, cfg.maxID, cfg.randomIDs
+	t.limit, t.ended = cfg.inFlight.Get(), ended
 	t.calls, t.links = make(map[uint64]*call[R]), make(map[plex.Conn]*link[R])
 	t.rest.mark.state = resting
 	t.news = make(chan struct{}, 1)
 	t.most = cfg.writeBuffer.Get()
 	t.large = min(t.most, largeFrame)
 	t.timeout = cfg.acquireTimeout.Get()
+	t.perConn = cfg.perConn.Get()
+	t.pulses, t.stall = cfg.pulses, cfg.stallTimeout.Get()
+	t.buffer = cfg.streamBuffer.Get()
+	t.quarantine.mark.state = resting
 	t.epoch = time.Now()
 	t.watcher = time.AfterFunc(time.Hour, watch)
 	t.watcher.Stop()
@@ -72,7 +82,7 @@ func (t *table[R]) inFlightLocked() int { return len(t.calls) - t.stats.Abandone
 
 // plenty reports whether there is an identifier for every call at any time. Then a call gets the
 // next one without the mutex, and is entered in the table only when its frame is gathered.
-func (t *table[R]) plenty() bool { return t.ids.max == math.MaxUint64 && t.limit == 0 }
+func (t *table[R]) plenty() bool { return t.ids.endless() && t.limit == 0 }
 
 // enter asks for a turn. If the call must wait for it, waits is true, and done tells when it comes.
 func (t *table[R]) enter(c *call[R]) (waits bool, err error) {
@@ -146,66 +156,100 @@ func (t *table[R]) leave(c *call[R]) (figures WaitError, ok bool) {
 }
 
 // replies takes out the calls that replies are for, which the caller then ends. If replies are
-// ordered, all are from one connection. If that has room for requests again, the caller closes w.
-func (t *table[R]) replies(answers []answer[R], from plex.Conn) (w plex.Writer) {
+// ordered, all are from one connection. To freed it appends the writers of connections that have
+// room again, which the caller closes.
+func (t *table[R]) replies(answers []answer[R], from plex.Conn, freed []plex.Writer) []plex.Writer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range answers {
-		answers[i].call = t.replyLocked(answers[i].id)
+		a := &answers[i]
+		if a.more {
+			freed = t.partOfLocked(a, freed)
+			continue
+		}
+		var on *link[R]
+		if a.call, on = t.replyLocked(a.id); t.perConn > 0 {
+			freed = t.unparkLocked(on, freed)
+		}
 	}
 	t.turnsLocked()
-	if t.depth > 0 {
-		w = t.unparkLocked(from)
+	if t.inOrder {
 		if l := t.links[from]; l != nil {
 			t.unpinIdleLocked(l)
 		}
 	}
-	return w
+	return freed
 }
 
-// replyLocked takes out the call that a reply is for. It returns nil if there is none. The caller
-// then gives turns.
-func (t *table[R]) replyLocked(id uint64) *call[R] {
+// replyLocked takes out the call that a reply is for, and returns it, unless it was given up. on is
+// the connection that may have room for another now; nil if there is none. The caller then gives
+// turns.
+func (t *table[R]) replyLocked(id uint64) (answered *call[R], on *link[R]) {
 	c := t.calls[id]
 	if c == nil {
-		if !t.ids.few() && t.ids.used(id) {
-			t.stats.Late++
-		} else {
-			t.stats.Unknown++
-		}
-		return nil
+		t.strayLocked(id)
+		return nil, nil
 	}
+	on = c.on()
 	switch {
-	case c.state == flying && c.on() != nil:
+	case c.state == flying && on != nil:
 		t.removeLocked(c)
 		c.state = over
 		t.stats.Replies++
-		return c
+		return c, on
 	case c.state == abandoned:
-		t.removeLocked(c)
-		t.stats.Late++
+		if c.answered = c.cancels; !c.cancels {
+			t.removeLocked(c)
+		}
+		if !c.ping {
+			t.stats.Late++
+		}
 	case c.state == resting:
 		t.stats.Late++
 	default:
 		t.stats.Unknown++
 	}
-	return nil
+	return nil, on
+}
+
+// strayLocked counts a reply to no request that the table knows.
+func (t *table[R]) strayLocked(id uint64) {
+	if !t.ids.few() && t.ids.used(id) {
+		t.stats.Late++
+	} else {
+		t.stats.Unknown++
+	}
 }
 
 // givenUp is what became of a call that Do gave up.
-type givenUp struct {
+type givenUp[R any] struct {
 	ok        bool          // Do has it again; otherwise somebody else has ended it, and done tells how
-	kept      bool          // but the table keeps it, because its identifier stays reserved
+	kept      *call[R]      // but the table keeps it, because its identifier or place stays reserved; nil if not
 	maybeSent bool          // something of it may have been sent
+	on        *link[R]      // that it had been given to; nil if none
+	freed     []plex.Writer // of a connection that has room again, which the caller closes
 	waited    time.Duration // how long it waited for a connection, if that is what it did
+}
+
+// failure is the error that Do returns for it.
+func (g givenUp[R]) failure(why error) error {
+	err := &Error{MaybeSent: g.maybeSent, Err: why}
+	if g.on != nil {
+		err.Conn = g.on.conn
+	}
+	return err
 }
 
 // giveUp takes out a call that Do gives up. If nobody has taken its frame yet, it is cut out. If
 // something of it may have been sent and identifiers are few, the identifier stays reserved.
-func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
+func (t *table[R]) giveUp(c *call[R], why reason) givenUp[R] {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c.state == over {
+	return t.giveUpLocked(c, why)
+}
+
+func (t *table[R]) giveUpLocked(c *call[R], why reason) (g givenUp[R]) {
+	if c.state == over || c.slow {
 		return g
 	}
 	g.ok = true
@@ -218,6 +262,7 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		t.stats.Failed++
 	}
 	l := c.on()
+	g.on = l
 	switch {
 	case c.state != flying:
 	case l == nil:
@@ -226,18 +271,23 @@ func (t *table[R]) giveUp(c *call[R], why reason) (g givenUp) {
 		}
 		t.cutOutLocked(c)
 	case c.unsent:
-	case t.ids.few(), t.depth > 0:
-		g.kept, g.maybeSent = true, true
-		c.state = abandoned
+	case t.ids.few(), t.inOrder, t.perConn > 0 && !l.datagram:
+		g.kept, g.maybeSent = c, true
+		c.state, c.stream = abandoned, nil
+		c.cancels = t.cancels
 		l.live--
 		t.stats.Abandoned++
 	default:
 		l.owes, g.maybeSent = true, true
 	}
-	if !g.kept && c.state != idle {
+	if g.kept == nil && c.state != idle {
 		t.removeLocked(c)
 		c.state = idle
 	}
+	if t.stall > 0 && g.maybeSent {
+		t.lapseLocked(l)
+	}
+	g.freed = t.unparkLocked(l, nil)
 	t.turnsLocked()
 	return g
 }
@@ -298,11 +348,14 @@ func (t *table[R]) close(reason error) (victims list[R], links []*link[R]) {
 	}
 	clear(t.links)
 	t.rest.freeAllLocked(t)
+	t.quarantine.endLocked(t)
 	for _, c := range t.calls { // those not given to a connection yet, and those that are being written
 		if c.on() == nil {
 			c.in = nil
 			t.removeLocked(c)
-			t.failLocked(c, false, &victims)
+			if !c.ping {
+				t.failLocked(c, false, &victims)
+			}
 		}
 	}
 	t.first, t.last, t.batches, t.buffers = nil, nil, nil, nil

@@ -370,6 +370,109 @@ func TestEveryWayARequestEndsGivesItsTurnToTheNext(t *testing.T) {
 	}
 }
 
+func TestIdentifiersAreFromTheirRange(t *testing.T) {
+	const max64 = 1<<64 - 1
+	for _, r := range [][2]uint64{{1, 3}, {7, 7}, {1000, 1002}, {1 << 40, 1<<40 + 2}, {max64 - 2, max64}} {
+		for _, random := range []bool{false, true} {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				options := []request.Option{request.WithIDRange(r[0], r[1])}
+				if random {
+					options = append(options, request.WithRandomIDs())
+				}
+				ids := echo(conns[0])
+				c := w.client(options...)
+				var want []uint64
+				n := r[1] - r[0] + 1
+				for i := range uint64(100) {
+					requireReply(t, asking(t.Context(), c, "x"), "x")
+					want = append(want, r[0]+i%n)
+				}
+				if !random {
+					require.Equal(t, want, ids())
+
+					return
+				}
+				require.Subset(t, want, ids())
+				require.Subset(t, ids(), want, "each is drawn now and then")
+				if n > 1 {
+					require.NotEqual(t, want, ids())
+				}
+
+				// What nobody can have asked.
+				conns[0].reply(r[0]-1, "")
+				synctest.Wait()
+				require.EqualValues(t, 1, c.Stats().Unknown)
+			})
+		}
+	}
+}
+
+// As many requests as there are identifiers are in flight, again and again.
+func TestRandomIdentifiersAreNeverInUse(t *testing.T) {
+	for _, r := range [][2]uint64{{0, 9}, {100, 200}, {5, 1<<16 + 4}, {5, 1<<16 + 5}, {1, 1<<32 + 1}, {0, 1<<64 - 1}} {
+		t.Run(fmt.Sprint(r), func(t *testing.T) {
+			bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+				c := w.client(request.WithRandomIDs(), request.WithIDRange(r[0], r[1]))
+				flying := map[uint64]<-chan outcome{}
+				n := int(min(r[1]-r[0], 299)) + 1
+				drawn := map[uint64]int{}
+				previous := uint64(0)
+				follows := 0
+				for range 3000 {
+					if len(flying) == n {
+						for id, ch := range flying { // any
+							conns[0].reply(id, "done")
+							requireReply(t, ch, "done")
+							delete(flying, id)
+
+							break
+						}
+					}
+					ch := asking(t.Context(), c, "x")
+					id := conns[0].take("x")
+					require.NotContains(t, flying, id)
+					require.GreaterOrEqual(t, id, r[0])
+					require.LessOrEqual(t, id, r[1])
+					flying[id] = ch
+					drawn[id]++
+					if id == previous+1 {
+						follows++
+					}
+					previous = id
+				}
+				require.Less(t, follows, 1500, "they are in no order")
+				require.Greater(t, len(drawn), min(n, 3000)-1)
+				for id, ch := range flying {
+					conns[0].reply(id, "done")
+					requireReply(t, ch, "done")
+				}
+			})
+		})
+	}
+}
+
+func TestARandomIdentifierThatIsReservedIsNotDrawn(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client(request.WithRandomIDs(), request.WithIDs(4))
+		ctx, cancel := context.WithCancel(t.Context())
+		given := asking(ctx, c, "given up")
+		id := conns[0].take("given up")
+		cancel()
+		requireError(t, given, true, context.Canceled)
+		ids := echo(conns[0])
+		for range 200 {
+			requireReply(t, asking(t.Context(), c, "x"), "x")
+		}
+		require.NotContains(t, ids(), id)
+		conns[0].reply(id, "late")
+		synctest.Wait()
+		for range 200 {
+			requireReply(t, asking(t.Context(), c, "x"), "x")
+		}
+		require.Contains(t, ids(), id)
+	})
+}
+
 // answer replies to a request on whichever connection got it, and drops the requests before it.
 func answer(conns []*fakeConn, text string) {
 	for _, c := range conns {

@@ -35,6 +35,7 @@ const (
 	NoConn                   // there was no connection
 	Shut                     // the client or the multiplexer was closed
 	Refused                  // it could not be encoded
+	Written                  // it has no reply, and was written
 	Otherwise                // anything else
 	Outcomes                 // how many there are
 )
@@ -43,7 +44,7 @@ func (o Outcome) String() string {
 	return [...]string{
 		"pending", "replied", "canceled", "canceled before its turn", "connection reset", "connection closed by the server",
 		"connection killed", "connection out of step", "not taken in time", "connection retired", "no connection", "closed",
-		"not to be encoded", "otherwise",
+		"not to be encoded", "written, without a reply", "otherwise",
 	}[o]
 }
 
@@ -58,6 +59,9 @@ type Asked struct {
 
 	Mispaired atomic.Uint64
 	Asking    atomic.Int64 // calls of Do that are under way
+
+	turns     *Turns        // nil: the replies have identifiers
+	inSession atomic.Uint64 // requests of sessions
 
 	by   [Outcomes]atomic.Uint64
 	next atomic.Uint64
@@ -79,10 +83,15 @@ func NewAsked(m *plex.Multiplexer, opts ...request.Option) (*Asked, error) {
 
 // Do asks once and checks what comes of it.
 func (a *Asked) Do(ctx context.Context, ask Ask) (Outcome, error) {
+	return a.ask(ctx, ask, a.Client.Do)
+}
+
+// ask is Do for a client or a session.
+func (a *Asked) ask(ctx context.Context, ask Ask, do func(context.Context, Ask) (Answer, error)) (Outcome, error) {
 	ask.Unique = a.next.Add(1) - 1
 	a.Asking.Add(1)
 	defer a.Asking.Add(-1)
-	answer, err := a.Client.Do(ctx, ask)
+	answer, err := do(ctx, ask)
 	o := a.judge(ctx, ask, answer, err)
 	a.by[o].Add(1)
 
@@ -107,6 +116,9 @@ func (a *Asked) Do(ctx context.Context, ask Ask) (Outcome, error) {
 // judge says how a request has ended, and notes what is wrong with it.
 func (a *Asked) judge(ctx context.Context, ask Ask, answer Answer, err error) Outcome {
 	if err == nil {
+		if ask.Manner == Unanswered && answer == (Answer{}) {
+			return Written
+		}
 		if answer.Unique != ask.Unique {
 			a.Mispaired.Add(1)
 			a.Wrong("request %d has been given the reply to request %d", ask.Unique, answer.Unique)
@@ -135,7 +147,9 @@ func (a *Asked) judge(ctx context.Context, ask Ask, answer Answer, err error) Ou
 		return Canceled
 	case errors.As(err, &acquire):
 		return NoConn
-	case errors.Is(err, ErrMalformed), errors.Is(err, ErrUnsplit), isTooLong(err):
+	case ask.Step > 0 && errors.Is(err, context.DeadlineExceeded): // that of an earlier request, which has ended its session
+		return Killed
+	case errors.Is(err, ErrMalformed), errors.Is(err, ErrUnsplit), errors.Is(err, request.ErrOutOfStep), isTooLong(err):
 		return OutOfStep
 	case errors.Is(err, ErrUnencodable):
 		return Refused
@@ -187,6 +201,9 @@ func (a *Asked) Err() error {
 	if n := a.Calls.Glued.Load(); n > 0 {
 		errs = append(errs, fmt.Errorf("layers: %d replies are damaged", n))
 	}
+	if a.turns != nil && a.turns.Crossed.Load() > 0 {
+		errs = append(errs, fmt.Errorf("layers: %d replies were parsed with another's request", a.turns.Crossed.Load()))
+	}
 	return errors.Join(errs...)
 }
 
@@ -220,8 +237,10 @@ func (a *Asked) Compare(e *Executor) error {
 			break
 		}
 	}
-	if s := a.Client.Stats(); s.Replies != a.by[Replied].Load() || s.Requests != s.Replies+s.Canceled+s.Failed ||
-		s.Waiting+s.InFlight != 0 || s.Canceled > a.by[Canceled].Load()+a.by[Unturned].Load() {
+	// A session counts as canceled whatever fails when its ctx has ended.
+	canceled := a.by[Canceled].Load() + a.by[Unturned].Load() + a.inSession.Load()
+	if s := a.Client.Stats(); s.Replies != a.by[Replied].Load()+a.by[Written].Load() ||
+		s.Requests != s.Replies+s.Canceled+s.Failed || s.Waiting+s.InFlight != 0 || s.Canceled > canceled {
 		errs = append(errs, fmt.Errorf("layers: the client's figures are not its callers': %d replied, %d canceled; %+v",
 			a.by[Replied].Load(), a.by[Canceled].Load()+a.by[Unturned].Load(), s))
 	}

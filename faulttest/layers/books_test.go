@@ -208,15 +208,15 @@ func TestAskedFindsWhatIsWrong(t *testing.T) {
 func TestTheExecutorFindsWhatIsWrong(t *testing.T) {
 	e := &Executor{}
 	x := &executing{e: e}
-	e.execute(asked{id: 5, Ask: Ask{Unique: 0}}, x)
+	e.execute(asked{id: 5, Ask: Ask{Unique: 0}}, x, Alone)
 	x.send(&asked{id: 5, Ask: Ask{Unique: 0}}, nil)
-	e.execute(asked{id: 5, Ask: Ask{Unique: 1}}, x)
+	e.execute(asked{id: 5, Ask: Ask{Unique: 1}}, x, Alone)
 	require.NoError(t, e.Err())
 	require.True(t, e.Has(1))
 	require.False(t, e.Has(2))
-	e.execute(asked{id: 5, Ask: Ask{Unique: 2}}, x)
+	e.execute(asked{id: 5, Ask: Ask{Unique: 2}}, x, Alone)
 	require.ErrorContains(t, e.Err(), "identifier 5 of request 1 is used for request 2")
-	e.execute(asked{id: 6, Ask: Ask{Unique: 2}}, x)
+	e.execute(asked{id: 6, Ask: Ask{Unique: 2}}, x, Alone)
 	require.ErrorContains(t, e.Err(), "request 2 has come twice")
 	now, peak := e.Pending()
 	require.Equal(t, [2]int{2, 2}, [2]int{now, peak})

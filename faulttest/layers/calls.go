@@ -28,13 +28,18 @@ const (
 	Unsplit                     // with bytes that Split refuses
 	WithReset                   // with a reset
 	WithFIN                     // and with it the server closes its direction
+	MidReset                    // with a reset, if the server has read more of the batch, which it throws away
+	MidStall                    // and if the server has read more of the batch, it first takes nothing for Ask.Delay
+	BesideExtra                 // together with a reply that no request waits for; in order only
+	Unanswered                  // not at all, as the client knows; in order only
 	manners
 )
 
 func (m Manner) String() string {
 	return [...]string{
 		"at once", "later", "never", "twice", "beside an unknown reply", "beside an event", "malformed", "oversized",
-		"unsplit", "with a reset", "with a FIN",
+		"unsplit", "with a reset", "with a FIN", "in the middle of a batch with a reset", "in the middle of a batch after a stall",
+		"beside an extra reply", "unanswered",
 	}[m]
 }
 
@@ -45,6 +50,10 @@ type Ask struct {
 	Delay     time.Duration
 	Size      int // of what fills the request; below 0 it cannot be encoded
 	ReplySize int // of what fills the reply
+
+	Session uint64 // the session that it is part of; 0: none
+	Step    uint8  // its place in the session
+	Last    bool   // there is none behind it in the session
 }
 
 // Answer is a reply. What it repeats of the request has been checked.
@@ -54,12 +63,13 @@ type Answer struct {
 }
 
 const (
-	askHead    = 8 + 8 + 1 + 8 + 4 // identifier, unique number, manner, delay, size of the reply
-	answerHead = 1 + 8 + 8         // kind, identifier, unique number
+	askHead    = 8 + 8 + 1 + 8 + 4 + 8 + 2 // identifier, unique number, manner, delay, size of the reply, session, step, last
+	answerHead = 1 + 8 + 8                 // kind, identifier, unique number
 
 	kindReply   = 'R'
 	kindEvent   = 'E'
 	kindGarbage = '?'
+	kindExtra   = 'X'
 
 	// refused is a length that Split refuses as such, and excess one that is too long.
 	refused = 0xDEADDEAD
@@ -90,6 +100,11 @@ func (*Calls) Append(dst []byte, id uint64, a Ask) ([]byte, error) {
 	dst = append(dst, byte(a.Manner))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(a.Delay))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(a.ReplySize))
+	dst = binary.BigEndian.AppendUint64(dst, a.Session)
+	dst = append(dst, a.Step, 0)
+	if a.Last {
+		dst[len(dst)-1] = 1
+	}
 	dst = fill(dst, a.Unique, a.Size)
 	return seal(dst, at), nil
 }
@@ -114,6 +129,8 @@ func (p *Calls) Parse(body []byte) (id uint64, a Answer, err error) {
 		return 0, Answer{}, request.ErrNotReply
 	case kindGarbage:
 		return 0, Answer{}, ErrMalformed
+	case kindExtra:
+		return 0, Answer{}, errExtra
 	}
 	a.ID, a.Unique = binary.BigEndian.Uint64(rest[1:]), binary.BigEndian.Uint64(rest[9:])
 	if rest[0] != kindReply || !filled(rest[answerHead:], a.Unique) {
@@ -151,6 +168,7 @@ func parseAsk(body []byte) (a asked, err error) {
 	}
 	a.id, a.Unique, a.Manner = binary.BigEndian.Uint64(rest), binary.BigEndian.Uint64(rest[8:]), Manner(rest[16])
 	a.Delay, a.ReplySize = time.Duration(binary.BigEndian.Uint64(rest[17:])), int(binary.BigEndian.Uint32(rest[25:]))
+	a.Session, a.Step, a.Last = binary.BigEndian.Uint64(rest[29:]), rest[37], rest[38] == 1
 	a.Size = len(rest) - askHead
 	if a.Manner >= manners || oracle.Match(uint32(a.Unique)&oracle.MaxID, 0, rest[askHead:]) != a.Size {
 		return asked{}, fmt.Errorf("layers: request %d is filled with another's bytes", a.Unique)

@@ -7,5 +7,6 @@
 //     receiver delivers, and finds the message that is lost, comes twice, is out of order or glued to another.
 //   - Executor answers requests in every way, good and bad, and remembers what it has executed; Asked takes what the
 //     callers of Do were told, and finds the reply that is another's, the request executed twice, and the one that was
-//     said not to have been sent.
+//     said not to have been sent. Turns is the same in order, without identifiers.
+//   - Taker takes messages; Shipped takes what a message.Sender says of them, and a Tap sees what it has really written.
 package layers

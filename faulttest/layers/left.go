@@ -25,6 +25,7 @@ func Left(layer any) (n int, what string) {
 	if table := v.FieldByName("table"); table.IsValid() {
 		count(table, "calls")
 		count(table, "links")
+		count(v.FieldByName("sessions"), "live")
 		v = v.FieldByName("messages").Elem()
 	}
 	count(v, "iterations")

@@ -74,7 +74,7 @@ func layerDefects() []defect {
 			name:  "request-identifier-reused",
 			what:  "an identifier is used again while a late reply to its last request can still come",
 			pkg:   "request",
-			edits: []edit{in("table.giveUp", replace("t.ids.few()", "!t.ids.few()"))},
+			edits: []edit{in("table.giveUpLocked", replace("t.ids.few()", "!t.ids.few()"))},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 		{
@@ -207,7 +207,7 @@ func layerDefects() []defect {
 			name:  "request-datagrams-gathered",
 			what:  "several requests go into one datagram",
 			pkg:   "request",
-			edits: []edit{in("table.take", drop("space = 1"))},
+			edits: []edit{in("table.spaceLocked", replace("return 1", "return b.live"))},
 			tests: gathers("TestDatagramsAreNeverGathered"),
 		},
 		{
@@ -249,7 +249,7 @@ func layerDefects() []defect {
 			name:  "request-call-pooled-twice",
 			what:  "a call that the table keeps for a late reply goes to the pool as well, and to the next request",
 			pkg:   "request",
-			edits: []edit{in("Client.giveUp", always("!g.kept"))},
+			edits: []edit{in("Client.leave", always("g.kept == nil"))},
 			tests: layers("TestFaultFewIdentifiers", "TestFaultLateReplies"),
 		},
 		{
@@ -277,7 +277,7 @@ func layerDefects() []defect {
 			name:  "request-ordered-place-lost",
 			what:  "an ordered request that is given up loses its place, so its reply goes to the next (CVE-2023-28858)",
 			pkg:   "request",
-			edits: []edit{in("table.giveUp", replace("t.depth > 0", "false"))},
+			edits: []edit{in("table.giveUpLocked", replace("t.inOrder", "false"), replace("t.perConn > 0 && !l.datagram", "false"))},
 			tests: gathers("TestWhoGivesUpKeepsHisPlaceAtEveryByteOfTheReplies"),
 		},
 		{
@@ -305,14 +305,14 @@ func layerDefects() []defect {
 			name:  "request-depth-exceeded",
 			what:  "a batch is given whole to a connection that has room for a part of it",
 			pkg:   "request",
-			edits: []edit{in("table.take", never("t.depth > 0"))},
+			edits: []edit{in("table.spaceLocked", replace("t.perConn > 0", "false"))},
 			tests: gathers("TestTheDepthBoundsWhatIsUnansweredOnAConnection"),
 		},
 		{
 			name:  "request-full-connection-never-freed",
 			what:  "a connection that was full is given no more requests when it has room again",
 			pkg:   "request",
-			edits: []edit{in("table.unparkLocked", never("l != nil && l.parked"))},
+			edits: []edit{in("table.unparkLocked", replace("!l.parked", "true"))},
 			tests: gathers("TestTheDepthBoundsWhatIsUnansweredOnAConnection"),
 		},
 		{
@@ -326,7 +326,7 @@ func layerDefects() []defect {
 			name:  "request-session-begins-owed",
 			what:  "a session begins on a connection on which a reply is still owed to a request that was given up",
 			pkg:   "request",
-			edits: []edit{in("table.tidy", replace("(t.depth == 0 || l.held == 0)", "true"))},
+			edits: []edit{in("table.tidy", replace("(!t.inOrder || l.held == 0)", "true"))},
 			tests: gathers("TestASessionBeginsWhenNothingIsOwed"),
 		},
 		{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.atomizer.io/plex/faulttest/check"
@@ -21,6 +22,9 @@ type asking struct {
 	executor *layers.Executor
 	book     *layers.Asked
 	callers  sync.WaitGroup
+
+	ids           atomic.Uint64 // of sessions
+	whole, broken atomic.Uint64 // sessions that were given back, and not
 }
 
 // begin starts the callers.
@@ -31,13 +35,18 @@ func (a *asking) begin(end <-chan struct{}) {
 	if a.r.timeout > 0 {
 		opts = append(opts, request.WithWriteTimeout(a.r.timeout))
 	}
-	if a.r.ids > 0 {
+	if a.r.ids > 0 && !a.r.ordered {
 		opts = append(opts, request.WithIDs(a.r.ids))
 	}
 	if a.r.inFlight > 0 {
 		opts = append(opts, request.WithInFlight(a.r.inFlight))
 	}
-	book, err := layers.NewAsked(a.mux, opts...)
+	open := layers.NewAsked
+	if a.r.ordered {
+		open = layers.NewTurns
+		opts = append(opts, request.WithDepth(a.r.depth))
+	}
+	book, err := open(a.mux, opts...)
 	if err != nil {
 		panic(err) // nothing in it depends on anything
 	}
@@ -46,6 +55,11 @@ func (a *asking) begin(end <-chan struct{}) {
 	a.r.mu.Unlock()
 	for i := range a.r.callers {
 		a.callers.Go(func() { a.caller(uint64(i), end) })
+	}
+	if a.r.ordered {
+		for i := range 1 + a.r.callers/50 {
+			a.callers.Go(func() { a.sessions(uint64(i), end) })
+		}
 	}
 }
 
@@ -72,41 +86,60 @@ func (a *asking) caller(i uint64, end <-chan struct{}) {
 			select {
 			case <-end:
 			default:
-				a.r.fail(fmt.Errorf("a request has ended by %w before the end", err))
+				a.r.fail(errEarly("a request", err))
 			}
 			return
 		case layers.Otherwise:
-			a.r.fail(fmt.Errorf("a request has ended by an error that says neither what went wrong nor where: %w", err))
+			a.r.fail(errUnclear(err))
 			return
 		}
 	}
 }
 
+func errEarly(what string, err error) error {
+	return fmt.Errorf("%s has ended by %w before the end", what, err)
+}
+
+func errUnclear(err error) error {
+	return fmt.Errorf("a request has ended by an error that says neither what went wrong nor where: %w", err)
+}
+
 // draw draws a request and how long its caller waits; 0: to the end.
 func (a *asking) draw(rng *rand.Rand) (q layers.Ask, limit time.Duration) {
 	q = layers.Ask{Size: rng.IntN(100), ReplySize: rng.IntN(100)}
-	few := a.r.ids > 0
+	few, ordered := a.r.ids > 0, a.r.ordered
+	if ordered {
+		q.Size++ // so that no request is the zero value, which stands for none
+	}
 	switch n := rng.IntN(1000); {
 	case n < 700:
 	case n < 900:
 		q.Manner, q.Delay = layers.Later, time.Duration(rng.IntN(3000))*time.Microsecond
+		if ordered && rng.IntN(20) > 0 {
+			q.Manner = layers.AtOnce // as it holds up all behind it
+		}
 	case n < 940:
 		q.Manner, q.Delay = layers.Later, time.Duration(rng.IntN(3000))*time.Microsecond
 		limit = time.Duration(rng.IntN(3000)) * time.Microsecond
 	case n < 960:
 		limit = time.Duration(rng.IntN(1000)) * time.Microsecond
+	case n < 980 && ordered:
+		q.Manner = layers.Unanswered
 	case n < 970 && !few: // a server that answers twice lies to who has the identifier by then
 		q.Manner = layers.Twice
 	case n < 980 && !few:
 		q.Manner = layers.BesideUnknown
 	case n < 990:
 		q.Manner = layers.BesideEvent
-	case n < 992 && (!few || rng.IntN(20) == 0): // it holds its identifier until the connection ends
+	case n < 992 && !ordered && (!few || rng.IntN(20) == 0): // it holds its identifier until the connection ends
 		q.Manner, limit = layers.Never, time.Duration(1+rng.IntN(3000))*time.Microsecond
 	case n < 993:
 		q.Size = -1
 	case n < 995:
 		q.Size, q.ReplySize = 60_000, 60_000
+	}
+	if q.Size < 0 {
+		return q, limit
 	}
 	switch rng.IntN(20_000) {
 	case 0:
@@ -119,6 +152,14 @@ func (a *asking) draw(rng *rand.Rand) (q layers.Ask, limit time.Duration) {
 		q.Manner = layers.WithReset
 	case 4:
 		q.Manner = layers.WithFIN
+	case 5, 6:
+		q.Manner = layers.MidReset
+	case 7, 8:
+		q.Manner, q.Delay = layers.MidStall, time.Duration(rng.IntN(30))*time.Millisecond
+	case 9:
+		if ordered {
+			q.Manner = layers.BesideExtra
+		}
 	}
 	return q, limit
 }

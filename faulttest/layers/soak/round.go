@@ -1,6 +1,8 @@
 package main
 
-// One round: two servers behind their proxies, a pool and a layer on each, and everything that is done to them.
+// One round: two servers behind their proxies, a pool and a layer on each, and everything that is done to them. In every
+// other round, one is asked by identifiers, and the other talks; in those between, one is asked in order, and the other is
+// sent messages.
 
 import (
 	"context"
@@ -16,6 +18,7 @@ import (
 	"go.atomizer.io/plex/faulttest/layers"
 	"go.atomizer.io/plex/faulttest/proxy"
 	"go.atomizer.io/plex/faulttest/scaffold"
+	"go.atomizer.io/plex/message"
 )
 
 // ending is how a round ends.
@@ -48,15 +51,23 @@ type setup struct {
 	loops    int
 	channel  bool // instead of the loops: what is in its buffer would be overtaken by theirs
 	leaves   bool // loops are left and begun anew
+	ordered  bool // replies come in order, and a Sender sends
+	depth    int  // most unanswered on one connection, in order
+	single   bool // the Sender has one connection
+	tap      bool // its writes are looked at
+	short    bool // it has no large messages
+	queue    int  // most bytes that it keeps
+	drop     message.Drop
 	end      ending
 }
 
 func (p setup) String() string {
 	return fmt.Sprintf("round %d, %v: minimum %d, scaling %v, lifetime %v, kills every %v, TLS %v, identifiers to %d, "+
-		"in flight %d, write buffer %d, tight %v, write timeout %v, %d loops, left %v, a channel instead %v; %v",
+		"in flight %d, write buffer %d, tight %v, write timeout %v, %d loops, left %v, a channel instead %v, "+
+		"ordered %v, depth %d, a single connection to send %v, looked at %v, short %v, queue %d, oldest dropped %v; %v",
 		p.number, p.length, p.Minimum, p.Scaling > 0, p.Lifetime, p.kills, p.tls, p.ids, p.inFlight, p.buffer, p.tight, p.timeout,
 		p.loops, p.leaves,
-		p.channel, p.end)
+		p.channel, p.ordered, p.depth, p.single, p.tap, p.short, p.queue, p.drop == message.DropOldest, p.end)
 }
 
 // draw draws how round n is set up.
@@ -91,6 +102,20 @@ func (s *soak) draw(n int) setup {
 	}
 	p.leaves = rng.IntN(2) == 0
 	p.channel = rng.IntN(4) == 0
+	p.ordered = n%2 == 1
+	p.depth = []int{1, 3, 100, 1024, 1024}[rng.IntN(5)]
+	p.queue = []int{2000, 100_000, 1 << 20}[rng.IntN(3)]
+	k := n / 2 // so that even a short run has each
+	p.single = k%3 == 1
+	p.tap = k%2 == 0 && !p.tls
+	p.short = k%3 != 2
+	if k%4 == 0 {
+		p.queue = 20_000 // less than those who send together would like
+	}
+	if limit := time.Duration(2+rng.IntN(20)) * time.Millisecond; p.ordered && k%2 == 0 {
+		p.timeout, p.tight = limit, true
+	}
+	p.drop = message.Drop(rng.IntN(2))
 	return p
 }
 
@@ -101,8 +126,27 @@ type round struct {
 	mercy    atomic.Bool // no new faults
 	stopping atomic.Bool // no new requests and messages
 	beside   scaffold.Outages
-	talking  talking
+	talking  talking  // if not ordered
+	shipping shipping // if ordered
 	asking   asking
+}
+
+// sides are those that the round has.
+func (r *round) sides() []*side {
+	if r.ordered {
+		return []*side{&r.shipping.side, &r.asking.side}
+	}
+	return []*side{&r.talking.side, &r.asking.side}
+}
+
+// opened reports whether all pools are open.
+func (r *round) opened() bool {
+	for _, on := range r.sides() {
+		if on.mux == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // side is what both halves of a round have: a proxy and a pool.
@@ -117,7 +161,7 @@ type side struct {
 func (s *soak) newRound(n int) *round {
 	r := &round{soak: s, setup: s.draw(n)}
 	r.beside.Wrong = r.fail
-	r.talking.r, r.asking.r = r, r
+	r.talking.r, r.shipping.r, r.asking.r = r, r, r
 	return r
 }
 
@@ -133,7 +177,7 @@ func (s *soak) round(ctx context.Context, n int) error {
 	if err := r.open(ctx); err != nil {
 		return err
 	}
-	if r.talking.mux != nil && r.asking.mux != nil {
+	if r.opened() {
 		r.load(ctx)
 	}
 	r.Patient("Close", r.close)
@@ -145,27 +189,50 @@ func (s *soak) round(ctx context.Context, n int) error {
 // open starts the servers and the pools.
 func (r *round) open(ctx context.Context) error {
 	var server *tls.Config
-	connect := func(p *proxy.Proxy) plex.Connect { return plex.Dial("tcp", p.Addr()) }
 	if r.tls {
 		server = r.ServerTLS
 	}
-	r.talking.ready = make(chan struct{})
-	r.talking.talker = &layers.Talker{Size: layers.Mixed, Batch: 8 << 10, Begin: r.talking.ready}
-	r.asking.executor = &layers.Executor{TLS: server}
-	if err := r.talking.serve(r.talking.talker.Serve, 0x1); err != nil {
-		return err
-	}
+	r.asking.executor = &layers.Executor{TLS: server, Ordered: r.ordered, Tight: r.ordered && r.tight}
 	if err := r.asking.serve(r.asking.executor.Serve, 0x2); err != nil {
 		return err
 	}
-	r.talking.mux = r.Open(ctx, context.Background(), connect(r.talking.proxy))
-	connect = func(p *proxy.Proxy) plex.Connect { return plex.DialContext(dialer{r}, "tcp", p.Addr()) }
-	r.asking.mux = r.Open(ctx, context.Background(), connect(r.asking.proxy))
+	over := func(p *proxy.Proxy, tap *layers.Tap) plex.Connect {
+		return plex.DialContext(dialer{r, tap}, "tcp", p.Addr())
+	}
+	if r.ordered {
+		seed := r.Rand(0x5, uint64(r.number)).Uint64()
+		r.shipping.taker = &layers.Taker{
+			TLS: server, Tight: r.tight, InOrder: r.single,
+			Half: func(k int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(k))) },
+		}
+		if err := r.shipping.serve(r.shipping.taker.Serve, 0x3); err != nil {
+			return err
+		}
+		if r.tap {
+			r.shipping.tap = new(layers.Tap)
+		}
+		pool := r.Pool
+		if r.single {
+			pool.Capacity, pool.Minimum, pool.Scaling = 1, 1, 0
+		}
+		r.shipping.mux = pool.Open(ctx, context.Background(), over(r.shipping.proxy, r.shipping.tap))
+	} else {
+		r.talking.ready = make(chan struct{})
+		r.talking.talker = &layers.Talker{Size: layers.Mixed, Batch: 8 << 10, Begin: r.talking.ready}
+		if err := r.talking.serve(r.talking.talker.Serve, 0x1); err != nil {
+			return err
+		}
+		r.talking.mux = r.Open(ctx, context.Background(), plex.Dial("tcp", r.talking.proxy.Addr()))
+	}
+	r.asking.mux = r.Open(ctx, context.Background(), over(r.asking.proxy, nil))
 	return nil
 }
 
-// dialer dials for requests.
-type dialer struct{ r *round }
+// dialer dials for requests, and for messages that are sent.
+type dialer struct {
+	r   *round
+	tap *layers.Tap // may be nil
+}
 
 func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
@@ -184,6 +251,9 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
+	}
+	if d.tap != nil {
+		return d.tap.Wrap(conn.(*net.TCPConn)), nil
 	}
 	return conn, nil
 }
@@ -212,6 +282,9 @@ func (r *round) script(on *side, salt uint64) func(k int) proxy.Script {
 			if salt == 0x1 && step.Dir == proxy.Up && step.Do != proxy.Stall && step.Do != proxy.Slice {
 				step.Dir = proxy.Down // nothing is sent to the one that talks
 			}
+			if salt == 0x3 {
+				step.Dir = proxy.Up // and the one that takes messages says nothing
+			}
 		}
 		return script
 	}
@@ -237,10 +310,14 @@ func (r *round) load(ctx context.Context) {
 	end := make(chan struct{})
 	ctxBeside, endBeside := context.WithCancel(context.Background())
 	defer endBeside()
-	for _, on := range []*side{&r.talking.side, &r.asking.side} {
+	for _, on := range r.sides() {
 		r.beside.Go(func() { r.Watch(ctxBeside, on.mux, &on.stats) })
 	}
-	r.talking.begin()
+	if r.ordered {
+		r.shipping.begin(end)
+	} else {
+		r.talking.begin()
+	}
 	r.asking.begin(end)
 	if r.kills > 0 {
 		r.beside.Go(func() { r.killer(end) })
@@ -259,24 +336,43 @@ func (r *round) load(ctx context.Context) {
 		r.stopping.Store(true)
 		r.Patient("a caller that is to stop", r.asking.callers.Wait)
 		r.Patient("the proxy's restart", r.beside.Wait)
-		r.talking.calm()
+		if r.ordered {
+			r.shipping.taker.Mercy()
+			r.Patient("a sender that is to stop", r.shipping.senders.Wait)
+			r.shipping.calm()
+		} else {
+			r.talking.calm()
+		}
 		r.asking.calm()
 	case endPools:
-		r.Patient("Close under load", func() { r.none(r.talking.mux.Close()); r.none(r.asking.mux.Close()) })
+		r.Patient("Close under load", func() { r.each(func(m *plex.Multiplexer) error { return m.Close() }) })
 	case endShutdown:
 		r.Patient("Shutdown under load", func() {
-			r.none(r.talking.mux.Shutdown(context.Background()))
-			r.none(r.asking.mux.Shutdown(context.Background()))
+			r.each(func(m *plex.Multiplexer) error { return m.Shutdown(context.Background()) })
 		})
 	case endClient:
 		r.Patient("Close of the client under load", func() { r.none(r.asking.book.Client.Close()) })
+		if r.ordered {
+			r.Patient("Close of the sender under load", r.shipping.hurry)
+		}
 	}
 	r.stopping.Store(true)
 	r.Patient("a caller after the end", r.asking.callers.Wait)
+	if r.ordered {
+		r.Patient("a sender after the end", r.shipping.senders.Wait)
+		return
+	}
 	// A loop that ends by its ctx leaves beginnings for the next one, so these end by the pool's Close.
 	r.Patient("Close", func() { r.none(r.talking.mux.Close()) })
 	r.Patient("a loop over messages after the end", r.talking.loops.Wait)
 	r.talking.stop()
+}
+
+// each ends the pools, one after the other.
+func (r *round) each(end func(*plex.Multiplexer) error) {
+	for _, on := range r.sides() {
+		r.none(end(on.mux))
+	}
 }
 
 // killer kills connections, as a consumer does that has found one to be of no use.
@@ -289,10 +385,7 @@ func (r *round) killer(end <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		m := r.talking.mux
-		if n%2 == 0 {
-			m = r.asking.mux
-		}
+		m := r.sides()[n%2].mux
 		if w, err := m.Writer(context.Background(), time.Millisecond); err == nil {
 			_ = w.Kill()
 		}
@@ -307,14 +400,16 @@ func (r *round) close() {
 	if b := r.asking.book; b != nil {
 		r.none(b.Client.Close())
 	}
-	for _, m := range []*plex.Multiplexer{r.asking.mux, r.talking.mux} {
-		if m != nil {
-			r.none(m.Close())
+	for _, on := range r.sides() {
+		if on.mux != nil {
+			r.none(on.mux.Close())
 		}
 	}
+	r.shipping.finish()
 	r.beside.Wait()
-	r.talking.proxy.Close()
-	r.asking.proxy.Close()
+	for _, on := range r.sides() {
+		on.proxy.Close()
+	}
 	r.beside.Wait()
 }
 
@@ -322,16 +417,17 @@ func (r *round) close() {
 func (r *round) history() string {
 	var text strings.Builder
 	text.WriteString(r.setup.String() + "\n")
-	if p := r.talking.proxy; p != nil {
-		text.WriteString("the latest faults of the one that talks:\n" + p.Tell(15))
-	}
-	if p := r.asking.proxy; p != nil {
-		text.WriteString("the latest faults of the one that is asked:\n" + p.Tell(15))
-	}
-	for _, m := range []*plex.Multiplexer{r.talking.mux, r.asking.mux} {
-		if m != nil {
-			fmt.Fprintf(&text, "%+v\n", m.Stats())
+	for i, on := range r.sides() {
+		if on.proxy != nil {
+			what := [...]string{"the one that talks or is sent messages", "the one that is asked"}[i]
+			text.WriteString("the latest faults of " + what + ":\n" + on.proxy.Tell(15))
 		}
+		if on.mux != nil {
+			fmt.Fprintf(&text, "%+v\n", on.mux.Stats())
+		}
+	}
+	if b := r.shipping.shipped(); b != nil {
+		fmt.Fprintf(&text, "%+v\n", b.Sender.Stats())
 	}
 	if b := r.asking.asked(); b != nil {
 		fmt.Fprintf(&text, "%+v\n", b.Client.Stats())

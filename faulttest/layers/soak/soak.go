@@ -36,6 +36,16 @@ type sums struct {
 	pending                                      uint64 // entries left
 	faults                                       map[proxy.Kind]uint64
 	killed, expired, scaledUp, scaledDown, lefts uint64
+
+	orderedRounds, ordered, sent, writes uint64
+	halves, stalls                       uint64 // batches of requests of which a part was taken
+	sessions, sessionsBroken             uint64
+	outcomesAt                           [layers.Outcomes][layers.Places]uint64 // of the requests executed
+
+	fates                                                     [layers.Fates]uint64
+	fatesAt                                                   [layers.Fates][layers.Places]uint64 // of those that have come
+	arrived, tapped, senderWrites, senderHalves, senderStalls uint64
+	shippedStrict, shippedLost                                uint64
 }
 
 func newSoak(o options, out io.Writer) (*soak, error) {
