@@ -130,14 +130,14 @@ func partDefects() []defect {
 			name:  "request-cancelled-identifiers-pile-up",
 			what:  "an identifier whose request was cancelled stays reserved until its connection ends, however many there are",
 			pkg:   "request",
-			edits: []edit{in("table.settleCancelLocked", replace("t.ids.max <= ringIDs", "true"))},
+			edits: []edit{in("table.settleCancelLocked", replace("t.ids.small()", "true"))},
 			tests: tests("TestARequestThatItsContextEndsIsCancelled"),
 		},
 		{
 			name:  "request-cancelled-identifier-too-early",
 			what:  "one of few identifiers is used again though the reply to its cancelled request may still come",
 			pkg:   "request",
-			edits: []edit{in("table.settleCancelLocked", replace("t.ids.max <= ringIDs", "false"))},
+			edits: []edit{in("table.settleCancelLocked", replace("t.ids.small()", "false"))},
 			tests: tests("TestARequestThatItsContextEndsIsCancelled"),
 		},
 		{
