@@ -95,7 +95,7 @@ func partDefects() []defect {
 			name:  "request-slow-stream-not-cancelled",
 			what:  "the server goes on to send parts to a stream that has failed",
 			pkg:   "request",
-			edits: []edit{in("receiver.deliver", drop("rx.table.spawn(a.slow.cancel)"))},
+			edits: []edit{in("table.partOfLocked", drop("t.wg.Go(s.cancel)"))},
 			tests: tests("TestAStreamThatIsTooSlowFailsAlone"),
 		},
 		{
