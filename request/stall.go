@@ -27,7 +27,7 @@ type stalling[R any] struct {
 	runs    bool
 	begun   uint64    // how often something has been expected after nothing was
 	asked   uint64    // the pulse when it was last given a request
-	lapsed  bool      // a request was given up, and the connection has brought nothing since it was last asked
+	lapsed  bool      // a request was given up; if the pulse is not asked any more, that says nothing
 	seen    uint64    // the pulse and begun at the latest tick
 	silent  int       // ticks in a row at which that was the same
 	writing *batch[R] // what was being written at the latest tick
@@ -55,14 +55,6 @@ func (t *table[R]) expectLocked(l *link[R], n int) {
 }
 
 func (t *table[R]) stallTick() time.Duration { return max(t.stall/stallTicks, 1) }
-
-// lapseLocked notes that a request on a connection was given up. If callers give up before the
-// timeout, a connection that is stalled must be found all the same.
-func (t *table[R]) lapseLocked(l *link[R]) {
-	if s := &l.stalling; s.pulse.beats.Load() == s.asked {
-		s.lapsed = true
-	}
-}
 
 // expectsLocked reports whether something must come over a connection.
 func (t *table[R]) expectsLocked(l *link[R]) bool {

@@ -742,8 +742,9 @@ func TestARequestOnAFullConnectionIsCancelledWhichMakesRoom(t *testing.T) {
 				requireError(t, gone, true, context.Canceled)
 				synctest.Wait()
 				conns[0].allow(-1)
-				conns[0].reply(conns[0].take("stays"), "reply")
-				conns[0].canceled(t, id, "gone")
+				other := conns[0].take("stays")
+				conns[0].canceled(t, id, "gone") // though there is no reply that makes room
+				conns[0].reply(other, "reply")
 				requireReply(t, stays, "reply")
 				conns[0].reply(conns[0].take("next"), "reply")
 				requireReply(t, next, "reply")

@@ -173,13 +173,13 @@ func partDefects() []defect {
 			what:  "time in which nothing was in flight counts for the stall timeout",
 			pkg:   "request",
 			edits: []edit{in("table.expectLocked", drop("s.begun++"))},
-			tests: tests("TestAnIdleConnectionIsNotStalled"),
+			tests: tests("TestTheStallTimeCountsFromTheRequestThatWaits"),
 		},
 		{
 			name:  "request-stall-hidden-by-contexts",
 			what:  "a connection that hangs is not found if its callers give up sooner",
 			pkg:   "request",
-			edits: []edit{in("table.giveUpLocked", drop("t.lapseLocked(l)"))},
+			edits: []edit{in("table.giveUpLocked", drop("l.stalling.lapsed = true"))},
 			tests: tests("TestRequestsThatGoOnDoNotHideAStall"),
 		},
 		{
@@ -194,13 +194,13 @@ func partDefects() []defect {
 			what:  "a reply is expected to requests that have none",
 			pkg:   "request",
 			edits: []edit{in("table.expectsLocked", always("!c.quiet"))},
-			tests: tests("TestAQuietRequestExpectsNothing"),
+			tests: tests("TestAStreamOfQuietRequestsIsNoStall"),
 		},
 		{
 			name:  "request-stall-after-an-answer",
 			what:  "a request that was given up is waited for although its server has shown that it is alive",
 			pkg:   "request",
-			edits: []edit{in("table.lapseLocked", always("s.pulse.beats.Load() == s.asked"))},
+			edits: []edit{in("table.tickStall", drop("s.lapsed = false"))},
 			tests: tests("TestAGivenUpRequestThatWasAnsweredInPartIsNoStall"),
 		},
 		{
