@@ -56,17 +56,13 @@ func (t *table[R]) expectLocked(l *link[R], n int) {
 
 func (t *table[R]) stallTick() time.Duration { return max(t.stall/stallTicks, 1) }
 
-// expectsLocked reports whether something must come over a connection.
+// expectsLocked reports whether something must come over a connection. Requests without a reply are
+// on it only while they are being written, each time anew.
 func (t *table[R]) expectsLocked(l *link[R]) bool {
-	if !t.inOrder {
-		return l.live > 0 || l.stalling.lapsed
+	if t.inOrder {
+		return l.held > 0
 	}
-	for c := l.calls.head; c != nil; c = c.next {
-		if !c.quiet {
-			return true
-		}
-	}
-	return false
+	return l.live > 0 || l.stalling.lapsed
 }
 
 // lookForStall is called by the timer of a connection.

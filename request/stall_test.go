@@ -196,6 +196,10 @@ func TestAStreamOfQuietRequestsIsNoStall(t *testing.T) {
 
 			return do(p)
 		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := c.Do(ctx, "quiet") // which nothing shows to have arrived
+		requireIs(t, err, true, context.DeadlineExceeded)
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {

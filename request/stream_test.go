@@ -404,7 +404,7 @@ func TestAStreamThatIsTooSlowFailsAlone(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, 1, c.Stats().InFlight)
 			for range 20 {
-				conns[0].part(id, "too much")
+				conns[0].part(id, "excess")
 			}
 			conns[0].canceled(t, id, "x")
 			require.Zero(t, conns[0].unread())

@@ -284,7 +284,7 @@ func (t *table[R]) giveUpLocked(c *call[R], why reason) (g givenUp[R]) {
 		t.removeLocked(c)
 		c.state = idle
 	}
-	if g.maybeSent {
+	if g.maybeSent && !c.quiet {
 		l.stalling.lapsed = true // a connection that hangs must be found although its callers give up sooner
 	}
 	g.freed = t.unparkLocked(l, nil)
