@@ -34,10 +34,11 @@ const mostAside = 64 << 10
 
 // aside is what is to be written over just one connection. The table's mutex guards it.
 type aside[R any] struct {
-	cancels []cancel[R]
-	bytes   int
-	busy    bool   // a goroutine writes them
-	stop    func() // ends its wait for the writer; nil while it does not wait
+	cancels []cancel[R] // to be written
+	bytes   int         // of those
+	written []cancel[R] // what is being written
+	busy    bool        // a goroutine writes them
+	stop    func()      // ends its wait for the writer; nil while it does not wait
 }
 
 // cancel cancels a request.
@@ -159,7 +160,7 @@ func (t *table[R]) dropAsideLocked(l *link[R]) {
 	for _, c := range l.aside.cancels {
 		t.settleCancelLocked(c.call, false)
 	}
-	l.aside = aside[R]{}
+	l.aside = aside[R]{written: l.aside.written}
 }
 
 // takeCancels makes one batch of the frames that cancel requests. It returns nil if there is none
@@ -178,8 +179,8 @@ func (t *table[R]) takeCancels(f *flusher[R], l *link[R]) *batch[R] {
 	}
 	b := t.batchLocked()
 	b.frames = t.bufferLocked()
-	b.cancels = append(b.cancels, a.cancels[:n]...)
-	for _, c := range b.cancels {
+	a.written = append(a.written[:0], a.cancels[:n]...)
+	for _, c := range a.written {
 		b.frames = append(b.frames, c.frame...)
 	}
 	a.bytes -= len(b.frames)
@@ -192,14 +193,16 @@ func (t *table[R]) takeCancels(f *flusher[R], l *link[R]) *batch[R] {
 	return b
 }
 
-// canceledLocked is called when a batch that cancels requests has been written.
-func (t *table[R]) canceledLocked(b *batch[R], err error) {
+// canceledLocked is called when a batch without requests has been written.
+func (t *table[R]) canceledLocked(l *link[R], err error) {
 	if err == nil {
-		t.stats.Cancels += uint64(len(b.cancels))
+		t.stats.Cancels += uint64(len(l.aside.written))
 	}
-	for _, c := range b.cancels {
+	for _, c := range l.aside.written {
 		t.settleCancelLocked(c.call, err == nil)
 	}
+	clear(l.aside.written)
+	l.aside.written = l.aside.written[:0]
 }
 
 // settleCancelLocked is called when what cancels a request has been written, or never will be. call

@@ -31,15 +31,14 @@ const (
 
 // batch is the requests that one Write carries. It exists until the last of them has ended.
 type batch[R any] struct {
-	next    *batch[R] // in the queue
-	prev    *batch[R]
-	on      *link[R] // the connection that it was given to; nil while it is in the queue
-	calls   list[R]  // while it is in the queue; then its link has them
-	live    int      // calls that are in it
-	frames  []byte
-	cut     int         // bytes of frames that belong to requests given up
-	own     *scratch    // the memory of its only frame; nil if frames are gathered
-	cancels []cancel[R] // that it carries instead of requests
+	next   *batch[R] // in the queue
+	prev   *batch[R]
+	on     *link[R] // the connection that it was given to; nil while it is in the queue
+	calls  list[R]  // while it is in the queue; then its link has them
+	live   int      // calls that are in it
+	frames []byte
+	cut    int      // bytes of frames that belong to requests given up
+	own    *scratch // the memory of its only frame; nil if frames are gathered
 }
 
 // scratch is memory that requests are encoded into.
@@ -279,7 +278,7 @@ func (t *table[R]) settle(f *flusher[R], n int, err error, refused bool) (victim
 		t.crowd = f.carried > 1 || t.first != nil
 		t.stats.Writes++
 	} else {
-		t.canceledLocked(b, err)
+		t.canceledLocked(on, err)
 	}
 	if err == nil && t.quiet {
 		t.endQuietLocked(b)

@@ -513,6 +513,7 @@ func TestCloseFailsRequestsAtEachStage(t *testing.T) {
 		requireIs(t, err, false, request.ErrClosed)
 		require.NoError(t, c.Close())
 		require.NoError(t, lease.Close())
+		synctest.Wait()
 		require.Zero(t, w.mux.Stats().Open, "one is torn, and over the other a reply can still come")
 	})
 }

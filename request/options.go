@@ -62,7 +62,7 @@ type config struct {
 // waits for one, first come, first served. Of more than 1<<16 identifiers an eighth is kept free,
 // so that the next free one is found quickly. If many replies never come, as over datagrams or from
 // a server that drops requests, use plex.WithMaxLifetime: connections then end from time to time,
-// which frees their identifiers.
+// which frees their identifiers. See also [Canceler].
 func WithIDs(max uint64) Option { return idRange("WithIDs", 0, max) }
 
 // WithIDRange is [WithIDs] for identifiers from min to max: for protocols in which 0 means something

@@ -39,11 +39,8 @@ type answer[R any] struct {
 	id    uint64
 	reply R
 	call  *call[R] // nil if there is none, or before it has been looked up
-
-	// Of a part that is not the last.
-	more bool
-	size int        // bytes of its message
-	slow *stream[R] // that it was too much for
+	more  bool     // it is a part that is not the last
+	size  int32    // bytes of the message
 }
 
 // receive runs a receiver. It ends with the client or with the multiplexer.
@@ -115,7 +112,7 @@ func (rx *receiver[Q, R]) take(m message.Message) {
 	case p.err != nil:
 		rx.malformed(m.Conn, p.err)
 	default:
-		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply, more: p.more, size: len(m.Data)})
+		rx.answers = append(rx.answers, answer[R]{id: p.id, reply: p.reply, more: p.more, size: int32(len(m.Data))})
 		if len(rx.answers) == mostAnswers {
 			rx.deliver()
 		}
@@ -141,12 +138,9 @@ func (rx *receiver[Q, R]) deliver() {
 	}
 	rx.freed = rx.table.replies(rx.answers, rx.from, rx.freed[:0])
 	for i := range rx.answers {
-		switch a := &rx.answers[i]; {
-		case a.call != nil:
+		if a := &rx.answers[i]; a.call != nil {
 			a.call.reply = a.reply
 			a.call.done <- reply
-		case a.slow != nil && a.slow.cancel != nil:
-			rx.table.spawn(a.slow.cancel)
 		}
 	}
 	closeAll(rx.freed)

@@ -141,7 +141,7 @@ func TestTheBoundForEachConnectionIsKeptAndAConnectionWithRoomIsChosen(t *testin
 					require.LessOrEqual(t, inFlight[i], bound)
 				}
 			}
-			for answered := 0; answered < 10; answered++ {
+			for answered := range 10 {
 				look()
 				if 10-answered >= 2*bound {
 					require.Equal(t, []int{bound, bound}, inFlight, "there is room, and callers wait")

@@ -27,7 +27,7 @@ type stalling[R any] struct {
 	runs    bool
 	begun   uint64    // how often something has been expected after nothing was
 	asked   uint64    // the pulse when it was last given a request
-	lapsed  bool      // a request was given up, and the connection has brought nothing since it was last asked
+	lapsed  bool      // a request was given up; if the pulse is not asked any more, that says nothing
 	seen    uint64    // the pulse and begun at the latest tick
 	silent  int       // ticks in a row at which that was the same
 	writing *batch[R] // what was being written at the latest tick
@@ -56,25 +56,13 @@ func (t *table[R]) expectLocked(l *link[R], n int) {
 
 func (t *table[R]) stallTick() time.Duration { return max(t.stall/stallTicks, 1) }
 
-// lapseLocked notes that a request on a connection was given up. If callers give up before the
-// timeout, a connection that is stalled must be found all the same.
-func (t *table[R]) lapseLocked(l *link[R]) {
-	if s := &l.stalling; s.pulse.beats.Load() == s.asked {
-		s.lapsed = true
-	}
-}
-
-// expectsLocked reports whether something must come over a connection.
+// expectsLocked reports whether something must come over a connection. Requests without a reply are
+// on it only while they are being written, each time anew.
 func (t *table[R]) expectsLocked(l *link[R]) bool {
-	if !t.inOrder {
-		return l.live > 0 || l.stalling.lapsed
+	if t.inOrder {
+		return l.held > 0
 	}
-	for c := l.calls.head; c != nil; c = c.next {
-		if !c.quiet {
-			return true
-		}
-	}
-	return false
+	return l.live > 0 || l.stalling.lapsed
 }
 
 // lookForStall is called by the timer of a connection.

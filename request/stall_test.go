@@ -4,6 +4,7 @@ package request_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,6 +166,51 @@ func TestAGivenUpRequestThatWasAnsweredInPartIsNoStall(t *testing.T) {
 		<-s.done
 		time.Sleep(time.Hour)
 		require.Zero(t, conns[0].Closes())
+	})
+}
+
+// What is in flight may change without anything coming, and without a moment in which nothing is.
+func TestTheStallTimeCountsFromTheRequestThatWaits(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.with(partProtocol{}, request.WithStallTimeout(stall), request.WithIDs(1<<31-1))
+		s := streaming(t.Context(), c, "x")
+		conns[0].part(conns[0].take("x"), "1")
+		synctest.Wait()
+		time.Sleep(stall - time.Millisecond)
+		close(s.next)
+		<-s.done
+		next := asking(t.Context(), c, "next")
+		id := conns[0].take("next")
+		time.Sleep(stall - time.Millisecond)
+		conns[0].reply(id, "reply")
+		requireReply(t, next, "reply")
+	})
+}
+
+// Requests without a reply may be written all the time.
+func TestAStreamOfQuietRequestsIsNoStall(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.ordered(request.WithStallTimeout(stall))
+		conns[0].OnWrite(func(p []byte, do func([]byte) (int, error)) (int, error) {
+			time.Sleep(700 * time.Millisecond)
+
+			return do(p)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := c.Do(ctx, "quiet") // which nothing shows to have arrived
+		requireIs(t, err, true, context.DeadlineExceeded)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				for range 60 {
+					_, err := c.Do(t.Context(), "quiet")
+					require.NoError(t, err)
+				}
+			})
+		}
+		all.Wait()
+		require.Greater(t, time.Since(began(t)), 3*stall)
 	})
 }
 

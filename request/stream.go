@@ -137,13 +137,15 @@ func (t *table[R]) partOfLocked(a *answer[R], freed []plex.Writer) []plex.Writer
 	default:
 		t.stats.Parts++
 		s := c.stream
-		size := a.size + partCost
+		size := int(a.size) + partCost
 		if s.bytes > 0 && s.bytes+size > t.buffer {
 			s.gone = t.giveUpLocked(c, failed)
 			s.slow, c.slow = true, true
 			c.done <- several
 			freed = append(freed, s.gone.freed...)
-			a.slow = s
+			if s.cancel != nil {
+				t.wg.Go(s.cancel)
+			}
 		} else {
 			s.parts = append(s.parts, a.reply)
 			s.bytes += size

@@ -284,8 +284,8 @@ func (t *table[R]) giveUpLocked(c *call[R], why reason) (g givenUp[R]) {
 		t.removeLocked(c)
 		c.state = idle
 	}
-	if t.stall > 0 && g.maybeSent {
-		t.lapseLocked(l)
+	if g.maybeSent && !c.quiet {
+		l.stalling.lapsed = true // a connection that hangs must be found although its callers give up sooner
 	}
 	g.freed = t.unparkLocked(l, nil)
 	t.turnsLocked()

@@ -71,13 +71,6 @@ func partDefects() []defect {
 			tests: tests("TestAStreamThatIsTooSlowFailsAlone"),
 		},
 		{
-			name:  "request-stream-cut-off",
-			what:  "parts that came shortly before the last one are lost",
-			pkg:   "request",
-			edits: []edit{in("loop.run", after("l.over = true", "yield(l.c.result(l.call, l.how))\nreturn").within("case l.how = <-l.call.done:"))},
-			tests: tests("TestPartsThatCameBeforeTheEndOfTheConnectionAreDelivered"),
-		},
-		{
 			name:  "request-stream-outlives-its-context",
 			what:  "a loop whose ctx has ended gets everything that has come",
 			pkg:   "request",
@@ -95,7 +88,7 @@ func partDefects() []defect {
 			name:  "request-slow-stream-not-cancelled",
 			what:  "the server goes on to send parts to a stream that has failed",
 			pkg:   "request",
-			edits: []edit{in("receiver.deliver", drop("rx.table.spawn(a.slow.cancel)"))},
+			edits: []edit{in("table.partOfLocked", drop("t.wg.Go(s.cancel)"))},
 			tests: tests("TestAStreamThatIsTooSlowFailsAlone"),
 		},
 		{
@@ -130,14 +123,14 @@ func partDefects() []defect {
 			name:  "request-cancelled-identifiers-pile-up",
 			what:  "an identifier whose request was cancelled stays reserved until its connection ends, however many there are",
 			pkg:   "request",
-			edits: []edit{in("table.settleCancelLocked", replace("t.ids.max <= ringIDs", "true"))},
+			edits: []edit{in("table.settleCancelLocked", replace("t.ids.small()", "true"))},
 			tests: tests("TestARequestThatItsContextEndsIsCancelled"),
 		},
 		{
 			name:  "request-cancelled-identifier-too-early",
 			what:  "one of few identifiers is used again though the reply to its cancelled request may still come",
 			pkg:   "request",
-			edits: []edit{in("table.settleCancelLocked", replace("t.ids.max <= ringIDs", "false"))},
+			edits: []edit{in("table.settleCancelLocked", replace("t.ids.small()", "false"))},
 			tests: tests("TestARequestThatItsContextEndsIsCancelled"),
 		},
 		{
@@ -173,13 +166,13 @@ func partDefects() []defect {
 			what:  "time in which nothing was in flight counts for the stall timeout",
 			pkg:   "request",
 			edits: []edit{in("table.expectLocked", drop("s.begun++"))},
-			tests: tests("TestAnIdleConnectionIsNotStalled"),
+			tests: tests("TestTheStallTimeCountsFromTheRequestThatWaits"),
 		},
 		{
 			name:  "request-stall-hidden-by-contexts",
 			what:  "a connection that hangs is not found if its callers give up sooner",
 			pkg:   "request",
-			edits: []edit{in("table.giveUpLocked", drop("t.lapseLocked(l)"))},
+			edits: []edit{in("table.giveUpLocked", drop("l.stalling.lapsed = true"))},
 			tests: tests("TestRequestsThatGoOnDoNotHideAStall"),
 		},
 		{
@@ -193,14 +186,14 @@ func partDefects() []defect {
 			name:  "request-stall-of-quiet-requests",
 			what:  "a reply is expected to requests that have none",
 			pkg:   "request",
-			edits: []edit{in("table.expectsLocked", always("!c.quiet"))},
-			tests: tests("TestAQuietRequestExpectsNothing"),
+			edits: []edit{in("table.giveUpLocked", replace("g.maybeSent && !c.quiet", "g.maybeSent"))},
+			tests: tests("TestAStreamOfQuietRequestsIsNoStall"),
 		},
 		{
 			name:  "request-stall-after-an-answer",
 			what:  "a request that was given up is waited for although its server has shown that it is alive",
 			pkg:   "request",
-			edits: []edit{in("table.lapseLocked", always("s.pulse.beats.Load() == s.asked"))},
+			edits: []edit{in("table.tickStall", drop("s.lapsed = false"))},
 			tests: tests("TestAGivenUpRequestThatWasAnsweredInPartIsNoStall"),
 		},
 		{
