@@ -138,7 +138,7 @@ func (c *Client[Q, R]) write(f *flusher[R], b *batch[R]) *flusher[R] {
 		n, err = f.writer.Write(b.frames)
 	}
 	returned = true
-	if err != nil && f.interrupted() && c.table.spawn(func() { c.resume(f, n) }) {
+	if err != nil && f.interrupted() && c.table.mayResume(f) && c.table.spawn(func() { c.resume(f, n) }) {
 		return nil
 	}
 	return c.finish(f, n, err)
@@ -213,7 +213,7 @@ func interrupt(w plex.Writer) {
 	}
 }
 
-// interrupted reports whether the Write of f has ended because of interrupt, and can go on.
+// interrupted reports whether the Write of f may have ended because of interrupt, and can go on.
 func (f *flusher[R]) interrupted() bool {
 	return f.caller != nil && f.caller.Err() != nil && f.writer.Err() == nil
 }
@@ -229,7 +229,9 @@ func (c *Client[Q, R]) resume(f *flusher[R], n int) {
 	_ = f.writer.SetWriteDeadline(time.Time{}) // if that fails, so does the Write
 	k, err := f.writer.Write(f.batch.frames[n:])
 	returned = true
-	c.finish(f, n+k, err)
+	if next := c.finish(f, n+k, err); next != nil {
+		c.flushAll(next)
+	}
 }
 
 func isKill(err error) bool { return errors.Is(err, plex.ErrKilled) }

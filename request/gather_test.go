@@ -292,6 +292,29 @@ func TestGatheringGoesOnAfterAFailure(t *testing.T) {
 	})
 }
 
+// The context of a caller ends, and its Write fails, but not because of that. Then there is nothing
+// to be written by somebody else, and the lead goes on.
+func TestGatheringGoesOnAfterAFailureWhoseCallerHasGone(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
+		c := w.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		conns[0].OnWrite(fakenet.Once(func([]byte, func([]byte) (int, error)) (int, error) {
+			<-release
+			cancel()
+			return 0, io.ErrShortWrite
+		}))
+		first := asking(ctx, c, "first")
+		synctest.Wait()
+		second := asking(t.Context(), c, "second") // is gathered meanwhile
+		synctest.Wait()
+		close(release)
+		require.Error(t, ended(t, first).err)
+		echo(conns[0])
+		requireReply(t, second, "second")
+	})
+}
+
 func TestAReplyThatComesWhileTheBatchIsWrittenWins(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world, conns []*fakeConn) {
 		c := w.client()

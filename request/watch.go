@@ -96,6 +96,15 @@ func (t *table[R]) watch(timeout time.Duration) (w findings[R]) {
 	return w
 }
 
+// mayResume reports whether a Write may have been interrupted for its caller: it is stalled, so that
+// its flusher has lost the lead, and its connection goes on. The end of a connection interrupts the
+// Write, too, and there is nothing to go on with then.
+func (t *table[R]) mayResume(f *flusher[R]) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return f.stalled && f.batch.on.ended == nil
+}
+
 // watched notes what keeps the caller's context from interrupting a Write. It reports false if the
 // Write has ended.
 func (t *table[R]) watched(s stalled[R], unwatch func() bool) bool {

@@ -183,6 +183,16 @@ func layerDefects() []defect {
 			tests: gathers("TestAFrameIsWholeAlthoughItsCallerHasGone"),
 		},
 		{
+			name: "request-lead-is-lost",
+			what: "a Write that fails when its caller has gone is taken for one that was interrupted, and the lead is lost",
+			pkg:  "request",
+			edits: []edit{
+				in("Client.write", replace("f.interrupted() && c.table.mayResume(f)", "f.interrupted()")),
+				in("Client.resume", replace("next != nil", "false && next != nil")),
+			},
+			tests: gathers("TestGatheringGoesOnAfterAFailureWhoseCallerHasGone"),
+		},
+		{
 			name:  "request-stall-holds-others-up",
 			what:  "nobody else writes while a Write is stalled",
 			pkg:   "request",
