@@ -86,8 +86,18 @@ func DialFunc(dial func(ctx context.Context) (net.Conn, error)) Connect {
 	if dial == nil {
 		return nil
 	}
+	return DialAddr(func(ctx context.Context, _ net.Addr) (net.Conn, error) { return dial(ctx) })
+}
+
+// DialAddr is DialFunc for a function that wants to know the remote address of the connection that
+// is to be replaced. For a connection that replaces none it is that of the pool's first connection,
+// see [Multiplexer.Addr], and nil as long as there has been none.
+func DialAddr(dial func(ctx context.Context, addr net.Addr) (net.Conn, error)) Connect {
+	if dial == nil {
+		return nil
+	}
 	return func(ctx context.Context, conn net.Conn) error {
-		transport, err := dial(ctx)
+		transport, err := dial(ctx, conn.RemoteAddr())
 		if err != nil {
 			if !caller.IsNil(transport) {
 				_ = caller.Guard("the transport's Close", transport.Close) // the dial's error says more

@@ -1096,6 +1096,7 @@ func TestDialersThatAreNil(t *testing.T) {
 		"DialContext":          plex.DialContext(nil, "tcp", "127.0.0.1:1"),
 		"DialContext typed":    plex.DialContext(noDialer, "tcp", "127.0.0.1:1"),
 		"DialFunc":             plex.DialFunc(nil),
+		"DialAddr":             plex.DialAddr(nil),
 		"a Connect of nothing": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -1120,6 +1121,23 @@ func TestDialFuncGetsTheConnectsContext(t *testing.T) {
 }
 
 // TestDialFuncThatComesTooLate ignores its ctx, and its connection is closed.
+func TestDialAddrIsToldWhatItReplaces(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var told []net.Addr
+		m := l.mustOpen(1, plex.DialAddr(func(_ context.Context, addr net.Addr) (net.Conn, error) {
+			told = append(told, addr)
+			c, _ := l.Pair()
+			return c, nil
+		}))
+		w := writerOf(t, m)
+		first := w.RemoteAddr()
+		require.Equal(t, []net.Addr{nil}, told)
+		require.NoError(t, w.Kill())
+		synctest.Wait()
+		require.Equal(t, []net.Addr{nil, first}, told)
+	})
+}
+
 func TestDialFuncThatComesTooLate(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		c, peer := l.Pair()

@@ -106,18 +106,6 @@ func (p *pools) of(address string) (*plex.Multiplexer, error) {
 	return mux, err
 }
 
-// withAddress makes a connector of the form that the first version had.
-func withAddress(dial func(ctx context.Context, address net.Addr) (net.Conn, error)) plex.Connect {
-	return func(ctx context.Context, conn net.Conn) error {
-		transport, err := dial(ctx, conn.RemoteAddr()) // nil for a pool's first connection
-		if err != nil {
-			return err
-		}
-
-		return plex.Attach(conn, transport)
-	}
-}
-
 // movingService answers each line with the same line, and counts connections.
 func movingService(t *testing.T) (address string) {
 	t.Helper()
@@ -154,7 +142,7 @@ func TestMovingHere(t *testing.T) {
 		},
 		"devnw/plex": func(address string) (*plex.Multiplexer, error) {
 			return plex.New(t.Context(), plex.WithMaxCapacity(4), plex.WithAutoScaling(time.Millisecond),
-				plex.WithConnector(withAddress(func(context.Context, net.Addr) (net.Conn, error) { return dial(address)() })))
+				plex.WithConnector(plex.DialAddr(func(context.Context, net.Addr) (net.Conn, error) { return dial(address)() })))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
