@@ -42,6 +42,7 @@ var (
 	errSessionKilled = errors.New("request: session killed")
 	errNotOrdered    = errors.New("request: Session: the client was made by New; sessions need NewOrdered, because only there the replies are in order")
 	errAborted       = errors.New("request: session killed because the user's function ended the goroutine of a Do")
+	errCutShort      = fmt.Errorf("request: the ctx of an earlier request of this session ended in the middle of its Write, so the session's connection was killed: %w", plex.ErrKilled)
 	errStillOwed     = errors.New("request: session closed before all replies have come, so its connection was killed")
 )
 
@@ -145,11 +146,11 @@ func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *f
 	}()
 	counts.sent = 1
 	if n, err := s.d.Write(frame); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case n > 0 || s.d.Err() != nil:
+			err = s.lose(ctx, err)
+		case ctx.Err() != nil:
 			err = caller.ContextError(ctx)
-		}
-		if n > 0 || s.d.Err() != nil {
-			err = s.end(err)
 		}
 		return none, &Error{MaybeSent: n > 0 || caller.IsCrash(err), Conn: s.d.Conn(), Err: err}
 	}
@@ -169,15 +170,30 @@ func (s *Session[Q, R]) do(ctx context.Context, request Q, quiet bool, counts *f
 			continue
 		}
 		if err := s.read(); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() == nil || s.d.Err() != nil {
+				err = s.lose(ctx, err)
+			} else { // the reply can still come
 				err = caller.ContextError(ctx)
-			}
-			if ctx.Err() == nil || s.d.Err() != nil { // otherwise the reply can still come
-				err = s.end(err)
 			}
 			return none, &Error{MaybeSent: true, Conn: s.d.Conn(), Err: err}
 		}
 	}
+}
+
+// lose ends the session because a Read or Write of its connection has failed, and returns what Do
+// does. If that was because of ctx, later calls must not take it for their own.
+func (s *Session[Q, R]) lose(ctx context.Context, err error) error {
+	cause := err
+	if ctx.Err() != nil {
+		err = caller.ContextError(ctx)
+		if cause = s.d.Err(); cause == nil {
+			cause = errCutShort
+		}
+	}
+	if reason := s.end(cause); reason != cause {
+		return reason
+	}
+	return err
 }
 
 // next takes the next reply from what has been read. It passes pushes on. ok is false if there is no

@@ -147,8 +147,6 @@ func (a *Asked) judge(ctx context.Context, ask Ask, answer Answer, err error) Ou
 		return Canceled
 	case errors.As(err, &acquire):
 		return NoConn
-	case ask.Step > 0 && errors.Is(err, context.DeadlineExceeded): // that of an earlier request, which has ended its session
-		return Killed
 	case errors.Is(err, ErrMalformed), errors.Is(err, ErrUnsplit), errors.Is(err, request.ErrOutOfStep), isTooLong(err):
 		return OutOfStep
 	case errors.Is(err, ErrUnencodable):
