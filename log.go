@@ -90,6 +90,11 @@ func (n *news) lost(c *conn, cause error) {
 	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Err: cause, Took: age})
 }
 
+// probed tells of a probe; that one has failed is in the log as the cause of a loss.
+func (n *news) probed(c *conn, took time.Duration, err error) {
+	n.tell(Event{Kind: EventProbed, Conn: Conn{c}, Addr: c.remote, Err: err, Took: took})
+}
+
 func (n *news) retired(c *conn) {
 	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
 }

@@ -4,6 +4,7 @@ package plex
 // matters. Nothing here opens, closes or starts anything.
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"reflect"
@@ -43,6 +44,7 @@ type config struct {
 	linger         option.Value[time.Duration]
 	retireGrace    option.Value[time.Duration]
 	name           option.Value[string]
+	probe          option.Value[probing]
 	maxConnecting  option.Value[int]
 	maxWaiting     option.Value[int]
 	failFast       option.Value[int]
@@ -127,6 +129,20 @@ func WithConnectTimeout(d time.Duration) Option {
 // each ± 20 %, and stops at 30 s.
 func WithBackoff(backoff func(failures int) time.Duration) Option {
 	return func(c *config) { c.backoff, c.backoffSet = backoff, true }
+}
+
+// WithProbe has a connection that nobody has used for about idle asked whether it lives: by a ping of
+// the protocol, say. ask gets the connection for itself, with a deadline of timeout set, and reads
+// what it has asked for and no more. An error, or no answer in time, loses the connection, with
+// [ErrProbe] as its cause, and it is replaced. The probes of many connections are spread in time. A
+// connection that something is expected of, or that has something to deliver, is not probed. While
+// one is, it counts as leased, and whoever needs just that one waits for as long as the answer takes;
+// no probe begins while a caller waits for a connection.
+//
+// On protocols whose servers send by themselves ask may read what was meant for others; ping with
+// package request's WithHeartbeat there, or by [Conn.Writer]. Off by default.
+func WithProbe(idle, timeout time.Duration, ask func(ctx context.Context, conn net.Conn) error) Option {
+	return func(c *config) { c.probe.Give(probing{idle, timeout, ask}) }
 }
 
 // WithMaxConnecting bounds how many connects are under way at once, for whatever reason, for a
@@ -265,6 +281,16 @@ func (c *config) validate(problems *option.Problems) {
 	problems.Positive("WithRetireGrace", c.retireGrace)
 	if c.maxLifetime.Given() {
 		needsConnector("WithMaxLifetime")
+	}
+	if p := c.probe.Get(); c.probe.Given() {
+		switch {
+		case p.ask == nil:
+			wrong("WithProbe", "the function is nil; leave the option out, or give one that asks whether the connection lives")
+		case p.idle <= 0:
+			wrong("WithProbe", "the idle time is %v; it must be above zero", p.idle)
+		case p.timeout <= 0:
+			wrong("WithProbe", "the timeout is %v; it must be above zero", p.timeout)
+		}
 	}
 	problems.AtLeast("WithMaxConnecting", "bound", c.maxConnecting, 1)
 	problems.AtLeast("WithMaxWaiting", "bound", c.maxWaiting, 0)

@@ -203,6 +203,21 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 			[]string{"WithName", "empty"},
 		},
 		{
+			"a probe without a function", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithProbe(ms, ms, nil)} },
+			nil,
+			[]string{"WithProbe", "function is nil"},
+		},
+		{
+			"a probe without an idle time", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithProbe(0, ms, pings)} },
+			nil,
+			[]string{"WithProbe", "idle time is 0s", "above zero"},
+		},
+		{
+			"a probe without a timeout", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithProbe(ms, -ms, pings)} },
+			nil,
+			[]string{"WithProbe", "timeout is -1ms", "above zero"},
+		},
+		{
 			"nil observer", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithObserver(nil)} },
 			nil,
 			[]string{"WithObserver", "nil"},

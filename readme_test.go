@@ -65,6 +65,32 @@ func noop(ctx context.Context, mux *plex.Multiplexer) error {
 	return err
 }
 
+// probed is a pool of connections to a Redis server that are asked whether they live.
+func probed(ctx context.Context, address string) (*plex.Multiplexer, error) {
+	return plex.New(ctx,
+		plex.WithConnector(plex.Dial("tcp", address)),
+		plex.WithProbe(30*time.Second, time.Second, ping),
+	)
+}
+
+// ping asks a Redis server for a sign of life.
+func ping(_ context.Context, conn net.Conn) error {
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		return err
+	}
+
+	reply := make([]byte, len("+PONG\r\n"))
+	if _, err := io.ReadFull(conn, reply); err != nil {
+		return err
+	}
+
+	if string(reply) != "+PONG\r\n" {
+		return fmt.Errorf("the answer to PING is %q", reply)
+	}
+
+	return nil
+}
+
 // subscribe passes on the lines of one connection until it ends. Run one for each connection,
 // including those that scaling adds.
 func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {

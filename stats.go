@@ -34,6 +34,7 @@ type Stats struct {
 	Expired        uint64 // connections replaced because of their age
 	Retired        uint64 // healthy connections that plex has taken out, for whatever reason: also the two above
 	Killed         uint64 // connections killed by consumers; they count as lost, too
+	Probed         uint64 // idle connections that were asked whether they live
 	Refused        uint64 // acquires that failed at once, by WithMaxWaiting or WithFailFast
 	SuspectedLeaks uint64 // leases that were held for longer than WithLeakDetection allows
 

@@ -12,7 +12,7 @@ import "time"
 func (m *Multiplexer) kick() { wakeUp(m.wake) } // if it is full, the supervisor will look anyway
 
 func (c *config) needsSupervisor() bool {
-	return c.connect != nil || c.idleTimeout.Given() || c.leakThreshold.Given()
+	return c.connect != nil || c.idleTimeout.Given() || c.leakThreshold.Given() || c.probe.Given()
 }
 
 // startSupervisor starts the supervisor if it does not run.
@@ -23,6 +23,7 @@ func (m *Multiplexer) startSupervisor() {
 func (m *Multiplexer) supervise() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var probes prober
 	for {
 		now := time.Now()
 		next := now.Add(time.Hour)
@@ -40,6 +41,7 @@ func (m *Multiplexer) supervise() {
 			c.retireDue()
 		}
 		m.reportLeaks(now, &next)
+		probes.look(m, now, &next)
 		if unpaused {
 			m.decidePause(failures)
 			continue

@@ -64,6 +64,24 @@ var limitDefects = []defect{
 		tests: []suite{root("TestTheObserverIsToldOfALife")},
 	},
 	{
+		name:  "probe-all-at-once",
+		what:  "all connections are probed in the same moment",
+		edits: []edit{in("prober.look", replace("rand.N(tick)", "0*rand.N(tick)"))},
+		tests: []suite{root("TestProbesAreSpreadInTime")},
+	},
+	{
+		name:  "probe-that-hangs-is-waited-for",
+		what:  "a probe that does not return keeps its connection in service",
+		edits: []edit{in("conn.ask", replace("min(p.timeout, maxWait)+connectGrace", "maxWait"))},
+		tests: []suite{root("TestAProbeThatFailsLosesItsConnection")},
+	},
+	{
+		name:  "probe-of-what-is-expected",
+		what:  "a connection that something is expected of is probed",
+		edits: []edit{in("conn.probe", replace("c.w.leaseNow(true)", "c.w.leaseNow(false)"), replace("probeLease, true", "probeLease, false"))},
+		tests: []suite{root("TestWhatHasSomethingToDeliverIsNotProbed")},
+	},
+	{
 		name:  "stats-lease-counted-twice",
 		what:  "the leases of a connection that is forgotten count twice for a while",
 		edits: []edit{in("roster.appendWithLeases", replace("r.leases", "2*r.leases"))},
