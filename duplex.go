@@ -35,9 +35,18 @@ var _ net.Conn = Duplex{}
 // errors are as in [Multiplexer.Writer].
 //
 // A Duplex goes with Reader and with ReadyReader.
-func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (Duplex, error) {
+func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (d Duplex, err error) {
 	if ctx == nil {
 		return Duplex{}, errNilContext("Duplex")
+	}
+	if m.news.tracks {
+		began := m.news.begun()
+		defer func() {
+			if err == nil {
+				d.r.remember(d.rid, "")
+			}
+			m.news.acquired(ctx, duplexName, began, d.w, d.wid, err)
+		}()
 	}
 	w, wid, err := m.acquire(ctx, timeout, &m.writers)
 	if err != nil {
@@ -49,12 +58,7 @@ func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (Duplex
 			return Duplex{}, err
 		}
 	}
-	d := Duplex{&w.conn.r, w, rid, wid}
-	if m.tracks {
-		w.remember(wid)
-		d.r.remember(rid)
-	}
-	return d, nil
+	return Duplex{&w.conn.r, w, rid, wid}, nil
 }
 
 // asDuplex has an error of an acquire tell of a whole connection.
@@ -157,14 +161,18 @@ func (h *half) notLeased(name string, waited time.Duration, why error) error {
 // [Multiplexer.Writer]: for heartbeats, for cancels, and for replies that must go where the
 // question came from. ctx and timeout are as there. If the connection has ended, or is retired, the
 // error gives its cause.
-func (c Conn) Writer(ctx context.Context, timeout time.Duration) (Writer, error) {
+func (c Conn) Writer(ctx context.Context, timeout time.Duration) (w Writer, err error) {
 	switch {
 	case ctx == nil:
 		return Writer{}, errNilContext("Conn.Writer")
 	case c.c == nil:
 		return Writer{}, ErrLeaseClosed
 	}
-	m, h := c.c.m, &c.c.w
+	h, n := &c.c.w, &c.c.m.news
+	if n.tracks {
+		began := n.begun()
+		defer func() { n.acquired(ctx, thisWriter, began, w.h, w.id, err) }()
+	}
 	if ctx.Err() != nil {
 		return Writer{}, h.notLeased(thisWriter, 0, caller.ContextError(ctx))
 	}
@@ -172,9 +180,6 @@ func (c Conn) Writer(ctx context.Context, timeout time.Duration) (Writer, error)
 	id, err := h.leaseNamed(ctx, timeout, false)
 	if err != nil {
 		return Writer{}, h.notLeased(thisWriter, time.Since(start), err)
-	}
-	if m.tracks {
-		h.remember(id)
 	}
 	return Writer{h, id}, nil
 }

@@ -363,7 +363,11 @@ func (h *half) end(id word) error {
 	defer func() { // also if the transport ends the goroutine in readAhead
 		h.keepCause(id)
 		h.clear()
+		tell := h.releasing(id)
 		h.arrive(fromLease)
+		if tell != nil {
+			defer tell()
+		}
 		if ended {
 			h.conn.m.endLook()
 		}

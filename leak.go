@@ -13,6 +13,7 @@ import (
 // origin is where and when a lease began; guarded by half.mu.
 type origin struct {
 	lease    word
+	half     string // what was asked for; "" if its end is told of by another half
 	at       time.Time
 	stack    [24]uintptr
 	depth    int
@@ -27,15 +28,22 @@ type leak struct {
 	origin origin
 }
 
-// remember notes the caller of Reader or Writer.
-func (h *half) remember(lease word) {
+// remember notes the caller of Reader or Writer, which is two calls above, and has the end of the
+// lease come by end, if it is to be told.
+func (h *half) remember(lease word, half string) {
+	m := h.conn.m
+	if half != "" && m.news.trace.Released != nil {
+		h.mark(lease, leaseWatched)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.origin == nil {
 		h.origin = new(origin)
 	}
-	h.origin.lease, h.origin.at, h.origin.reported = lease, time.Now(), false
-	h.origin.depth = runtime.Callers(3, h.origin.stack[:])
+	h.origin.lease, h.origin.half, h.origin.at, h.origin.reported = lease, half, time.Now(), false
+	if m.cfg.leakThreshold.Given() {
+		h.origin.depth = runtime.Callers(4, h.origin.stack[:])
+	}
 }
 
 // reportLeaks logs the leases that have become suspicious.

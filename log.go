@@ -19,6 +19,8 @@ const logQueue = 4096
 // news is both outboxes.
 type news struct {
 	pool   string // the multiplexer's name; "" if it has none
+	trace  Trace
+	tracks bool // leases are remembered, for leak detection or the trace
 	log    outbox[note]
 	events outbox[Event]
 }
@@ -32,7 +34,8 @@ type note struct {
 }
 
 func (n *news) init(cfg *config, t *tasks) {
-	n.pool = cfg.name.Get()
+	n.pool, n.trace = cfg.name.Get(), cfg.trace.Get()
+	n.tracks = cfg.leakThreshold.Given() || n.trace.watches()
 	n.log = outbox[note]{what: "the log handler", most: logQueue, tasks: t}
 	if logger := cfg.logger; logger != nil {
 		n.log.deliver = func(x note) { n.write(logger.Handler(), x) }

@@ -45,6 +45,7 @@ type config struct {
 	retireGrace    option.Value[time.Duration]
 	name           option.Value[string]
 	probe          option.Value[probing]
+	trace          option.Value[Trace]
 	maxConnecting  option.Value[int]
 	maxWaiting     option.Value[int]
 	failFast       option.Value[int]
@@ -193,6 +194,12 @@ func WithObserver(observe func(Event)) Option {
 	return func(c *config) { c.observer, c.observerSet = observe, true }
 }
 
+// WithTrace has functions called around leases, for tracing and for finding out who waits for what.
+// Off by default.
+func WithTrace(trace Trace) Option {
+	return func(c *config) { c.trace.Give(trace) }
+}
+
 // configure applies the options and fills in the defaults. Its error joins all that is wrong, so
 // that one run is enough to mend it.
 func configure(opts []Option) (*config, error) {
@@ -313,6 +320,9 @@ func (c *config) validate(problems *option.Problems) {
 
 	if c.backoffSet && c.backoff == nil {
 		wrong("WithBackoff", "the function is nil; leave the option out for the default backoff")
+	}
+	if c.trace.Given() && !c.trace.Get().watches() {
+		wrong("WithTrace", "the trace has no function; give it one, or leave the option out")
 	}
 	if c.observerSet && c.observer == nil {
 		wrong("WithObserver", "the function is nil; leave the option out if nobody listens")

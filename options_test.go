@@ -218,6 +218,11 @@ func TestNewNamesTheBadOptionSaysWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
 			[]string{"WithProbe", "timeout is -1ms", "above zero"},
 		},
 		{
+			"a trace without a function", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithTrace(plex.Trace{})} },
+			nil,
+			[]string{"WithTrace", "no function"},
+		},
+		{
 			"nil observer", func(a, _, _ net.Conn, _ option) []option { return []option{given(a), plex.WithObserver(nil)} },
 			nil,
 			[]string{"WithObserver", "nil"},

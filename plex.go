@@ -70,7 +70,6 @@ type Multiplexer struct {
 	readers queue
 	writers queue
 	cfg     *config
-	tracks  bool         // leases are remembered, for leak detection
 	reading atomic.Int32 // how read halves are asked for, see ready.go; written under deciding
 	decided atomic.Int32 // the same, once all that were there are listed or attended to
 	short   atomic.Bool  // connections are missing, so that a waiter should wake the supervisor
@@ -122,7 +121,6 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m := &Multiplexer{
 		cfg:      cfg,
 		capacity: cfg.capacity.Get(),
-		tracks:   cfg.leakThreshold.Given(),
 		wake:     make(chan struct{}, 1),
 	}
 	m.changed.L = &m.mu
@@ -203,9 +201,10 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 //
 // Any error except that for a nil ctx and [ErrReaderMode] is an [AcquireError].
 func (m *Multiplexer) Reader(ctx context.Context, timeout time.Duration) (Reader, error) {
+	began := m.news.begun()
 	h, lease, err := m.acquireReader(ctx, timeout, readsAny)
-	if err == nil && m.tracks {
-		h.remember(lease)
+	if m.news.tracks {
+		m.news.acquired(ctx, "reader", began, h, lease, err)
 	}
 	return Reader{h, lease}, err
 }
@@ -215,9 +214,10 @@ func (m *Multiplexer) Writer(ctx context.Context, timeout time.Duration) (Writer
 	if ctx == nil {
 		return Writer{}, errNilContext("Writer")
 	}
+	began := m.news.begun()
 	h, lease, err := m.acquire(ctx, timeout, &m.writers)
-	if err == nil && m.tracks {
-		h.remember(lease)
+	if m.news.tracks {
+		m.news.acquired(ctx, "writer", began, h, lease, err)
 	}
 	return Writer{h, lease}, err
 }

@@ -59,9 +59,10 @@ const (
 // the connection refuses deadlines, it is retired by closing its write side first, so that its peer
 // ends it, and closed after the linger if the peer does not.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {
+	began := m.news.begun()
 	h, lease, err := m.acquireReader(ctx, timeout, readsReady)
-	if err == nil && m.tracks {
-		h.remember(lease)
+	if m.news.tracks {
+		m.news.acquired(ctx, "ready reader", began, h, lease, err)
 	}
 	return Reader{h, lease}, err
 }

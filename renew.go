@@ -152,7 +152,7 @@ func (h *half) info() HalfInfo {
 	}
 	// The lock may be held by whoever sets a deadline of a transport that does not return; then the
 	// time is left out.
-	if info.State == HalfLeased && h.conn.m.tracks && h.mu.TryLock() {
+	if info.State == HalfLeased && h.conn.m.news.tracks && h.mu.TryLock() {
 		if o := h.origin; o != nil && o.lease == w.lease() {
 			info.Since = o.at
 		}

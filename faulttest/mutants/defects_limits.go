@@ -82,6 +82,18 @@ var limitDefects = []defect{
 		tests: []suite{root("TestWhatHasSomethingToDeliverIsNotProbed")},
 	},
 	{
+		name:  "trace-release-is-not-told",
+		what:  "a lease that is closed in the common way is not told of as released",
+		edits: []edit{in("half.remember", drop("h.mark(lease, leaseWatched)"))},
+		tests: []suite{root("TestATraceIsToldOfEachLease")},
+	},
+	{
+		name:  "trace-release-before-the-half-is-back",
+		what:  "the trace is told of a release when nobody can have the half yet",
+		edits: []edit{in("half.end", replace("defer tell()", "tell()")), in("half.end", drop("h.arrive(fromLease)")), in("half.end", instead("tell := h.releasing(id)", "tell := h.releasing(id); if tell != nil { tell(); tell = nil }; h.arrive(fromLease)"))},
+		tests: []suite{root("TestATraceMayCallThePool")},
+	},
+	{
 		name:  "stats-lease-counted-twice",
 		what:  "the leases of a connection that is forgotten count twice for a while",
 		edits: []edit{in("roster.appendWithLeases", replace("r.leases", "2*r.leases"))},
