@@ -16,7 +16,7 @@ func poolFigures(p page, s plex.Stats) {
 	connections(s.Connecting, "connecting")
 	p.gauge("plex_connections_max", "Capacity: most connections open or connecting at one moment.")(s.Capacity)
 
-	halves := p.gauge("plex_halves", "Halves of connections, read or write: idle, or leased by consumers.", "half", "state")
+	halves := p.gauge("plex_halves", "Halves of connections, read or write: idle, or leased.", "half", "state")
 	halves(s.IdleReaders, "read", "idle")
 	halves(s.LeasedReaders, "read", "leased")
 	halves(s.IdleWriters, "write", "idle")
@@ -24,8 +24,8 @@ func poolFigures(p page, s plex.Stats) {
 
 	p.gauge("plex_waiting", "Callers that wait for a half.")(s.Waiting)
 	p.gauge("plex_waiting_ready", "Callers that wait for a read half with something to read.")(s.WaitingReady)
-	p.seconds("plex_backoff_seconds", "What is left of the pause before the next connect; 0 if there is none.", s.Backoff)
-	p.gauge("plex_last_connect_failed", "Whether the latest connect has failed: 1, or else 0.")(count(s.LastConnectError != nil))
+	p.seconds("plex_backoff_seconds", "What is left of the pause before the next connect, or 0.", s.Backoff)
+	p.gauge("plex_last_connect_failed", "1 if the latest connect has failed, or else 0.")(count(s.LastConnectError != nil))
 
 	p.counter("plex_acquires_total", "Acquires that brought a lease.")(s.Acquired)
 	p.counter("plex_acquires_waited_total", "Acquires that had to wait, whatever came of it.")(s.Waited)
@@ -43,9 +43,9 @@ func poolFigures(p page, s plex.Stats) {
 	p.counter("plex_connections_killed_total", "Connections killed by consumers. They count as lost, too.")(s.Killed)
 	p.counter("plex_connections_healed_total", "Lost connections that were replaced.")(s.Healed)
 	p.counter("plex_connections_retired_total", "Healthy connections taken out, for whatever reason.")(s.Retired)
-	p.counter("plex_connections_expired_total", "Connections replaced because of their age. They count as retired, too.")(s.Expired)
+	p.counter("plex_connections_expired_total", "Connections retired because of their age.")(s.Expired)
 	p.counter("plex_connections_scaled_up_total", "Connections added because callers waited.")(s.ScaledUp)
-	p.counter("plex_connections_scaled_down_total", "Connections closed because nobody needed them. They count as retired, too.")(s.ScaledDown)
+	p.counter("plex_connections_scaled_down_total", "Connections retired because nobody needed them.")(s.ScaledDown)
 	p.counter("plex_suspected_leaks_total", "Leases held for longer than WithLeakDetection allows.")(s.SuspectedLeaks)
 
 	p.histogram("plex_wait_duration_seconds", "Waits of acquires that had to wait.", s.Waits, s.WaitDuration)

@@ -78,12 +78,12 @@ plex_acquires_failed_total{pool="orders",reason="refused"} 3
 plex_acquires_failed_total{pool="orders",reason="timeout"} 1
 `,
 		"plex_backoff_seconds": `
-# HELP plex_backoff_seconds What is left of the pause before the next connect; 0 if there is none.
+# HELP plex_backoff_seconds What is left of the pause before the next connect, or 0.
 # TYPE plex_backoff_seconds gauge
 plex_backoff_seconds{pool="orders"} 1.5
 `,
 		"plex_last_connect_failed": `
-# HELP plex_last_connect_failed Whether the latest connect has failed: 1, or else 0.
+# HELP plex_last_connect_failed 1 if the latest connect has failed, or else 0.
 # TYPE plex_last_connect_failed gauge
 plex_last_connect_failed{pool="orders"} 1
 `,

@@ -20,8 +20,9 @@
 //   - plex_acquires_total, plex_acquires_waited_total, plex_acquires_failed_total{reason}: leases,
 //     acquires that had to wait, and those that got none: timeout, canceled or refused
 //   - plex_connects_total{result}: success or failure
-//   - plex_connections_lost_total, _killed_total, _healed_total, _retired_total, _expired_total,
-//     _scaled_up_total, _scaled_down_total: what became of connections
+//   - plex_connections_lost_total, plex_connections_killed_total, plex_connections_healed_total,
+//     plex_connections_retired_total, plex_connections_expired_total,
+//     plex_connections_scaled_up_total, plex_connections_scaled_down_total: what became of connections
 //   - plex_suspected_leaks_total: leases held for longer than WithLeakDetection allows
 //   - plex_wait_duration_seconds, plex_connect_duration_seconds: histograms
 //

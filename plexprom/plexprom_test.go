@@ -3,6 +3,7 @@ package plexprom_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -43,7 +44,7 @@ plex_connections_max{pool="orders"} 5
 # TYPE plex_connects_total counter
 plex_connects_total{pool="orders",result="failure"} 0
 plex_connects_total{pool="orders",result="success"} 3
-# HELP plex_halves Halves of connections, read or write: idle, or leased by consumers.
+# HELP plex_halves Halves of connections, read or write: idle, or leased.
 # TYPE plex_halves gauge
 plex_halves{half="read",pool="orders",state="idle"} 1
 plex_halves{half="read",pool="orders",state="leased"} 2
@@ -193,10 +194,7 @@ func checkScrape(t *testing.T, registry *prometheus.Registry, last map[string]fl
 	}
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
-			name := family.GetName()
-			for _, label := range metric.GetLabel() {
-				name += " " + label.GetValue()
-			}
+			name := fmt.Sprint(family.GetName(), metric.GetLabel())
 			switch {
 			case metric.Counter != nil:
 				rises(name, metric.GetCounter().GetValue())
