@@ -46,6 +46,7 @@ func poolFigures(p page, s plex.Stats) {
 	p.counter("plex_connections_expired_total", "Connections retired because of their age.")(s.Expired)
 	p.counter("plex_connections_scaled_up_total", "Connections added because callers waited.")(s.ScaledUp)
 	p.counter("plex_connections_scaled_down_total", "Connections retired because nobody needed them.")(s.ScaledDown)
+	p.counter("plex_probes_total", "Idle connections that were asked whether they live, see WithProbe.")(s.Probed)
 	p.counter("plex_suspected_leaks_total", "Leases held for longer than WithLeakDetection allows.")(s.SuspectedLeaks)
 
 	p.histogram("plex_wait_duration_seconds", "Waits of acquires that had to wait.", s.Waits, s.WaitDuration)

@@ -23,6 +23,7 @@
 //   - plex_connections_lost_total, plex_connections_killed_total, plex_connections_healed_total,
 //     plex_connections_retired_total, plex_connections_expired_total,
 //     plex_connections_scaled_up_total, plex_connections_scaled_down_total: what became of connections
+//   - plex_probes_total: idle connections that were asked whether they live
 //   - plex_suspected_leaks_total: leases held for longer than WithLeakDetection allows
 //   - plex_wait_duration_seconds, plex_connect_duration_seconds: histograms
 //
