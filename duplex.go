@@ -95,7 +95,7 @@ func (p *pairing) of(w *half, wid word) (*half, word, word, error) {
 		}
 		_ = w.close(wid)
 		if p.ctx.Err() != nil || errors.Is(err, ErrTimeout) {
-			return nil, 0, 0, w.notLeased(duplexName, time.Since(p.start), err)
+			return nil, 0, 0, w.notLeased(duplexName, p.timeout, time.Since(p.start), err)
 		}
 		// The connection has ended, so another is asked for.
 		if w, wid, err = p.m.acquire(p.ctx, p.left(), &p.m.writers); err != nil {
@@ -144,9 +144,10 @@ func (p *pairing) idle() (w *half, wid, rid word, ok bool) {
 }
 
 // notLeased makes the diagnosis for a lease by name that could not be had.
-func (h *half) notLeased(name string, waited time.Duration, why error) error {
+func (h *half) notLeased(name string, timeout, waited time.Duration, why error) error {
 	q := h.queue
 	switch {
+	case errors.Is(why, ErrTimeout) && timeout < 0: // who would not wait has not been let down
 	case errors.Is(why, ErrTimeout):
 		q.timedOut.Add(1)
 	case errors.Is(why, context.Canceled), errors.Is(why, context.DeadlineExceeded):
@@ -174,12 +175,12 @@ func (c Conn) Writer(ctx context.Context, timeout time.Duration) (w Writer, err 
 		defer func() { n.acquired(ctx, thisWriter, began, w.h, w.id, err) }()
 	}
 	if ctx.Err() != nil {
-		return Writer{}, h.notLeased(thisWriter, 0, caller.ContextError(ctx))
+		return Writer{}, h.notLeased(thisWriter, timeout, 0, caller.ContextError(ctx))
 	}
 	start := time.Now()
 	id, err := h.leaseNamed(ctx, timeout, false)
 	if err != nil {
-		return Writer{}, h.notLeased(thisWriter, time.Since(start), err)
+		return Writer{}, h.notLeased(thisWriter, timeout, time.Since(start), err)
 	}
 	return Writer{h, id}, nil
 }

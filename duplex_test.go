@@ -354,6 +354,28 @@ func TestConnWriterOfAnEndedConnectionGivesTheCause(t *testing.T) {
 }
 
 // A library that wants a net.Conn of its own, and closes it as it likes.
+func TestWhoWouldNotWaitForAConnectionIsNotCountedAsTimedOut(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, _, _ := l.single()
+		r, w := readerOf(t, m), writerOf(t, m)
+		_, err := w.Conn().Writer(t.Context(), -1)
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		_, err = m.Duplex(t.Context(), -1)
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		conn := w.Conn()
+		requireClosed(t, w)
+		_, err = m.Duplex(t.Context(), -1) // whose read half is not to be had
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		require.Zero(t, m.Stats().TimedOut)
+		w = writerOf(t, m)
+		_, err = conn.Writer(t.Context(), time.Second)
+		require.ErrorIs(t, err, plex.ErrTimeout)
+		require.EqualValues(t, 1, m.Stats().TimedOut)
+		requireClosed(t, w)
+		requireClosed(t, r)
+	})
+}
+
 func TestTextprotoOverADuplex(t *testing.T) {
 	m, _, peers := fakePool(t, 1)
 	go func() {
