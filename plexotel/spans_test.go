@@ -12,6 +12,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"go.atomizer.io/plex/plexotel"
 	"go.atomizer.io/plex/request"
@@ -186,6 +187,7 @@ func TestAStreamThatFails(t *testing.T) {
 	var failed error
 	for _, err := range c.Stream(t.Context(), "die") {
 		failed = err
+		break // which is not to leave it early
 	}
 	require.Error(t, failed)
 	_, span, attributes := only(t, spans)
@@ -194,6 +196,31 @@ func TestAStreamThatFails(t *testing.T) {
 		"plex.pool.name": "orders", "error.type": "connection_failed", "plex.request.maybe_sent": true, "plex.request.parts": int64(0),
 		"network.peer.address": peer.Addr().String(), "network.peer.port": int64(peer.Port()), "network.transport": "tcp",
 	}, attributes)
+}
+
+// ending is a tracer whose spans come with a ctx that has ended.
+type ending struct{ noop.TracerProvider }
+
+func (ending) Tracer(string, ...trace.TracerOption) trace.Tracer { return endingTracer{} }
+
+type endingTracer struct{ noop.Tracer }
+
+func (endingTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx, noop.Span{}
+}
+
+// The client gets the ctx that the span is in.
+func TestTheContextOfTheSpanGoesOn(t *testing.T) {
+	plain, _ := newClient(t, nil)
+	c, err := plexotel.Traced(plain, "orders", plexotel.WithTracerProvider(ending{}))
+	require.NoError(t, err)
+	_, err = c.Do(t.Context(), "hello")
+	require.ErrorIs(t, err, context.Canceled)
+	for _, err := range c.Stream(t.Context(), "count") {
+		require.ErrorIs(t, err, context.Canceled)
+	}
 }
 
 // A nil context is refused by the client, as without spans.
