@@ -41,6 +41,9 @@
 //	wait_time.sum      seconds that acquires have waited, all added up
 //	wait_time.bucket   by le: acquires that have waited for less than so many seconds
 //
+// The attributes state, half and outcome have the prefix of their metric: plex.connection.state. The
+// attribute le has none.
+//
 // An acquire that failed because its context ended, also by a deadline, is not among the timeouts
 // but has the outcome canceled, as in [plex.Stats].
 //

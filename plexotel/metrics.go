@@ -18,8 +18,9 @@ import (
 // are collected. Each collection costs one call of Stats. Two pools must not have the same name and
 // the same attributes, because one would hide the other.
 //
-// The multiplexer is kept in memory until unregister is called, which ends the observation. Call it
-// after Close, so that the last figures are collected. To call it again does nothing.
+// The multiplexer is kept in memory until unregister is called, which ends the observation. A
+// multiplexer that is closed still has its figures, so unregister may wait until the last of them
+// have been collected. To call it again does nothing.
 func Register(m *plex.Multiplexer, pool string, options ...Option) (unregister func() error, err error) {
 	const call = "Register"
 	c, err := configure(call, pool, options)
