@@ -49,8 +49,9 @@
 //
 // # Durations
 //
-// OpenTelemetry has no way to observe a histogram that somebody else has counted: a histogram takes
-// one duration after the other. The pool tells of each connect, so create_time is a histogram as the
+// The API of OpenTelemetry has no way to observe a histogram that somebody else has counted: it takes
+// one duration after the other. (The SDK has producers, but each reader must be made with them, and
+// views do not apply to them.) The pool tells of each connect, so create_time is a histogram as the
 // conventions want it; that is what [Observer] is for. Of waits the pool tells no more than how many
 // were how long, because there may be millions in a second. To make up durations that would fit the
 // figures would be to invent them. So wait_time is there as what is known: the sum, and the counts
