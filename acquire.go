@@ -96,7 +96,7 @@ func (m *Multiplexer) wait(ctx context.Context, timeout time.Duration, q *queue)
 		return nil, 0, m.acquireFailed(q, 0, ErrTooManyWaiting)
 	}
 	q.waited.Add(1)
-	m.news.waiting(ctx, q.name())
+	m.news.waiting(ctx, q)
 	if q.low.Load() > 0 {
 		q.low.Store(0) // somebody needs all that there is
 	}

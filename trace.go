@@ -73,9 +73,9 @@ func (n *news) acquired(ctx context.Context, half string, began time.Time, h *ha
 }
 
 // waiting tells that a caller waits.
-func (n *news) waiting(ctx context.Context, half string) {
+func (n *news) waiting(ctx context.Context, q *queue) {
 	if f := n.trace.Waiting; f != nil {
-		n.traced("Waiting", func() { f(ctx, half) })
+		n.traced("Waiting", func() { f(ctx, q.name()) })
 	}
 }
 
