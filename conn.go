@@ -319,7 +319,7 @@ func (c *conn) noteLoss(cause error) {
 	}
 	age := c.leftAt.Sub(c.admittedAt) // which do not change any more
 	var young error
-	if c.dialed && age < pace.Patience && !consumersDoing(cause) {
+	if c.dialed && age < pace.Patience && !consumersDoing(c.failure()) {
 		young = fmt.Errorf("plex: the connection was lost %v after it was made: %w", age.Round(time.Microsecond), cause)
 	}
 	m.mu.Lock()

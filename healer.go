@@ -6,7 +6,6 @@ package plex
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -297,7 +296,7 @@ func (c *conn) wasUseful() bool {
 // consumersDoing reports whether a connection has failed because of what a consumer did to it,
 // which says nothing about the service.
 func consumersDoing(cause error) bool {
-	return errors.Is(cause, ErrKilled) || errors.Is(cause, ErrPartialWrite) || errors.Is(cause, errUninterruptible)
+	return cause == ErrKilled || cause == ErrPartialWrite || cause == errUninterruptible // a foreign error is not asked, as m.mu is held
 }
 
 // noteDelivery is told when a connection delivers something for the first time.

@@ -137,6 +137,12 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, syscall.ETIMEDOUT)
 			requireClosed(t, w)
+			time.Sleep(time.Second) // an EOF beside the Write is not believed at once
+			if r, err := m.ReadyReader(t.Context(), -1); err == nil { // a Read of plex's own was faster than the Write
+				_, err = r.Read(make([]byte, 1))
+				require.ErrorIs(t, err, syscall.ETIMEDOUT)
+				requireClosed(t, r)
+			}
 		}, syscall.ETIMEDOUT},
 		"the Kill of a lease": {nil, func(t *testing.T, m *plex.Multiplexer, _ *fakenet.Peer, _ plex.Conn) {
 			require.NoError(t, writerOf(t, m).Kill())
