@@ -42,7 +42,7 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 	if t, ok := m.expiries.next(); ok {
 		sooner(next, t)
 	}
-	if len(m.due) == 0 || !m.canSpareLocked(now) {
+	if m.due = stillDue(m.due); len(m.due) == 0 || !m.canSpareLocked(now) {
 		return nil
 	}
 	n := min(len(m.due), dueBatch)
@@ -50,10 +50,20 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 	for _, c := range batch { // at most dueBatch
 		c.queued = false
 	}
-	if m.due = m.due[n:]; len(m.due) > 0 {
+	if m.due = stillDue(m.due[n:]); len(m.due) > 0 {
 		sooner(next, now.Add(duePause))
 	}
 	return batch
+}
+
+// stillDue drops what has left meanwhile from the front of those that are due, so that nothing is
+// connected to replace it first.
+func stillDue(due []*conn) []*conn {
+	for len(due) > 0 && !due[0].life.due() {
+		due[0].queued = false
+		due = due[1:]
+	}
+	return due
 }
 
 // markDueLocked makes a connection due since a moment, and has the supervisor try it. It reports

@@ -137,7 +137,7 @@ func TestAfterEndTellsWhatAConnectionHasEndedOf(t *testing.T) {
 			_, err := w.Write([]byte("x"))
 			require.ErrorIs(t, err, syscall.ETIMEDOUT)
 			requireClosed(t, w)
-			time.Sleep(time.Second) // an EOF beside the Write is not believed at once
+			time.Sleep(time.Second)                                   // an EOF beside the Write is not believed at once
 			if r, err := m.ReadyReader(t.Context(), -1); err == nil { // a Read of plex's own was faster than the Write
 				_, err = r.Read(make([]byte, 1))
 				require.ErrorIs(t, err, syscall.ETIMEDOUT)

@@ -94,6 +94,12 @@ var limitDefects = []defect{
 		tests: []suite{root("TestATraceMayCallThePool")},
 	},
 	{
+		name:  "due-and-gone-is-replaced-again",
+		what:  "what has left while it waited to be tried is replaced once more, by one too many",
+		edits: []edit{in("stillDue", never("len(due) > 0"))},
+		tests: []suite{root("TestWhatHasLeftIsNotReplacedFirst")},
+	},
+	{
 		name:  "stats-lease-counted-twice",
 		what:  "the leases of a connection that is forgotten count twice for a while",
 		edits: []edit{in("roster.appendWithLeases", replace("r.leases", "2*r.leases"))},
