@@ -222,3 +222,28 @@ func TestProbesEndWithThePool(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// The probe of the guide asks a Redis server, and believes nothing but its answer.
+func TestTheProbeOfTheGuide(t *testing.T) {
+	address, stop := exampleService(func(conn net.Conn) {
+		for in := bufio.NewScanner(conn); in.Scan() && in.Text() == "PING"; {
+			_, _ = io.WriteString(conn, "+PONG\r\n")
+		}
+	})
+	t.Cleanup(stop)
+	l := newLedger(t)
+	m, err := probed(t.Context(), address)
+	require.NoError(t, err)
+	l.closeAtEnd(m)
+	d, err := m.Duplex(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.NoError(t, ping(t.Context(), d))
+	require.NoError(t, d.Close())
+
+	bubble(t, func(t *testing.T, l *ledger) {
+		c, peer := l.Pair()
+		defer func() { _ = c.Close() }()
+		peer.Send("-ERR 42")
+		require.ErrorContains(t, ping(t.Context(), c), `the answer to PING is "-ERR 42"`)
+	})
+}
