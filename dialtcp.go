@@ -74,14 +74,7 @@ func TLS(config *tls.Config) TCPOption {
 // error of New. Nothing is dialed then.
 func DialTCP(address string, options ...TCPOption) Connect {
 	d := &tcpDialer{address: address}
-	problems := option.Apply[tcpDialer, TCPOption]("plex: DialTCP", d, nil)
-	for i, o := range options {
-		if o == nil {
-			problems.Add("options", "option %d of %d is nil; leave it out or give an option", i+1, len(options))
-			continue
-		}
-		o(d)
-	}
+	problems := option.Apply("plex: DialTCP", "options", d, options)
 	d.validate(problems)
 	refused := problems.Err()
 	return DialFunc(func(ctx context.Context) (net.Conn, error) {

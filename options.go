@@ -204,7 +204,7 @@ func WithTrace(trace Trace) Option {
 // that one run is enough to mend it.
 func configure(opts []Option) (*config, error) {
 	c := &config{}
-	problems := option.Apply("plex", c, opts)
+	problems := option.Apply("plex", "New", c, opts)
 	c.validate(problems)
 	if err := problems.Err(); err != nil {
 		return nil, err

@@ -88,14 +88,7 @@ func configureSender(options []SenderOption) (senderConfig, error) {
 	c.queue.Give(defaultQueue)
 	c.writeBuffer.Give(defaultSenderWriteBuffer)
 	c.writeTimeout.Give(defaultSenderWriteTimeout)
-	problems := option.Apply[senderConfig, SenderOption]("message", &c, nil)
-	for i, o := range options {
-		if o == nil {
-			problems.Add("NewSender", "option %d of %d is nil; leave it out or give an option", i+1, len(options))
-			continue
-		}
-		o(&c)
-	}
+	problems := option.Apply("message", "NewSender", &c, options)
 	if n := c.queue.Get(); n < 1 {
 		problems.Add("WithQueue", "the bound is %d bytes; it must be at least 1", n)
 	}

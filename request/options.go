@@ -194,7 +194,7 @@ func configure(call string, options []Option) (*config, error) {
 	c.receivers.Give(defaultReceivers)
 	c.writeBuffer.Give(defaultWriteBuffer)
 	c.writeTimeout.Give(defaultWriteTimeout)
-	problems := option.Apply("request", c, options)
+	problems := option.Apply("request", "New", c, options)
 	c.validate(problems)
 	if call == "New" && c.depth.Given() {
 		problems.Add("WithDepth", "it is for NewOrdered; use WithInFlightPerConn")

@@ -38,13 +38,13 @@ type Problems struct {
 	errs []error
 }
 
-// Apply applies options to config, in their order. An option that is nil is a problem and is left
-// out. The name of the package begins the text of every problem.
-func Apply[C any, O ~func(*C)](pkg string, config *C, options []O) *Problems {
+// Apply applies options to config, in their order. An option that is nil is a problem of the call
+// and is left out. The name of the package begins the text of every problem.
+func Apply[C any, O ~func(*C)](pkg, call string, config *C, options []O) *Problems {
 	p := &Problems{pkg: pkg}
 	for i, option := range options {
 		if option == nil {
-			p.Add("New", "option %d of %d is nil; leave it out or give an option", i+1, len(options))
+			p.Add(call, "option %d of %d is nil; leave it out or give an option", i+1, len(options))
 			continue
 		}
 		option(config)

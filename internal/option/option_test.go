@@ -34,18 +34,18 @@ func with(n int) Option { return func(c *config) { c.order = append(c.order, n) 
 
 func TestApply(t *testing.T) {
 	var c config
-	require.NoError(t, option.Apply("plex", &c, []Option{with(1), with(2)}).Err())
+	require.NoError(t, option.Apply("plex", "New", &c, []Option{with(1), with(2)}).Err())
 	require.Equal(t, []int{1, 2}, c.order)
-	require.NoError(t, option.Apply("plex", &c, []Option(nil)).Err())
+	require.NoError(t, option.Apply("plex", "New", &c, []Option(nil)).Err())
 
-	err := option.Apply("plex", &c, []Option{nil, with(3), nil}).Err()
+	err := option.Apply("plex", "New", &c, []Option{nil, with(3), nil}).Err()
 	require.EqualError(t, err, "plex: New: option 1 of 3 is nil; leave it out or give an option\n"+
 		"plex: New: option 3 of 3 is nil; leave it out or give an option")
 	require.Equal(t, []int{1, 2, 3}, c.order)
 }
 
 func TestProblems(t *testing.T) {
-	p := option.Apply("request", &config{}, []Option{})
+	p := option.Apply("request", "New", &config{}, []Option{})
 	p.Add("WithA", "it is %d: %w", 1, io.EOF)
 	p.Add("WithB", "it is 100%%")
 	for _, d := range []time.Duration{1, 0, -time.Second} {
