@@ -186,10 +186,7 @@ func (t *table[R]) takeCancels(f *flusher[R], l *link[R]) *batch[R] {
 	a.bytes -= len(b.frames)
 	a.cancels = append(a.cancels[:0], a.cancels[n:]...)
 	clear(a.cancels[len(a.cancels):cap(a.cancels)])
-	b.on = l
-	l.writer, l.writing = f.writer, b
-	f.batch, f.carried = b, 0
-	t.beginLocked(f)
+	t.beginLocked(f, l, b, 0)
 	return b
 }
 

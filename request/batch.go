@@ -251,17 +251,14 @@ func (t *table[R]) take(f *flusher[R]) *batch[R] {
 		b.compact()
 	}
 	t.pinLocked(l)
-	b.on = l
 	l.calls.splice(&b.calls)
 	l.live += b.live
 	l.held += b.live
-	l.writer, l.writing = f.writer, b
 	if t.stall > 0 {
 		t.expectLocked(l, b.live)
 	}
 	t.stats.Sent += uint64(b.live)
-	f.batch, f.carried = b, b.live
-	t.beginLocked(f)
+	t.beginLocked(f, l, b, b.live)
 	return b
 }
 

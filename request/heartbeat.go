@@ -180,14 +180,12 @@ func (t *table[R]) takePing(f *flusher[R], c *call[R], frame []byte) *batch[R] {
 	b := t.batchLocked()
 	b.frames = append(t.bufferLocked(), frame...)
 	b.calls.push(c)
-	b.live, b.on = 1, l
+	b.live = 1
 	c.in, c.begin, c.size = b, 0, int32(len(frame))
 	l.calls.splice(&b.calls)
 	l.held++
-	l.writer, l.writing = f.writer, b
 	t.stats.Pings++
-	f.batch, f.carried = b, 0
-	t.beginLocked(f)
+	t.beginLocked(f, l, b, 0)
 	return b
 }
 
@@ -195,9 +193,7 @@ func (t *table[R]) takePing(f *flusher[R], c *call[R], frame []byte) *batch[R] {
 func (t *table[R]) condemn(conn plex.Conn, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.links[conn]; l != nil {
-		l.condemn(why)
-	}
+	t.condemnLocked(conn, why)
 }
 
 // errNoPong is what requests fail with on a connection that does not answer a ping.

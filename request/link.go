@@ -111,8 +111,13 @@ func (t *table[R]) nonsense(conn plex.Conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.malformedLocked(err)
+	t.condemnLocked(conn, err)
+}
+
+// condemnLocked notes why a connection is about to be killed, if it has been given requests.
+func (t *table[R]) condemnLocked(conn plex.Conn, why error) {
 	if l := t.links[conn]; l != nil {
-		l.condemn(err)
+		l.condemn(why)
 	}
 }
 

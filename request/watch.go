@@ -19,9 +19,13 @@ type watching struct {
 	unwatch func() bool // keeps the caller's context from interrupting it; nil if it does not
 }
 
-// beginLocked begins to watch a Write. The timer fires at most once in writePatience, because to
+// beginLocked gives a batch to the connection whose writer f has, and begins to watch the Write. The
+// batch carries so many requests; it has none if it cancels or pings. The timer fires at most once in writePatience, because to
 // set it for each Write would cost a lone caller a tenth of its requests.
-func (t *table[R]) beginLocked(f *flusher[R]) {
+func (t *table[R]) beginLocked(f *flusher[R], l *link[R], b *batch[R], carried int) {
+	b.on = l
+	l.writer, l.writing = f.writer, b
+	f.batch, f.carried = b, carried
 	t.serial++
 	f.watching = watching{place: len(t.busy), serial: t.serial}
 	t.busy = append(t.busy, f)
