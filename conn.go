@@ -209,8 +209,19 @@ func (c *conn) failure() error {
 }
 
 // wasReset reports whether the kernel has seen a reset of the connection. The kernel is asked
-// first: once plex has closed the write side, a clean end looks like a reset.
-func (c *conn) wasReset() bool { return c.socket.WasReset() && !c.saidBye.Load() }
+// first: once plex has closed the write side, a clean end looks like a reset. Where the kernel does
+// not answer, the poller may have been told.
+func (c *conn) wasReset() bool {
+	return c.member.Failure() != nil || c.socket.WasReset() && !c.saidBye.Load()
+}
+
+// resetCause is the error of a connection that was reset, for whoever the kernel did not tell.
+func (c *conn) resetCause() error {
+	if err := c.member.Failure(); err != nil {
+		return err
+	}
+	return sock.ErrReset
+}
 
 // fail is the hard end, with the error that both halves shall report. The first error counts; later
 // ones are mostly its consequences. But each does the whole work, for the first may not have come to

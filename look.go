@@ -175,7 +175,8 @@ func earlier(a, b time.Time) time.Time {
 
 // vigil is kept while plex reads from a transport of which it does not know whether it heeds its
 // deadline. One that does not is closed if a lease cannot end because of it, or if it is of no more
-// use. Otherwise there is no harm in it: what it waits for is something to deliver.
+// use; and if callers wait for any connection, since none of them gets this one meanwhile. Otherwise
+// there is no harm in it: what it waits for is something to deliver.
 type vigil struct {
 	h        *half
 	patience *clock.Patience
@@ -188,7 +189,7 @@ func (v *vigil) look() {
 	case w.is(poolRetired):
 		v.h.conn.fail(ErrClosed)
 		v.h.conn.shut() // if it is being closed, that waits for the Read
-	case w.is(leaseLive):
+	case w.is(leaseLive), v.h.conn.m.reading.Load() == readsAny:
 		v.h.conn.fail(errUninterruptible)
 	default:
 		v.patience.Start(interruptGrace, nil)
@@ -208,7 +209,11 @@ func (h *half) lookFailed(err error) {
 		return
 	}
 	c.noteLastWords()
-	switch h.verdict(err) {
+	says := h.verdict(err)
+	if says == sawEOF && c.wasReset() { // of which somebody else was told
+		says, err = fatal, c.resetCause()
+	}
+	switch says {
 	case passing:
 		h.refusal = err // the kernel tells it once, so a lease has to be told
 		h.noteLeft()
@@ -242,26 +247,47 @@ func (h *half) readAhead() (ended bool) {
 	return true
 }
 
-// glance looks at an idle connection for a moment.
+// glance looks at an idle connection for a moment, unless there is something to be read already.
 func (c *conn) glance() {
+	if !c.r.word().is(dataLeft | connEnded) {
+		c.lookIdle(0)
+	}
+}
+
+// fetchIdle keeps what has arrived at an idle connection for the next lease; what is more than
+// remainsLimit stays with the system. It reports whether it has looked. Of a transport that has
+// something inside itself it takes all, since nobody would tell of that.
+func (c *conn) fetchIdle() (looked bool) {
+	if c.attention == inside {
+		return c.lookIdle(remainsLimit)
+	}
+	return c.lookIdle(0)
+}
+
+// lookIdle looks at an idle connection for a moment, until limit bytes have come; a limit of 0 means
+// one Read. It reports whether it has looked.
+func (c *conn) lookIdle(limit int) (looked bool) {
 	h := &c.r
-	if h.word().is(dataLeft|connEnded) || h.promised() {
-		return // there is something to be read, or somebody is about to read
+	if h.promised() {
+		return false // somebody is about to read
 	}
 	c.m.beginLook()
 	defer c.m.endLook()
 	if !h.hold() {
-		return // somebody reads
+		return false // somebody reads
 	}
 	c.whileHeld(func() arrival {
-		if err := h.examine(time.Now().Add(glanceTime), 0, false); err != nil {
-			h.lookFailed(err)
+		if looked = h.leftOver() < remainsLimit; looked {
+			if err := h.examine(time.Now().Add(glanceTime), limit, false); err != nil {
+				h.lookFailed(err)
+			}
 		}
 		return c.afterLook(fromHold)
 	})
 	if h.word().is(connDue) {
 		c.againIfUnleased(&c.w) // who came for it meanwhile went away, as it was held
 	}
+	return looked
 }
 
 // inspect looks at an idle read half of a connection that is at its end. If the half is leased, its

@@ -54,8 +54,9 @@ const (
 //
 // On Linux the kernel tells what arrives, for TCP, UDP and Unix sockets, and for TLS and whatever
 // else shows the socket beneath it (by SyscallConn, or NetConn as *tls.Conn does); no connection
-// has a goroutine. Elsewhere, and for connections without a socket, such as a [net.Pipe], one
-// goroutine for each connection waits in a Read of up to 512 bytes while the connection is idle. If
+// has a goroutine. Elsewhere one goroutine for each connection waits until something arrives, while
+// the connection is idle. For connections without a socket, such as a [net.Pipe], and elsewhere for
+// UDP, it waits in a Read of up to 512 bytes, or of one datagram. If
 // the connection refuses deadlines, it is retired by closing its write side first, so that its peer
 // ends it, and closed after the linger if the peer does not.
 func (m *Multiplexer) ReadyReader(ctx context.Context, timeout time.Duration) (Reader, error) {

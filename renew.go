@@ -213,7 +213,7 @@ func (c *conn) detach() bool {
 	}
 	c.r.retire()
 	c.w.retire()
-	c.member.Remove()
+	c.leaveAlone()
 	c.closed()
 	return true
 }

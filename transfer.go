@@ -175,7 +175,7 @@ func (h *half) failedOperation(err error) error {
 		// A Write to a connection that has been reset meanwhile only says that the pipe is broken;
 		// the kernel has told the other half why.
 		if h.writes() && sock.BrokenPipe(err) && c.wasReset() {
-			err = fmt.Errorf("%w: %w", sock.ErrReset, err)
+			err = fmt.Errorf("%w: %w", c.resetCause(), err)
 		}
 		// Whose deadline it was, or whose lease has ended, means nothing to the others on the
 		// connection. What it says to them is why there is no connection any more.
@@ -193,7 +193,7 @@ func (h *half) failedOperation(err error) error {
 // the reset, and is given a moment for it.
 func (c *conn) resetBehindEOF() error {
 	if c.failure() == nil && c.wasReset() {
-		c.fail(sock.ErrReset)
+		c.fail(c.resetCause())
 	}
 	if !c.socket.Exists() {
 		for range eofSteps {

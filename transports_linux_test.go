@@ -1,3 +1,5 @@
+//go:build !plexportable
+
 package plex_test
 
 import (

@@ -1,24 +1,21 @@
 package plex
 
-// What the poller tells: that the peer has ended a connection, or that something has arrived. Where
-// the system has no poller, idle connections are looked at from time to time.
+// What the poller tells: that the peer has ended a connection, or that something has arrived. Plan
+// 9 has no poller: there an end is seen by whoever uses the connection next.
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
 	"time"
 
 	"go.atomizer.io/plex/internal/poll"
-	"go.atomizer.io/plex/internal/sock"
 )
 
-// sweepInterval is how often idle connections are looked at where there is no poller, and how often
-// it is checked whether somebody else has closed one.
-const sweepInterval = time.Second
+// checkInterval is how often it is checked whether somebody else has closed a connection.
+const checkInterval = time.Second
 
-// watcher is the multiplexer's poller, or what stands for it.
+// watcher is the multiplexer's poller.
 type watcher struct {
 	m    *Multiplexer
 	done chan struct{} // closed by stop
@@ -27,7 +24,6 @@ type watcher struct {
 	poller   *poll.Poller[*conn] // nil before the first connection that it can watch
 	readable bool                // what arrives is of interest
 	checks   bool                // it is checked whether transports have been closed by somebody else
-	sweeps   bool                // connections are looked at from time to time
 	stopped  bool
 }
 
@@ -35,16 +31,14 @@ func newWatcher(m *Multiplexer) *watcher { return &watcher{m: m, done: make(chan
 
 // watch begins to watch a connection that has just been admitted.
 func (w *watcher) watch(c *conn) {
-	switch {
-	case poll.Available && c.socket.Exists():
-		if err := w.add(c); err != nil && err != ErrClosed {
-			w.m.news.warn("plex: idle connections are not watched", "addr", addrOf(c.remote), "cause", err)
-			if c.attention != blind {
-				c.attention = parked
-			}
+	if !poll.Available || !c.socket.Exists() {
+		return
+	}
+	if err := w.add(c); err != nil && err != ErrClosed {
+		w.m.news.warn("plex: idle connections are not watched", "addr", addrOf(c.remote), "cause", err)
+		if c.attention != blind {
+			c.attention = parked
 		}
-	case !poll.Available && sweeps(c):
-		w.startSweeping()
 	}
 }
 
@@ -78,13 +72,19 @@ func (w *watcher) thePoller() (*poll.Poller[*conn], error) {
 	case w.poller != nil:
 		return w.poller, nil
 	}
-	p, err := poll.New[*conn]()
+	p, err := poll.New(poll.Calls[*conn]{
+		Start:     w.m.tasks.start,
+		Ended:     w.ended,
+		Arrived:   (*conn).arrived,
+		Use:       (*conn).use,
+		Unread:    (*conn).unread,
+		Unwatched: (*conn).parkSoon,
+	})
 	if err != nil {
 		return nil, err
 	}
-	w.m.tasks.start(func() { p.Ends(w.ended) })
 	if w.readable {
-		if err := w.startReadableLocked(p); err != nil {
+		if err := p.StartReadable(); err != nil {
 			p.Stop()
 			return nil, err
 		}
@@ -101,20 +101,12 @@ func (w *watcher) startReadable() error {
 		return ErrClosed
 	}
 	if w.poller != nil {
-		if err := w.startReadableLocked(w.poller); err != nil {
+		if err := w.poller.StartReadable(); err != nil {
 			return fmt.Errorf("plex: watching for what arrives: %w", err)
 		}
 	}
 	w.readable = true
 	return nil
-}
-
-func (w *watcher) startReadableLocked(p *poll.Poller[*conn]) error {
-	err := p.StartReadable()
-	if err == nil {
-		w.m.tasks.start(func() { p.Readable((*conn).arrived) })
-	}
-	return err
 }
 
 // ended is called by the poller. A connection gets a goroutine of its own for its end, so that
@@ -153,7 +145,7 @@ func (c *conn) noticed(reset bool) {
 	if reset && c.failure() == nil {
 		// A consumer has the read half and may still read what had arrived; then it finds the
 		// error. A consumer that does not read must not keep the slot.
-		time.AfterFunc(resetGrace, func() { c.fail(sock.ErrReset) })
+		time.AfterFunc(resetGrace, func() { c.fail(c.resetCause()) })
 	}
 }
 
@@ -169,7 +161,7 @@ func (w *watcher) startChecking() {
 }
 
 func (w *watcher) check(done <-chan struct{}) {
-	ticker := time.NewTicker(sweepInterval)
+	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
 	var conns []*conn
 	for {
@@ -190,39 +182,44 @@ func (w *watcher) check(done <-chan struct{}) {
 
 var errClosedElsewhere = fmt.Errorf("plex: somebody else has closed the connection: %w", net.ErrClosed)
 
-// sweeps reports whether c can be looked at while it is idle: it is of a type that is known to heed
-// a deadline.
-func sweeps(c *conn) bool {
-	switch c.nc.(type) {
-	case *net.TCPConn, *net.UnixConn, *tls.Conn:
-		return !c.kind.Datagram()
+// use is for a poller that waits only on connections that are left alone: the word of the read half
+// changes with every lease, and with every hold.
+func (c *conn) use() (mark uint64, now poll.Usage) {
+	w := c.r.word()
+	switch {
+	case w.is(leaseBusy | poolHeld):
+		now = poll.Busy
+	case w.is(leaseLive):
+		now = poll.Leased
 	}
-	return false
+	return uint64(w), now
 }
 
-// startSweeping starts the goroutine that looks at idle connections.
-func (w *watcher) startSweeping() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.sweeps {
-		done := w.done
-		w.sweeps = w.m.tasks.start(func() { w.sweep(done) })
+// unread is called by a poller that does not see the peer's end behind what has arrived. It reads
+// what has arrived, for the next lease, and reports whether it has.
+func (c *conn) unread() bool {
+	if c.m.reading.Load() == readsReady || c.attention == blind {
+		return false // it is listed, and whoever comes for it reads it; or a Read could not be ended
 	}
+	return c.fetchIdle()
 }
 
-func (w *watcher) sweep(done <-chan struct{}) {
-	ticker := time.NewTicker(sweepInterval)
-	defer ticker.Stop()
-	for {
+// leaveAlone ends the poller's business with a connection that is taken out of the pool, with its
+// transport open.
+func (c *conn) leaveAlone() {
+	c.member.Remove()
+	select {
+	case <-c.member.Out():
+		return
+	default:
+	}
+	if guardDeadline(c.nc.SetReadDeadline, longAgo) == nil { // which the poller's goroutine heeds
+		late := time.NewTimer(interruptGrace)
+		defer late.Stop()
 		select {
-		case <-ticker.C:
-		case <-done:
-			return
+		case <-c.member.Out():
+		case <-late.C:
 		}
-		for _, c := range w.m.roster.all() {
-			if sweeps(c) {
-				c.glance()
-			}
-		}
+		_ = guardDeadline(c.nc.SetReadDeadline, time.Time{})
 	}
 }

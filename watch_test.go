@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/fakenet"
+	"go.atomizer.io/plex/internal/poll"
 )
 
 // retryAtOnce is for tests in which one young connection after the other is lost, which is no reason to hesitate there.
@@ -97,6 +98,11 @@ func TestIdleConnectionThatItsPeerEndsIsDroppedWithoutAConnector(t *testing.T) {
 		a.fin()
 		eventually(t, func() bool { return m.Stats().Open == 1 }, "the first connection is dropped")
 		requirePassing(t, m, b)
+		if poll.Parks && s.kind == "tls" { // whose goodbye, unread, would hide the end
+			b.fin()
+			eventually(t, func() bool { return m.Stats().Lost == 2 }, "the second is dropped, too")
+			return
+		}
 		r := leaseReader(t, m)
 		waiting := later(func() error {
 			_, err := m.Reader(soon(t), 0)
@@ -190,7 +196,7 @@ func requireNoMoreThan(t *testing.T, m *plex.Multiplexer, n int) {
 func TestPeerHalfClosesAndALiveWriteLeaseFinishes(t *testing.T) {
 	const total = 1 << 20
 	for _, capacity := range []int{1, 2} {
-		for _, left := range []int64{0, 10, 100_000} { // what the peer leaves unread before its end
+		for _, left := range []int64{0, 10, plenty} { // what the peer leaves unread before its end
 			t.Run(fmt.Sprintf("capacity %d, %d left", capacity, left), func(t *testing.T) {
 				forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
 					m, p := s.mux(l, plex.WithMaxCapacity(capacity))
@@ -198,7 +204,7 @@ func TestPeerHalfClosesAndALiveWriteLeaseFinishes(t *testing.T) {
 					require.NoError(t, writeOracle(w, 99, 0, 1000, 100))
 					p.send(t, 0, left)
 					p.halfClose()
-					if s.kind == "tls" {
+					if s.kind == "tls" && !poll.Parks {
 						// The end is told within TLS, so it takes a reader to notice.
 						r := leaseReader(t, m)
 						n, err := readOracle(r, p.number, -1)
@@ -238,7 +244,7 @@ func TestPeerHalfClosesAndALiveWriteLeaseFinishes(t *testing.T) {
 
 					require.NoError(t, <-received, "the peer has it all, and then our end")
 					requireHealed(t, m, 1, 1)
-					if left > 0 && s.kind != "tls" {
+					if left > 0 && (s.kind != "tls" || poll.Parks) {
 						r := readerOn(t, m, p)
 						n, err := readOracle(r, p.number, -1)
 						require.Equal(t, io.EOF, err)
@@ -259,6 +265,7 @@ func TestPeerHalfClosesAndALiveWriteLeaseFinishes(t *testing.T) {
 // The same with the reader in somebody's hands, too, who reads on while the replacement is there.
 func TestPeerClosesWhileItsReaderIsLeased(t *testing.T) {
 	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+		skipUnseen(t, true)
 		const size = 100_000
 		m, p := s.mux(l)
 		r := leaseReader(t, m)
@@ -286,6 +293,7 @@ func TestPeerClosesWhileItsReaderIsLeased(t *testing.T) {
 // What nobody has come to look at as it happened, because somebody had the reader, is looked at when the lease ends.
 func TestLeaseThatEndsAfterThePeerLeavesNoReaderBehind(t *testing.T) {
 	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+		skipUnseen(t, s.kind == "tls")
 		m, p := s.mux(l)
 		r := leaseReader(t, m)
 		p.fin()
@@ -421,7 +429,7 @@ func TestFourThousandIdleConnectionsAreReplacedTogether(t *testing.T) {
 	s := newHost(t, "tcp")
 	before := runtime.NumGoroutine()
 	m := l.mustOpen(n, s.connect())
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3 },
+	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3+byPoller(0, n) },
 		"of %d goroutines more than there were, all but a few end", runtime.NumGoroutine()-before)
 
 	started := time.Now()
@@ -435,7 +443,7 @@ func TestFourThousandIdleConnectionsAreReplacedTogether(t *testing.T) {
 	requireHealedWithin(t, 5*time.Minute, m, n, n) // seconds, but a minute under the race detector on a busy machine
 	t.Logf("%d connections replaced in %v", n, time.Since(started))
 	assert.Equal(t, 2*n, s.dialed())
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3 }, "no goroutine is left of it")
+	eventually(t, func() bool { return runtime.NumGoroutine() <= before+3+byPoller(0, n) }, "no goroutine is left of it")
 
 	for _, p := range []*peer{s.at(n), s.at(n + n/2), s.at(2*n - 1)} {
 		r := readerOn(t, m, p)

@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"syscall"
 	"time"
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/caller"
+	"go.atomizer.io/plex/internal/sock"
 )
 
 // noWait has the multiplexer give a writer now or never.
@@ -163,7 +163,7 @@ func (s *Sender) writeOne(f *senderFlusher) (next bool) {
 	}()
 	p := b.data[b.off:]
 	n, err := w.Write(p)
-	if n == 0 && err != nil && refused(err) && w.Conn().Datagram() {
+	if n == 0 && err != nil && sock.Refused(err) && w.Conn().Datagram() {
 		n, err = w.Write(p) // the error was about an earlier datagram, and is told once
 	}
 	returned = true
@@ -171,8 +171,6 @@ func (s *Sender) writeOne(f *senderFlusher) (next bool) {
 	_ = w.Close() // has nothing to add to what Write returned
 	return s.settle(f, n, err)
 }
-
-func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // take gives the first batch to a flusher. If there is none, it returns nil, and f does not lead any
 // more.

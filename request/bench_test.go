@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/internal/poll"
 	"go.atomizer.io/plex/request"
 )
 
@@ -293,6 +294,10 @@ func TestARequestAllocatesNothing(t *testing.T) {
 		least = min(least, testing.AllocsPerRun(1000, ask))
 	}
 	if !raceEnabled {
-		require.Zero(t, least)
+		most := 0.0
+		if poll.Parks {
+			most = 2 // a goroutine
+		}
+		require.LessOrEqual(t, least, most)
 	}
 }

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.atomizer.io/plex"
@@ -125,15 +123,6 @@ func errRefused(conn plex.Conn, cause error) error {
 func errNotTaken(conn plex.Conn, d time.Duration) error {
 	return fmt.Errorf("request: connection to %v killed because its peer has not taken in %v what was written: %w",
 		conn.RemoteAddr(), d, os.ErrDeadlineExceeded)
-}
-
-// wsaConnReset is the error that Windows returns when a datagram was refused.
-const wsaConnReset = syscall.Errno(10054)
-
-// refused reports whether an error of a datagram connection says that nobody listens at the peer's
-// port.
-func refused(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || runtime.GOOS == "windows" && errors.Is(err, wsaConnReset)
 }
 
 var (

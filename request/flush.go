@@ -11,6 +11,7 @@ import (
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/caller"
+	"go.atomizer.io/plex/internal/sock"
 )
 
 const (
@@ -151,7 +152,7 @@ func (c *Client[Q, R]) finish(f *flusher[R], n int, err error) (next *flusher[R]
 		n = len(f.batch.frames) // nobody knows how much was written
 	}
 	// The kernel says this only once. It is about an earlier datagram, and nothing was sent.
-	unheard := err != nil && n == 0 && conn.Datagram() && refused(err)
+	unheard := err != nil && n == 0 && conn.Datagram() && sock.Refused(err)
 	victims, r, why, parked := c.table.settle(f, n, err, unheard)
 	if !parked {
 		_ = w.Close() // has nothing to add to what Write returned

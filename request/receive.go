@@ -10,6 +10,7 @@ import (
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/internal/intake"
+	"go.atomizer.io/plex/internal/sock"
 	"go.atomizer.io/plex/message"
 )
 
@@ -168,7 +169,7 @@ func (c *Client[Q, R]) malformed(conn plex.Conn, err error) {
 func (c *Client[Q, R]) troubled(conn plex.Conn, err error) {
 	switch err.(type) { // as package message returns them; there may be errors of the user inside
 	case *message.DatagramError:
-		if refused(err) {
+		if sock.Refused(err) {
 			c.refuse(conn, err)
 		}
 	case *message.CutError:

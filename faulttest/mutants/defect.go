@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // defect is a deliberate mistake.
@@ -35,12 +36,24 @@ func in(name string, changes ...change) edit { return edit{name, changes} }
 type suite struct {
 	pkg   string   // "." is the library's, "faulttest" the table's; "./model" is below that, "internal/pace" in the library
 	names []string // none means all
+	tags  string   // for the build
 }
 
 // root names tests of the library itself, own tests of a package inside it, fault tests of a package in faulttest.
-func root(names ...string) suite              { return suite{".", names} }
-func own(pkg string, names ...string) suite   { return suite{pkg, names} }
-func fault(pkg string, names ...string) suite { return suite{pkg, names} }
+func root(names ...string) suite              { return suite{pkg: ".", names: names} }
+func own(pkg string, names ...string) suite   { return suite{pkg: pkg, names: names} }
+func fault(pkg string, names ...string) suite { return suite{pkg: pkg, names: names} }
+
+// parked runs a suite with the poller of the systems that are not Linux.
+func parked(s suite) suite {
+	s.tags = "plexportable"
+	return s
+}
+
+// program names what a suite is built into.
+func (s suite) program() string {
+	return strings.NewReplacer(".", "root", "/", "-").Replace(s.pkg) + s.tags + ".test"
+}
 
 // defects returns all of them.
 func defects() []defect {

@@ -84,7 +84,7 @@ var readyDefects = []defect{
 	{
 		name:  "age-overlooked",
 		what:  "a connection that becomes too old while plex looks at it is not retired after the look",
-		edits: []edit{in("conn.glance", drop("c.againIfUnleased(&c.w)"))},
+		edits: []edit{in("conn.lookIdle", drop("c.againIfUnleased(&c.w)"))},
 		tests: []suite{root("TestAConnectionThatIsLookedAtIsReplacedForItsAge")},
 	},
 	{

@@ -100,21 +100,23 @@ func (g *gate) control(ctx context.Context, chosen []defect) error {
 	}
 	defer s.clean()
 	names := make(map[string][]string)
-	var packages []string
+	var programs []suite
 	for _, d := range chosen {
 		for _, suite := range d.tests {
-			if names[suite.pkg] == nil {
-				packages = append(packages, suite.pkg)
+			program := suite.program()
+			if names[program] == nil {
+				programs = append(programs, suite)
 			}
-			names[suite.pkg] = append(names[suite.pkg], suite.names...)
+			names[program] = append(names[program], suite.names...)
 		}
 	}
-	for _, pkg := range packages {
-		slices.Sort(names[pkg])
-		names := slices.Compact(names[pkg])
-		r, err := s.run(ctx, suite{pkg, names}, suiteTime)
+	for _, all := range programs {
+		slices.Sort(names[all.program()])
+		all.names = slices.Compact(names[all.program()])
+		pkg, names := all.pkg, all.names
+		r, err := s.run(ctx, all, suiteTime)
 		if err == nil && !r.passed { // once more: all of them at once are many, beside a busy machine's other work
-			r, err = s.run(ctx, suite{pkg, names}, suiteTime)
+			r, err = s.run(ctx, all, suiteTime)
 		}
 		if err != nil {
 			return err
@@ -134,13 +136,13 @@ func (g *gate) control(ctx context.Context, chosen []defect) error {
 // site is a copy of the library with the test programs that were built of it.
 type site struct {
 	dir   string
-	built map[string]string // package → program
+	built map[string]bool // by the program
 	clean func()
 }
 
 func (g *gate) site(name string) (*site, error) {
 	dir := filepath.Join(g.work, name)
-	s := &site{dir: filepath.Join(dir, "plex"), built: make(map[string]string), clean: func() {}}
+	s := &site{dir: filepath.Join(dir, "plex"), built: make(map[string]bool), clean: func() {}}
 	if !g.keep {
 		s.clean = func() { _ = os.RemoveAll(dir) } // the whole work folder goes at the end
 	}
@@ -162,18 +164,18 @@ func (s *site) folder(pkg string) string {
 }
 
 // build makes the test program of a package, once.
-func (s *site) build(ctx context.Context, pkg string) (string, error) {
-	if program, ok := s.built[pkg]; ok {
+func (s *site) build(ctx context.Context, suite suite) (string, error) {
+	program := filepath.Join(s.dir, "..", suite.program())
+	if s.built[program] {
 		return program, nil
 	}
-	program := filepath.Join(s.dir, "..", strings.NewReplacer(".", "root", "/", "-").Replace(pkg)+".test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", program, ".")
-	cmd.Dir = s.folder(pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-tags="+suite.tags, "-ldflags=-s -w", "-o", program, ".")
+	cmd.Dir = s.folder(suite.pkg)
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go test -c %s: %w\n%s", pkg, err, out)
+		return "", fmt.Errorf("go test -c %s: %w\n%s", suite.pkg, err, out)
 	}
-	s.built[pkg] = program
+	s.built[program] = true
 	return program, nil
 }
 
@@ -190,7 +192,7 @@ func (s *site) run(ctx context.Context, suite suite, limit time.Duration) (resul
 	if _, err := os.Stat(s.folder(suite.pkg)); errors.Is(err, os.ErrNotExist) {
 		return result{}, fmt.Errorf("there is no package %s", suite.pkg)
 	}
-	program, err := s.build(ctx, suite.pkg)
+	program, err := s.build(ctx, suite)
 	if err != nil {
 		return result{}, err
 	}

@@ -21,8 +21,9 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"go.atomizer.io/plex/internal/sock"
 )
 
 // Addr is the address of a fake. No two connections of a process share one.
@@ -318,9 +319,9 @@ func (c *Conn) write(p []byte) (n int, err error) {
 		case w.tells(Writes):
 			return n, c.opError("write", w.err)
 		case w.err != nil && w.tell&Writes != 0, w.outEOF:
-			return n, c.opError("write", syscall.EPIPE)
+			return n, c.opError("write", sock.Pipe)
 		case w.gone:
-			w.err, w.tell = syscall.ECONNRESET, Both // learnt by whoever asks next
+			w.err, w.tell = sock.Reset, Both // learnt by whoever asks next
 
 			return len(p), nil
 		}
@@ -568,7 +569,7 @@ func (p *Peer) deliver(b []byte, alone bool) error {
 	defer w.mu.Unlock()
 
 	if w.closed || w.err != nil || w.inEOF {
-		return syscall.EPIPE
+		return sock.Pipe
 	}
 
 	if len(b) == 0 {

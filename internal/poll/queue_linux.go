@@ -1,3 +1,5 @@
+//go:build !plexportable
+
 package poll
 
 import (
@@ -5,9 +7,6 @@ import (
 	"sync"
 	"syscall"
 )
-
-// Available says whether this system has a Poller.
-const Available = true
 
 const (
 	endEvents      = syscall.EPOLLRDHUP | syscall.EPOLLONESHOT

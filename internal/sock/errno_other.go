@@ -7,7 +7,10 @@ import (
 	"syscall"
 )
 
-const connReset = syscall.ECONNRESET
+const (
+	connReset  = syscall.ECONNRESET
+	brokenPipe = syscall.EPIPE
+)
 
 // messageErrors say that one message was not sent: it is too large, or there is no buffer at this
 // moment.
@@ -21,7 +24,10 @@ var networkErrors = []syscall.Errno{
 
 // BrokenPipe reports whether err is that of a Write after the write side has ended, which also
 // stands for a reset that somebody else has been told of.
-func BrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+func BrokenPipe(err error) bool { return errors.Is(err, brokenPipe) }
+
+// Refused reports whether err says that nobody listens at the peer's port.
+func Refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // BacklogFull reports whether err says that the service is there, and has not yet accepted as many
 // connections as may wait for that. Only a connect to a Unix socket says so.

@@ -5,7 +5,10 @@ import (
 	"syscall"
 )
 
-const connReset = syscall.WSAECONNRESET
+const (
+	connReset  = syscall.WSAECONNRESET
+	brokenPipe = syscall.EPIPE
+)
 
 // The numbers that package syscall has no names for.
 const (
@@ -28,7 +31,13 @@ var networkErrors = []syscall.Errno{
 }
 
 // BrokenPipe reports whether err is that of a Write after the write side has ended.
-func BrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+func BrokenPipe(err error) bool { return errors.Is(err, brokenPipe) }
+
+// Refused reports whether err, of a datagram connection, says that nobody listens at the peer's
+// port. Windows reports that as a reset.
+func Refused(err error) bool {
+	return isAny(err, []syscall.Errno{wsaECONNREFUSED, syscall.ECONNREFUSED, syscall.WSAECONNRESET})
+}
 
 // BacklogFull is always false: Windows has no such error.
 func BacklogFull(error) bool { return false }

@@ -66,6 +66,10 @@ func CloseWrite(nc net.Conn) error {
 	return errors.ErrUnsupported
 }
 
+// Reset and Pipe are the system's errors for a connection that the peer has reset, and for a Write
+// to one of which an end has been seen; for transports that are not the system's.
+var Reset, Pipe error = connReset, brokenPipe
+
 // ErrReset is the error of a connection that the peer has reset, for those whom the kernel does not
 // tell: it tells only the first who asks.
 var ErrReset error = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", connReset)}
