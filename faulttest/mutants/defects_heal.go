@@ -6,7 +6,7 @@ var healDefects = []defect{
 	{
 		name:  "default-backoff-as-the-users",
 		what:  "the default pause in place of a backoff function that fails is not cut short for callers who wait",
-		edits: []edit{in("Multiplexer.decidePause", replace("!chosen", "m.cfg.backoff == nil"))},
+		edits: []edit{in("Multiplexer.decidePause", replace("!chosen", "!chosen && m.cfg.backoff == nil"))},
 		tests: []suite{root("TestTheDefaultInPlaceOfABackoffThatPanicsIsCutShortForCallersWhoWait")},
 	},
 	{
