@@ -16,6 +16,7 @@ type Event struct {
 
 	Conn Conn     // the connection; the zero Conn if there is none
 	Addr net.Addr // its remote address, or the one that was to be connected to; nil if unknown
+	At   Address  // the address that it is of, see WithResolver; zero without
 	Why  string   // why a connection was connected, left or was retired: "given", "lost", "maximal lifetime", ...
 	Err  error    // the cause of a loss, or of a connect or probe that failed
 
@@ -54,6 +55,16 @@ const (
 	EventBackoffBegan EventKind = "backoff began"
 	// EventBackoffEnded: a connect has succeeded after that.
 	EventBackoffEnded EventKind = "backoff ended"
+	// EventAddressAdded: the service has an address that it had not before, see WithResolver.
+	EventAddressAdded EventKind = "address added"
+	// EventAddressDrained: an address is gone, and its connections are being retired.
+	EventAddressDrained EventKind = "address drained"
+	// EventAddressFailing: a connect to an address has failed, or it has hung up at once.
+	EventAddressFailing EventKind = "address failing"
+	// EventAddressRecovered: a connect to it has succeeded after that.
+	EventAddressRecovered EventKind = "address recovered"
+	// EventMoved: a connection of an address that has too many is being retired.
+	EventMoved EventKind = "moved"
 )
 
 // observerQueue is how many events may wait for the observer.

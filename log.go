@@ -90,32 +90,32 @@ func (n *news) lost(c *conn, cause error) {
 	}
 	age := c.leftAt.Sub(c.admittedAt)
 	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", age)
-	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Err: cause, Took: age})
+	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: cause, Took: age})
 }
 
 // probed tells of a probe; that one has failed is in the log as the cause of a loss.
 func (n *news) probed(c *conn, took time.Duration, err error) {
-	n.tell(Event{Kind: EventProbed, Conn: Conn{c}, Addr: c.remote, Err: err, Took: took})
+	n.tell(Event{Kind: EventProbed, Conn: Conn{c}, Addr: c.remote, At: c.at, Err: err, Took: took})
 }
 
 func (n *news) retired(c *conn) {
-	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
+	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
 }
 
 func (n *news) connectFailed(a *attempt, took time.Duration, err error) {
 	n.warn("plex: connect failed", "cause", err, "addr", addrOf(a.loss.addr), "attempts", a.loss.attempts+1)
-	n.tell(Event{Kind: EventConnectFailed, Addr: a.loss.addr, Why: a.why(), Err: err, Attempts: a.loss.attempts + 1, Took: took})
+	n.tell(Event{Kind: EventConnectFailed, Addr: a.loss.addr, At: a.to, Why: a.why(), Err: err, Attempts: a.loss.attempts + 1, Took: took})
 }
 
 // given tells of a connection that the user brought.
 func (n *news) given(c *conn) {
-	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: "given"})
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: "given"})
 }
 
 // connected tells of what a connect has brought; open is how many there are now.
 func (n *news) connected(c *conn, a *attempt, open int) {
 	attempts, missing := a.loss.attempts+1, c.admittedAt.Sub(a.loss.at)
-	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: a.why(), Attempts: attempts, Took: c.admittedAt.Sub(a.started)})
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: a.why(), Attempts: attempts, Took: c.admittedAt.Sub(a.started)})
 	switch {
 	case a.loss.first:
 	case a.grows:
@@ -124,7 +124,7 @@ func (n *news) connected(c *conn, a *attempt, open int) {
 		n.add(slog.LevelInfo, "plex: connection renewed", "why", a.loss.why.text(), "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
 	default:
 		n.add(slog.LevelInfo, "plex: connection healed", "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
-		n.tell(Event{Kind: EventHealed, Conn: Conn{c}, Addr: c.remote, Attempts: attempts, Took: missing})
+		n.tell(Event{Kind: EventHealed, Conn: Conn{c}, Addr: c.remote, At: c.at, Attempts: attempts, Took: missing})
 	}
 }
 
@@ -151,6 +151,22 @@ func (n *news) backoffBegan(failures int, pause time.Duration, cause error) {
 }
 
 func (n *news) backoffEnded() { n.tell(Event{Kind: EventBackoffEnded}) }
+
+// address tells of what has become of an address of the service.
+func (n *news) address(kind EventKind, at Address, cause error) {
+	level := slog.LevelInfo
+	args := []any{"addr", at.String()}
+	if cause != nil {
+		level, args = slog.LevelWarn, append(args, "cause", cause)
+	}
+	n.add(level, "plex: "+string(kind), args...)
+	n.tell(Event{Kind: kind, Addr: netAddr{at}, At: at, Err: cause})
+}
+
+func (n *news) moved(c *conn) {
+	n.add(slog.LevelInfo, "plex: moved", "addr", c.at.String())
+	n.tell(Event{Kind: EventMoved, Conn: Conn{c}, Addr: c.remote, At: c.at})
+}
 
 func (n *news) leak(s leak) {
 	stack := s.origin.text()

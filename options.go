@@ -50,6 +50,7 @@ type config struct {
 	maxWaiting     option.Value[int]
 	failFast       option.Value[int]
 	quietIdle      bool
+	resolver       option.Value[resolving]
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
 	observer       func(Event)
@@ -230,6 +231,13 @@ func configure(opts []Option) (*config, error) {
 	c.connectTimeout.Give(c.connectTimeout.Or(defaultConnectTimeout))
 	c.linger.Give(min(c.linger.Or(defaultLinger), maxWait))
 	c.retireGrace.Give(min(c.retireGrace.Or(defaultRetireGrace), maxWait))
+	if r := c.resolver.Get(); c.resolver.Given() {
+		if r.every == 0 {
+			r.every = defaultEvery
+		}
+		r.every = min(r.every, maxWait)
+		c.resolver.Give(r)
+	}
 	if c.autoScaling.Given() && !c.idleTimeout.Given() {
 		c.idleTimeout.Give(defaultIdleTimeout)
 	}
@@ -311,6 +319,15 @@ func (c *config) validate(problems *option.Problems) {
 			wrong("WithProbe", "the idle time is %v; it must be above zero", p.idle)
 		case p.timeout <= 0:
 			wrong("WithProbe", "the timeout is %v; it must be above zero", p.timeout)
+		}
+	}
+	if r := c.resolver.Get(); c.resolver.Given() {
+		needsConnector("WithResolver")
+		switch {
+		case r.ask == nil:
+			wrong("WithResolver", "the resolver is nil; give Addresses, DNS, SRV or a function, or leave the option out")
+		case r.every < 0:
+			wrong("WithResolver", "the interval is %v; it must be above zero, or zero for %v", r.every, defaultEvery)
 		}
 	}
 	problems.AtLeast("WithMaxConnecting", "bound", c.maxConnecting, 1)

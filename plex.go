@@ -83,8 +83,8 @@ type Multiplexer struct {
 	timers   timers
 	addr     atomic.Pointer[net.Addr]
 	wake     chan struct{} // for the supervisor, holds one
-	firsts   chan error    // what has become of the connects for New's minimum
-	refuse   sync.Once     // for the beginning of the end
+	firsts   firsts
+	refuse   sync.Once // for the beginning of the end
 
 	roster  roster
 	tasks   tasks
@@ -150,7 +150,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 func (m *Multiplexer) populate(ctx context.Context) error {
 	all := m.cfg.connections
 	missing := max(0, m.cfg.minimum.Get()-len(all))
-	m.firsts = make(chan error, missing)
+	m.firsts.news = make(chan struct{}, 1)
 	m.initHealer()
 	m.healer.first = missing
 	m.connecting = len(all)
@@ -162,7 +162,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 		}
 	}
 	for i, nc := range all {
-		c, err := m.claim(nc, false)
+		c, err := m.claim(nc, false, Address{})
 		if err == nil {
 			given = append(given, c)
 			err = c.prepare(ctx, m.cfg.connectTimeout.Get())
@@ -178,6 +178,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	if m.cfg.needsSupervisor() {
 		m.startSupervisor()
 	}
+	m.startResolver()
 	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()
 		return err
@@ -260,7 +261,7 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	if err := m.reserve(); err != nil {
 		return err
 	}
-	c, err := m.claim(nc, false)
+	c, err := m.claim(nc, false, Address{})
 	if err != nil {
 		m.unreserve()
 		return err
@@ -276,7 +277,7 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := &m.healer
-	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.prompt.Len()+h.slow.Len()+h.hung))
+	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.pace.Under()+h.pace.Hung()))
 	return nil
 }
 

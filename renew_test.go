@@ -240,3 +240,48 @@ func TestRenewIsJittered(t *testing.T) {
 		}
 	})
 }
+
+// The last of several connections to be retired was in use when all others had been replaced: nobody looked again when
+// its lease ended.
+func TestAConnectionThatWasInUseIsReplacedWhenItsLeaseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(2), plex.WithMaxCapacity(3))
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, m.Close()) })
+		time.Sleep(time.Minute)
+		w, err := m.Writer(t.Context(), -1)
+		require.NoError(t, err)
+		w.Conn().Retire()
+		for c := range m.Conns() {
+			if c != w.Conn() {
+				c.Retire()
+			}
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, m.Stats().Retired)
+		require.NoError(t, w.Close())
+		time.Sleep(50 * time.Millisecond)
+		s := m.Stats()
+		require.EqualValues(t, 2, s.Retired)
+		require.Equal(t, 2, s.Open)
+	})
+}
+
+// Many are due at once, and each is let go again and again until it has been replaced. None is overlooked because it was
+// just being let go when it was its turn.
+func TestOfManyThatAreDueNoneIsOverlooked(t *testing.T) {
+	for range 40 {
+		synctest.Test(t, func(t *testing.T) {
+			m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(24), plex.WithMaxCapacity(25))
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, m.Close()) })
+			attend(t, m)
+			time.Sleep(time.Minute)
+			for c := range m.Conns() {
+				c.Retire()
+			}
+			time.Sleep(time.Second)
+			require.EqualValues(t, 24, m.Stats().Retired)
+		})
+	}
+}

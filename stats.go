@@ -81,7 +81,7 @@ func (m *Multiplexer) Stats() Stats {
 		s.WaitDuration += time.Duration(q.waitTime.Load())
 		q.waits.addTo(&s.Waits)
 	}
-	s.Backoff = m.healer.pace.Backoff(time.Now(), false)
+	s.Backoff = m.healer.pace.Backoff(time.Now())
 	s.LastConnectError = m.lastErr
 	return s
 }

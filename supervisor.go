@@ -32,7 +32,11 @@ func (m *Multiplexer) supervise() {
 		m.connectsLocked(now, &next)
 		m.wakeIfHopelessLocked()
 		surplus := m.surplusLocked(now, &next)
-		failures, unpaused := m.healer.pace.Unpaused()
+		overfull, move := m.balanceLocked(now, &next)
+		failures, unpaused := 0, m.healer.pace.Unpaused()
+		if unpaused != nil {
+			failures, _ = unpaused.Unpaused()
+		}
 		m.scaler.armed = next
 		m.mu.Unlock()
 
@@ -42,8 +46,11 @@ func (m *Multiplexer) supervise() {
 		}
 		m.reportLeaks(now, &next)
 		probes.look(m, now, &next)
-		if unpaused {
-			m.decidePause(failures)
+		if move {
+			m.moveOne(overfull)
+		}
+		if unpaused != nil {
+			m.decidePause(unpaused, failures)
 			continue
 		}
 		timer.Reset(time.Until(next))
