@@ -143,7 +143,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 		}
 		h.moveLocked(a, nil)
 		m.lastErr = fmt.Errorf("plex: Connect has not returned %v after it was called: %w", timeout, context.DeadlineExceeded)
-		m.reportFirst(a, m.lastErr)
+		a.reportFirst(m.firsts, m.lastErr)
 	}
 }
 
@@ -217,7 +217,7 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.removeLocked(a)
 	c.epoch = h.pace.Connected(now)
-	m.noteConnectLocked(now.Sub(a.started))
+	m.stats.noteConnect(now.Sub(a.started))
 	if h.pausing {
 		h.pausing = false
 		m.news.backoffEnded()
@@ -238,8 +238,8 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
 	h.removeLocked(a)
 	h.pace.Failed(a.epoch, now)
-	m.noteConnectLocked(now.Sub(a.started))
-	m.reportFirst(a, err)
+	m.stats.noteConnect(now.Sub(a.started))
+	a.reportFirst(m.firsts, err)
 	if a.grows {
 		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
 		return
@@ -249,17 +249,11 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h.losses = append([]loss{again}, h.losses...)
 }
 
-// noteConnectLocked accounts for how long a connect has taken.
-func (m *Multiplexer) noteConnectLocked(took time.Duration) {
-	m.stats.ConnectDuration += took
-	m.stats.Connects.add(took)
-}
-
-// reportFirst tells New what has become of a connect for its minimum.
-func (m *Multiplexer) reportFirst(a *attempt, err error) {
+// reportFirst tells New, which listens at firsts, what has become of a connect for its minimum.
+func (a *attempt) reportFirst(firsts chan<- error, err error) {
 	if a.loss.first {
 		select {
-		case m.firsts <- err:
+		case firsts <- err:
 		default: // New has returned
 		}
 	}
