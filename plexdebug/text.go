@@ -94,7 +94,7 @@ func rate(perSecond float64) string {
 func holder(stack string) string {
 	lines := strings.Split(strings.TrimSpace(stack), "\n")
 	for i := 0; i < len(lines); i += 2 {
-		if function := lines[i]; !isOfPlex(function) {
+		if function := lines[i]; function != "" && !isOfPlex(function) {
 			return path.Base(function)
 		}
 	}

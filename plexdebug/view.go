@@ -244,7 +244,9 @@ func (h *handler) figures(p *pool, now time.Time) *figures {
 		{"Write halves", count(s.IdleWriters) + " idle, " + count(s.LeasedWriters) + " leased"},
 		{"Waiting for arrivals", count(s.WaitingReady)},
 		{"Leases", count(s.Acquired)},
-		{"Acquires failed", count(s.TimedOut) + " timed out, " + count(s.Canceled) + " canceled, " + count(s.Refused) + " refused"},
+		{"Acquires timed out", count(s.TimedOut)},
+		{"Acquires canceled", count(s.Canceled)},
+		{"Acquires refused", count(s.Refused)},
 		{"Connects", count(s.Connected) + ", " + count(s.ConnectFailed) + " failed"},
 		{"Scaled", count(s.ScaledUp) + " up, " + count(s.ScaledDown) + " down"},
 		{"Retired", count(s.Retired) + ", " + count(s.Expired) + " for age"},
@@ -252,15 +254,11 @@ func (h *handler) figures(p *pool, now time.Time) *figures {
 		{"Probed", count(s.Probed)},
 		{"Wait, half and 99 %", quantiles(s.Waits)},
 		{"Connect, half and 99 %", quantiles(s.Connects)},
+		{"Suspected leaks", count(s.SuspectedLeaks)},
+		{"Pause before connects", pause(s.Backoff)},
 	}
 	if s.LastConnectError != nil {
 		f.Trouble = append(f.Trouble, fact{"The last connect failed", errText(s.LastConnectError)})
-	}
-	if s.Backoff > 0 {
-		f.Trouble = append(f.Trouble, fact{"Pause before the next connect", span(s.Backoff)})
-	}
-	if s.SuspectedLeaks > 0 {
-		f.Trouble = append(f.Trouble, fact{"Leases suspected to be leaked so far", count(s.SuspectedLeaks)})
 	}
 	return f
 }
@@ -271,6 +269,13 @@ func quantiles(h plex.Histogram) string {
 		return "none"
 	}
 	return "≤ " + span(h.Quantile(0.5)) + ", ≤ " + span(h.Quantile(0.99))
+}
+
+func pause(d time.Duration) string {
+	if d == 0 {
+		return "none"
+	}
+	return span(d)
 }
 
 func connecting(s plex.Stats) string {
