@@ -48,9 +48,15 @@ func axisOf(samples []sample, now time.Time) axis {
 	return axis{now, last.d, last.says}
 }
 
-// columns reduces a series to one value for each unit of width: the highest, since what is to be
-// seen are peaks. A column without any is -1.
-func columns(series []point, a axis) (values [chartWidth]float64, highest float64) {
+// pick says which of two values in the same column is to be seen: peaks are, mostly, and of the
+// connections that are open the lows.
+type pick func(a, b float64) float64
+
+func peaks(a, b float64) float64 { return max(a, b) }
+func lows(a, b float64) float64  { return min(a, b) }
+
+// columns reduces a series to one value for each unit of width. A column without any is -1.
+func columns(series []point, a axis, of pick) (values [chartWidth]float64, highest float64) {
 	for i := range values {
 		values[i] = -1
 	}
@@ -59,7 +65,10 @@ func columns(series []point, a axis) (values [chartWidth]float64, highest float6
 		if at < 0 || at >= chartWidth {
 			continue
 		}
-		values[at] = max(values[at], p.value)
+		if values[at] < 0 {
+			values[at] = p.value
+		}
+		values[at] = of(values[at], p.value)
 		highest = max(highest, p.value)
 	}
 	return values, highest
@@ -74,8 +83,8 @@ func height(value, highest float64) string {
 }
 
 // drawLine draws what a figure was. No value is above top, unless top is too low.
-func drawLine(series []point, top float64, a axis) (c chart) {
-	values, highest := columns(series, a)
+func drawLine(series []point, of pick, top float64, a axis) (c chart) {
+	values, highest := columns(series, a, of)
 	highest = max(highest, top)
 	first, last := -1, -1
 	for x, value := range values {
@@ -103,7 +112,7 @@ func drawLine(series []point, top float64, a axis) (c chart) {
 
 // drawBars draws how often something happened.
 func drawBars(series []point, a axis) (c chart) {
-	values, highest := columns(series, a)
+	values, highest := columns(series, a, peaks)
 	for x, value := range values {
 		if value > 0 {
 			c.Bars += "M" + strconv.Itoa(x) + "," + strconv.Itoa(chartHeight) + "V" + height(value, highest)

@@ -93,22 +93,23 @@ func TestChartsShowTheHighestOfEachColumn(t *testing.T) {
 	now := time.Now()
 	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
 	a := axis{end: now, span: 100 * time.Second}
-	require.Equal(t, chart{}, drawLine(nil, 10, a))
+	require.Equal(t, chart{}, drawLine(nil, peaks, 10, a))
 	require.Equal(t, chart{}, drawBars(nil, a))
 	require.Equal(t, chart{}, drawBars([]point{{now, 0}}, a))
 
-	line := drawLine([]point{{ago(2), 10}, {ago(1), 3}, {ago(1), 5}, {now, 0}}, 0, a)
+	line := drawLine([]point{{ago(2), 10}, {ago(1), 3}, {ago(1), 5}, {now, 0}}, peaks, 0, a)
 	require.Equal(t, "M97,2.0L98,18.5L99,35.0", line.Line)
 	require.Equal(t, line.Line+"L99,36L97,36Z", line.Area)
-	require.Equal(t, "M99,18.5h1", drawLine([]point{{now, 5}}, 10, a).Line, "half of what it could be")
-	require.Equal(t, "M99,35h1", drawLine([]point{{now, 0}}, 0, a).Line)
+	require.Equal(t, "M97,2.0L98,25.1L99,35.0", drawLine([]point{{ago(2), 10}, {ago(1), 3}, {ago(1), 5}, {now, 0}}, lows, 0, a).Line)
+	require.Equal(t, "M99,18.5h1", drawLine([]point{{now, 5}}, peaks, 10, a).Line, "half of what it could be")
+	require.Equal(t, "M99,35h1", drawLine([]point{{now, 0}}, peaks, 0, a).Line)
 	require.Equal(t, "M98,36V18.5M99,36V2.0", drawBars([]point{{ago(1), 1}, {now, 2}}, a).Bars)
-	require.Equal(t, chart{}, drawLine([]point{{ago(101), 1}, {ago(-5), 1}}, 0, a), "before and after")
+	require.Equal(t, chart{}, drawLine([]point{{ago(101), 1}, {ago(-5), 1}}, peaks, 0, a), "before and after")
 	long := make([]point, 10_000)
 	for i := range long {
 		long[i] = point{ago(i / 100), float64(i)}
 	}
-	require.Less(t, len(drawLine(long, 0, a).Line), 20*chartWidth)
+	require.Less(t, len(drawLine(long, peaks, 0, a).Line), 20*chartWidth)
 }
 
 func TestTheAxisHasRoomForAllSamples(t *testing.T) {

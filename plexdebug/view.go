@@ -127,7 +127,7 @@ func (h *handler) overview(v view, now time.Time) *overview {
 			ID: "p" + strconv.Itoa(pool.index), Link: v.withPool(pool.index).link(), Name: pool.name, Addr: addrText(pool.mux.Addr()),
 			Open: count(s.Open), Capacity: count(s.Capacity), Leased: count(s.LeasedReaders + s.LeasedWriters), Waiting: count(s.Waiting),
 			Lost: count(s.Lost), Healed: count(s.Healed), Selected: pool.index == v.pool, Down: s.Open == 0 && s.LastConnectError != nil,
-			Chart: drawLine(gauge(samples, func(s sample) int { return s.open }), float64(s.Capacity), axisOf(samples, now)),
+			Chart: drawLine(gauge(samples, func(s sample) int { return s.open }), lows, float64(s.Capacity), axisOf(samples, now)),
 		})
 	}
 	return o
@@ -213,8 +213,8 @@ func (h *handler) figures(p *pool, now time.Time) *figures {
 	healed := func(s sample) uint64 { return s.healed }
 	waited := func(s sample) uint64 { return s.waited }
 
-	line := func(series []point, top int, what string) chart {
-		c := drawLine(series, float64(top), shown)
+	line := func(series []point, of pick, top int, what string) chart {
+		c := drawLine(series, of, float64(top), shown)
 		c.Says = what + " over " + shown.says + ", " + count(highest(series)) + " at most"
 		return c
 	}
@@ -225,15 +225,15 @@ func (h *handler) figures(p *pool, now time.Time) *figures {
 	}
 	f := &figures{Name: p.name, Addr: addrText(p.mux.Addr()), Shown: shown.says, Renew: h.token != "", Addresses: p.addresses()}
 	f.Tiles = []tile{
-		{ID: "open", Label: "Open", Value: count(s.Open), Of: count(s.Capacity), Note: connecting(s), Chart: line(open, s.Capacity, "open connections")},
+		{ID: "open", Label: "Open", Value: count(s.Open), Of: count(s.Capacity), Note: connecting(s), Chart: line(open, lows, s.Capacity, "open connections")},
 		{
 			ID: "leased", Label: "Leased", Value: count(s.LeasedReaders + s.LeasedWriters), Of: count(halves),
 			Note:  rate(recently(samples, func(s sample) uint64 { return s.acquired })) + " leases/s",
-			Chart: line(leased, 0, "leased halves"),
+			Chart: line(leased, peaks, 0, "leased halves"),
 		},
 		{
 			ID: "waiting", Label: "Waiting", Value: count(s.Waiting), Note: "most " + count(highest(waiting)),
-			Chart: line(waiting, 0, "waiting callers"),
+			Chart: line(waiting, peaks, 0, "waiting callers"),
 		},
 		{ID: "waits", Label: "Waits", Value: count(s.Waited), Note: meanWait(samples), Chart: bars(waited, "waits")},
 		{ID: "lost", Label: "Lost", Value: count(s.Lost), Note: lately(grown(samples, lost)), Tone: "bad", Chart: bars(lost, "lost connections")},
