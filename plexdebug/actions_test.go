@@ -110,7 +110,7 @@ func TestNobodyElsePressesAButton(t *testing.T) {
 		}{
 			{"without a token", "/", url.Values{"do": {"renew"}, "pool": {"0"}}, nil, http.StatusForbidden},
 			{"with the token of another page", "/", renew(tokenOf(t, get(t, other, "/"))), nil, http.StatusForbidden},
-			{"with the token in the address", "/?token=" + token, renew(""), nil, http.StatusForbidden},
+			{"with the token in the address", "/?token=" + token, url.Values{"do": {"renew"}, "pool": {"0"}}, nil, http.StatusForbidden},
 			{"from another site", "/", renew(token), []string{"Sec-Fetch-Site", "cross-site"}, http.StatusForbidden},
 			{"from another origin", "/", renew(token), []string{"Origin", "https://elsewhere.example"}, http.StatusForbidden},
 			{"with too much", "/", url.Values{"token": {token}, "x": {strings.Repeat("x", 1<<16)}}, nil, http.StatusBadRequest},

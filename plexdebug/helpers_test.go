@@ -150,7 +150,8 @@ func (b *tab) parts(t testing.TB) map[string]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	parts := make(map[string]string)
-	for message := range strings.SplitSeq(b.got.String(), "\n\n") {
+	got := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(b.got.String()) // each of which ends a line for a browser
+	for message := range strings.SplitSeq(got, "\n\n") {
 		var name string
 		var data []string
 		for line := range strings.Lines(message) {

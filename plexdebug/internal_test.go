@@ -1,6 +1,9 @@
 package plexdebug
 
 import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,7 +17,8 @@ import (
 func TestSamplesAreTakenWhileSomebodyLooksAndForAWhileAfterwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
-		s := sampler{sample: func() { n.Add(1) }}
+		rested := 0
+		s := sampler{sample: func() { n.Add(1) }, rest: func() { rested++ }}
 		taken := func(d time.Duration) int64 {
 			before := n.Load()
 			time.Sleep(d)
@@ -25,6 +29,8 @@ func TestSamplesAreTakenWhileSomebodyLooksAndForAWhileAfterwards(t *testing.T) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			require.Nil(t, s.timer)
+			require.NotZero(t, rested)
+			rested = 0
 		}
 		require.Zero(t, taken(time.Hour))
 		s.look()
@@ -50,11 +56,36 @@ func TestSamplesAreTakenWhileSomebodyLooksAndForAWhileAfterwards(t *testing.T) {
 func TestSamplesTakeATwentiethOfOneCPU(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
-		s := sampler{sample: func() { n.Add(1); time.Sleep(time.Second) }}
+		s := sampler{sample: func() { n.Add(1); time.Sleep(time.Second) }, rest: func() {}}
 		s.look()
 		time.Sleep(4 * time.Minute)
 		require.InDelta(t, 240/21, n.Load(), 1)
 		time.Sleep(time.Hour)
+	})
+}
+
+func TestWhatOnlyWatchersNeedIsForgottenWithoutThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := plex.New(t.Context())
+		require.NoError(t, err)
+		defer m.Close()
+		h := Page{Pools: []*plex.Multiplexer{m}}.Handler().(*handler)
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+		kept := func() (census bool, samples int) {
+			p := h.pools[0]
+			p.counting.Lock()
+			defer p.counting.Unlock()
+			_, all := p.latest()
+			return p.census != nil, len(all)
+		}
+		census, samples := kept()
+		require.True(t, census)
+		require.Equal(t, 1, samples)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		census, samples = kept()
+		require.False(t, census)
+		require.Zero(t, samples)
 	})
 }
 
@@ -87,6 +118,48 @@ func TestSamplesOlderThanTheChartsAreForgotten(t *testing.T) {
 	p.note(now.Add(time.Hour), plex.Stats{})
 	_, samples = p.latest()
 	require.Len(t, samples, 1)
+}
+
+func TestOnlyTheLatestEventsAreKept(t *testing.T) {
+	var l eventLog
+	for range 10_000 {
+		l.add("orders", plex.Event{Kind: plex.EventLost, Err: errors.New("down")})
+	}
+	require.Len(t, l.last, keptEvents)
+	require.LessOrEqual(t, cap(l.last), 2*keptEvents)
+	shown, n := l.latest()
+	require.Len(t, shown, shownEvents)
+	require.EqualValues(t, 10_000, n)
+	require.EqualValues(t, 10_000, shown[0].Number)
+	require.EqualValues(t, 9_999, shown[1].Number)
+}
+
+func TestEventsSayWhatMatters(t *testing.T) {
+	for _, test := range []struct {
+		event plex.Event
+		says  []string
+		tone  string
+	}{
+		{plex.Event{Kind: plex.EventConnected, Took: time.Second, Attempts: 3}, []string{"took 1.0 s", "attempt 3"}, "good"},
+		{plex.Event{Kind: plex.EventConnected, Why: "given"}, nil, "good"},
+		{plex.Event{Kind: plex.EventConnectFailed, Took: time.Second, Attempts: 1}, []string{"took 1.0 s"}, "bad"},
+		{plex.Event{Kind: plex.EventLost, Took: time.Minute, Missed: 7000}, []string{"1 min 0 s old", "7,000 events before it were dropped"}, "bad"},
+		{plex.Event{Kind: plex.EventHealed, Took: time.Second, Attempts: 1}, []string{"missing for 1.0 s"}, "good"},
+		{plex.Event{Kind: plex.EventScaled, From: 1, To: 2}, []string{"from 1 to 2"}, "plain"},
+		{plex.Event{Kind: plex.EventRetired, Took: time.Hour}, []string{"1 h 0 min old"}, "plain"},
+		{plex.Event{Kind: plex.EventProbed, Took: time.Millisecond}, []string{"took 1.0 ms"}, "plain"},
+		{plex.Event{Kind: plex.EventProbed, Took: time.Millisecond, Err: errors.New("down")}, []string{"took 1.0 ms"}, "bad"},
+		{plex.Event{Kind: plex.EventLeak, Half: "writer", Took: time.Minute}, []string{"writer held for 1 min 0 s"}, "bad"},
+		{plex.Event{Kind: plex.EventBackoffBegan, Took: time.Second, Attempts: 1}, []string{"pause of 1.0 s", "after 1 failure"}, "bad"},
+		{plex.Event{Kind: plex.EventBackoffBegan, Took: time.Second, Attempts: 2}, []string{"pause of 1.0 s", "after 2 failures"}, "bad"},
+		{plex.Event{Kind: plex.EventBackoffEnded}, nil, "good"},
+	} {
+		var l eventLog
+		l.add("orders", test.event)
+		shown, _ := l.latest()
+		require.Equal(t, test.says, shown[0].Facts, test.event.Kind)
+		require.Equal(t, test.tone, shown[0].Tone(), test.event.Kind)
+	}
 }
 
 func TestChartsShowTheHighestOfEachColumn(t *testing.T) {

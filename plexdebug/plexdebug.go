@@ -66,7 +66,7 @@ type Page struct {
 	AllowActions bool
 }
 
-// Handler returns the handler of the page. It may be called from any number of goroutines.
+// Handler returns the handler of the page. Any number of goroutines may use it.
 func (p Page) Handler() http.Handler {
 	h := &handler{title: p.Title}
 	if h.title == "" {
@@ -83,7 +83,7 @@ func (p Page) Handler() http.Handler {
 		h.pools = append(h.pools, pool)
 		m.Observe(func(e plex.Event) { h.events.add(pool.name, e) })
 	}
-	h.sampler.sample = h.sample
+	h.sampler.sample, h.sampler.rest = h.sample, h.rest
 	return h
 }
 
@@ -113,7 +113,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET, HEAD and POST", http.StatusMethodNotAllowed)
 	case path.Base(r.URL.Path) == "stats.json" || query.Has("stats.json"):
 		h.serveStats(w)
-	case query.Has("live"):
+	case query.Has("live") && r.Method == http.MethodGet:
 		h.serveLive(w, r)
 	default:
 		h.servePage(w, r)

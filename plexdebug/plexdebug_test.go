@@ -34,20 +34,23 @@ func TestThePageIsAWholeSnapshot(t *testing.T) {
 		m := poolOf(t, 3, plex.WithName("orders"), plex.WithLeakDetection(time.Hour))
 		h := plexdebug.Handler(m)
 		w := forgetful(t, m)
+		r, err := m.Reader(t.Context(), 0)
+		require.NoError(t, err)
 		time.Sleep(2 * time.Minute)
 		unpin := w.Conn().Pin()
 		page := get(t, h, "/debug/plex/")
 		require.Contains(t, page, "<title>orders · plex</title>")
 		require.Contains(t, page, `<h2>orders</h2><span class="mono">`+m.Addr().String()+`</span>`)
 		require.Contains(t, page, "<b>3</b><span> / 3</span>", "open")
-		require.Contains(t, page, "<b>1</b><span> / 6</span>", "leased")
+		require.Contains(t, page, "<b>2</b><span> / 6</span>", "leased")
 		for c := range m.Conns() {
 			require.Contains(t, page, c.RemoteAddr().String())
 			require.Contains(t, page, c.LocalAddr().String())
 		}
-		require.Equal(t, 5, strings.Count(page, "</i>idle</span>"))
+		require.Equal(t, 4, strings.Count(page, "</i>idle</span>"))
 		require.Contains(t, page, "</i>leased <b>2 min 0 s</b></span>")
 		require.Contains(t, page, "<summary>plexdebug_test.forgetful</summary>")
+		require.Contains(t, page, "<summary>plexdebug_test.TestThePageIsAWholeSnapshot")
 		require.Contains(t, page, "plexdebug_test.go:")
 		require.Contains(t, page, `data-label="pins">1</td>`)
 		require.NotContains(t, page, "WithLeakDetection")
@@ -56,6 +59,7 @@ func TestThePageIsAWholeSnapshot(t *testing.T) {
 		require.Contains(t, page, `<span id="state">snapshot</span>`)
 		unpin()
 		require.NoError(t, w.Close())
+		require.NoError(t, r.Close())
 
 		plain := poolOf(t, 1)
 		w = forgetful(t, plain)
@@ -142,6 +146,21 @@ func TestConnectionsHaveAnOrder(t *testing.T) {
 	})
 }
 
+func TestWithoutLeakDetectionWhatIsLeasedGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := poolOf(t, 3)
+		h := plexdebug.Handler(m)
+		for range 3 { // each is the only one that is leased, once
+			w, err := m.Writer(t.Context(), 0)
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+			page := get(t, h, "/?order=held")
+			require.Equal(t, w.LocalAddr().String(), between(t, page, `<small class="mono">from `, "<"))
+			require.NoError(t, w.Close())
+		}
+	})
+}
+
 func TestManyPoolsHavePages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pools []*plex.Multiplexer
@@ -196,7 +215,7 @@ func TestStatsAreJSON(t *testing.T) {
 }
 
 // evil is what a peer, or whoever names things, may have thought of.
-const evil = "<script>alert(1)</script>\"'>\r\ndata: x\r\n\r\nevent: events\rdata: y\n\n&amp;"
+const evil = "<script>alert(1)</script>\"'>\r\ndata: x\r\n\r\nevent: events\rdata: y\n\n&amp;\rretry: 1\revent: z\rdata: z\r\rdata: z"
 
 type evilAddr struct{}
 
@@ -265,10 +284,39 @@ func TestWhereItIsMountedDoesNotMatter(t *testing.T) {
 			require.Equal(t, http.StatusMethodNotAllowed, w.Code)
 		}
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodHead, "/", nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodHead, "/?live", nil))
 		require.Equal(t, http.StatusOK, w.Code)
 		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 		require.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'")
 		require.NotContains(t, w.Header().Get("Content-Security-Policy"), "unsafe")
 	})
 }
+
+// Connections that cannot be told apart are rows of their own all the same.
+func TestTwinsAreTwoRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var twins []net.Conn
+		for range 3 {
+			c, _ := fakenet.Pair()
+			twins = append(twins, twin{c})
+		}
+		m, err := plex.New(t.Context(), plex.WithConnections(twins...))
+		require.NoError(t, err)
+		defer m.Close()
+		h := plexdebug.Page{Pools: []*plex.Multiplexer{m}, AllowActions: true}.Handler()
+		page := get(t, h, "/")
+		ids := regexp.MustCompile(`<tr id="(c[^"]+)">`).FindAllStringSubmatch(page, -1)
+		require.Len(t, ids, 3)
+		require.Equal(t, ids[0][1]+"-2", ids[1][1])
+		require.Equal(t, ids[0][1]+"-3", ids[2][1])
+		answer := post(h, "/", url.Values{"do": {"retire"}, "pool": {"0"}, "conn": {ids[0][1]}, "token": {tokenOf(t, page)}})
+		require.Equal(t, http.StatusSeeOther, answer.Code)
+		time.Sleep(time.Minute)
+		require.Equal(t, 2, m.Stats().Open)
+	})
+}
+
+type twin struct{ *fakenet.Conn }
+
+func (twin) LocalAddr() net.Addr  { return &net.UnixAddr{} }
+func (twin) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "/run/service"} }

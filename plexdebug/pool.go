@@ -52,6 +52,16 @@ func (h *handler) sample() {
 	}
 }
 
+// rest forgets what is of interest to those who look only.
+func (h *handler) rest() {
+	for _, p := range h.pools {
+		p.forget()
+		p.mu.Lock()
+		p.samples = nil
+		p.mu.Unlock()
+	}
+}
+
 func (p *pool) note(now time.Time, s plex.Stats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,9 +16,9 @@ const (
 	duty        = 20              // what takes d is done again after duty × d at the earliest
 )
 
-// sampler calls sample every so often.
+// sampler calls sample every so often, and rest when it stops.
 type sampler struct {
-	sample func()
+	sample, rest func()
 
 	mu       sync.Mutex
 	watchers int
@@ -71,6 +71,7 @@ func (s *sampler) tick() {
 	defer s.mu.Unlock()
 	if s.watchers == 0 && time.Since(s.looked) >= afterglow {
 		s.timer = nil
+		s.rest()
 		return
 	}
 	s.sampleLocked()

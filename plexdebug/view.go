@@ -319,10 +319,11 @@ type choice struct {
 }
 
 type connRow struct {
-	ID, Remote, Local, Age string
-	Reader, Writer         halfCell
-	Leases, Pins           string
-	Leaving, Err           string
+	ID, Key            string // the key tells it from others for an action; the id is unique on the page
+	Remote, Local, Age string
+	Reader, Writer     halfCell
+	Leases, Pins       string
+	Leaving, Err       string
 }
 
 type halfCell struct {
@@ -341,13 +342,18 @@ func (h *handler) connections(v view, p *pool, now time.Time) *connections {
 	}
 	var from, to int
 	c.Pager, from, to = pagerOf(v.page, len(all), rowsOfConns, func(page int) string { return v.withPage(page).link() })
+	seen := make(map[string]int)
 	for _, r := range all[from:to] {
 		reader, writer := r.conn.Stacks()
 		i := r.info
 		row := connRow{
-			ID: r.key(), Remote: addrText(i.Remote), Local: addrText(i.Local), Age: span(now.Sub(i.Opened)),
+			Key: r.key(), Remote: addrText(i.Remote), Local: addrText(i.Local), Age: span(now.Sub(i.Opened)),
 			Reader: cell(i.Reader, reader, now), Writer: cell(i.Writer, writer, now),
 			Leases: count(r.leases()), Leaving: i.Leaving, Err: errText(i.Err),
+		}
+		row.ID = row.Key
+		if seen[row.Key]++; seen[row.Key] > 1 { // opened in the same moment, and the addresses are the same
+			row.ID += "-" + strconv.Itoa(seen[row.Key])
 		}
 		if i.Pins > 0 {
 			row.Pins = count(i.Pins)
