@@ -165,11 +165,7 @@ func TestNothingIsLeftWhenAllHaveGone(t *testing.T) {
 	server.Start()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	watch := func(leave bool) *bufio.Scanner {
-		ctx, hangUp := context.WithCancel(ctx)
-		if !leave {
-			hangUp = cancel
-		}
+	watch := func(ctx context.Context) *bufio.Scanner {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/debug/plex/?live", nil)
 		require.NoError(t, err)
 		answer, err := server.Client().Do(request)
@@ -178,15 +174,14 @@ func TestNothingIsLeftWhenAllHaveGone(t *testing.T) {
 		lines := bufio.NewScanner(answer.Body)
 		require.True(t, lines.Scan())
 		t.Cleanup(func() { _ = answer.Body.Close() })
-		if leave {
-			hangUp()
-		}
 		return lines
 	}
 	for range 5 {
-		watch(true)
+		gone, hangUp := context.WithCancel(ctx)
+		watch(gone)
+		hangUp()
 	}
-	lines := watch(false)
+	lines := watch(ctx)
 	killOne(t, m)
 	found := false
 	for !found && lines.Scan() {

@@ -30,6 +30,7 @@
       if (child.id) same = known.get(child.id) || null;
       else if (at && !at.id && at.nodeName === child.nodeName) same = at;
       if (!same) {
+        if (child.id && document.body.classList.contains("live")) child.classList.add("new");
         old.insertBefore(child, at);
         continue;
       }
@@ -49,15 +50,15 @@
   let retry = 0;
   const open = () => {
     clearTimeout(retry);
-    if (source) return;
+    if (source || document.hidden) return;
     source = new EventSource("?live&" + location.search.slice(1));
     for (const part of ["clock", "overview", "figures", "connections", "events"]) {
       source.addEventListener(part, ({data}) => {
-        show("live");
         const element = document.getElementById(part);
         const fresh = document.createElement("template");
         fresh.innerHTML = data;
         if (element) patchChildren(element, fresh.content);
+        show("live");
       });
     }
     source.onerror = () => {
@@ -69,6 +70,7 @@
     };
   };
   const close = () => {
+    clearTimeout(retry);
     if (source) source.close();
     source = null;
   };

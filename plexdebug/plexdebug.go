@@ -9,11 +9,9 @@
 // and by whom, with the stack. One with [plex.WithName] is shown by its name.
 //
 // The page follows the pools while it is open. Without JavaScript it is a snapshot. It needs nothing
-// from elsewhere and is written for desktops and phones, light and dark. Its handler serves this
-// wherever it is mounted, with or without a slash at the end:
-//
-//	/debug/plex/             the page
-//	/debug/plex/stats.json   [plex.Multiplexer.Stats] of all pools; durations are in nanoseconds
+// from elsewhere and is made for desktops and phones, light and dark. Beside it is stats.json: what
+// [plex.Multiplexer.Stats] says of all pools, with durations in nanoseconds. Both are there wherever
+// the handler is mounted.
 //
 // # Who may see it
 //

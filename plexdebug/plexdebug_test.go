@@ -53,6 +53,7 @@ func TestThePageIsAWholeSnapshot(t *testing.T) {
 		require.Contains(t, page, "<summary>plexdebug_test.TestThePageIsAWholeSnapshot")
 		require.Contains(t, page, "plexdebug_test.go:")
 		require.Contains(t, page, `data-label="pins">1</td>`)
+		require.Contains(t, page, `<span class="total">3, 1 pinned</span>`)
 		require.NotContains(t, page, "WithLeakDetection")
 		require.NotContains(t, page, "<button")
 		require.NotContains(t, page, "Pools", "there is only one")

@@ -85,8 +85,9 @@ func (p *pool) latest() (plex.Stats, []sample) {
 
 // census is a look at all connections of a pool that are in service.
 type census struct {
-	at, valid time.Time // taken, and good until
-	rows      []resident
+	valid  time.Time // it is good until then
+	rows   []resident
+	pinned int // how many something is expected of, see plex.Conn.Pin
 
 	mu     sync.Mutex
 	sorted map[order][]resident
@@ -136,9 +137,13 @@ func (p *pool) look() *census {
 	if p.census != nil && began.Before(p.census.valid) {
 		return p.census
 	}
-	c := &census{at: began, sorted: make(map[order][]resident)}
+	c := &census{sorted: make(map[order][]resident)}
 	for conn := range p.mux.Conns() {
-		c.rows = append(c.rows, resident{conn, conn.Info()})
+		r := resident{conn, conn.Info()}
+		c.rows = append(c.rows, r)
+		if r.info.Pins > 0 {
+			c.pinned++
+		}
 	}
 	slices.SortStableFunc(c.rows, func(a, b resident) int { return a.info.Opened.Compare(b.info.Opened) })
 	end := time.Now()

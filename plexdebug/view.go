@@ -247,9 +247,9 @@ func (h *handler) figures(p *pool, now time.Time) *figures {
 		{"Acquires timed out", count(s.TimedOut)},
 		{"Acquires canceled", count(s.Canceled)},
 		{"Acquires refused", count(s.Refused)},
-		{"Connects", count(s.Connected) + ", " + count(s.ConnectFailed) + " failed"},
+		{"Connects", count(s.Connected) + " made, " + count(s.ConnectFailed) + " failed"},
 		{"Scaled", count(s.ScaledUp) + " up, " + count(s.ScaledDown) + " down"},
-		{"Retired", count(s.Retired) + ", " + count(s.Expired) + " for age"},
+		{"Retired", count(s.Retired) + " (" + count(s.Expired) + " for age)"},
 		{"Killed", count(s.Killed)},
 		{"Probed", count(s.Probed)},
 		{"Wait, half and 99 %", quantiles(s.Waits)},
@@ -304,6 +304,7 @@ func meanWait(samples []sample) string {
 // connections is the table of a pool's connections.
 type connections struct {
 	Pager   pager
+	Pinned  string // how many something is expected of; "" for none
 	Orders  []choice
 	Rows    []connRow
 	Blind   bool // something is leased, and the pool does not remember by whom
@@ -332,13 +333,17 @@ type halfCell struct {
 }
 
 func (h *handler) connections(v view, p *pool, now time.Time) *connections {
-	all := p.look().by(v.order)
+	census := p.look()
+	all := census.by(v.order)
 	c := &connections{Actions: h.token != "", Token: h.token, Pool: p.index, Self: v.link()}
 	for _, o := range []struct {
 		order order
 		label string
 	}{{byAge, "oldest first"}, {byHold, "longest held"}, {byLeases, "most leased"}} {
 		c.Orders = append(c.Orders, choice{o.label, v.withOrder(o.order).link(), o.order == v.order})
+	}
+	if census.pinned > 0 {
+		c.Pinned = count(census.pinned)
 	}
 	var from, to int
 	c.Pager, from, to = pagerOf(v.page, len(all), rowsOfConns, func(page int) string { return v.withPage(page).link() })

@@ -107,10 +107,27 @@ func eval[T any](b *browser, expression string) (value T) {
 	return value
 }
 
-// await waits until an expression is true.
+// await asks until an expression is true. Between one page and the next there is nobody to ask, which
+// is an error that passes.
 func (b *browser) await(expression string) {
 	b.t.Helper()
-	b.do(chromedp.Poll(expression, nil, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(patience)))
+	ticks := time.NewTicker(50 * time.Millisecond)
+	defer ticks.Stop()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for {
+		var yes bool
+		err := chromedp.Run(b.ctx, chromedp.Evaluate(expression, &yes))
+		if yes && err == nil {
+			return
+		}
+		select {
+		case <-ticks.C:
+		case <-late.C:
+			require.NoError(b.t, err)
+			require.Fail(b.t, "it does not become true", expression)
+		}
+	}
 }
 
 // text is a function of the page's: the text of what a selector finds.

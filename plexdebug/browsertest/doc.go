@@ -4,5 +4,5 @@
 //
 // With -screenshots, the tests leave pictures of the page in a directory:
 //
-//	go test -C plexdebug/browsertest . -args -screenshots /tmp/pictures -history 3m
+//	go test -C plexdebug/browsertest . -args -screenshots pictures -history 3m
 package browsertest
