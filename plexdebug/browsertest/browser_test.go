@@ -229,8 +229,12 @@ func (s *service) pool(t *testing.T, name string, n int, options ...plex.Option)
 
 // mount serves a page where it is usually mounted.
 func mount(t *testing.T, page plexdebug.Page) (address string) {
+	return mountHandler(t, page.Handler())
+}
+
+func mountHandler(t *testing.T, h http.Handler) (address string) {
 	routes := http.NewServeMux()
-	routes.Handle("/debug/plex/", page.Handler())
+	routes.Handle("/debug/plex/", h)
 	server := httptest.NewUnstartedServer(routes)
 	server.Start()
 	t.Cleanup(func() {

@@ -3,6 +3,7 @@ package browsertest
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -195,19 +196,33 @@ func TestTenThousandConnectionsAreEasyToWatch(t *testing.T) {
 func TestAHiddenPageRests(t *testing.T) {
 	b := newBrowser(t)
 	s := newService(t)
-	mux := s.pool(t, "orders", 1)
-	b.open(mount(t, plexdebug.Page{Pools: []*plex.Multiplexer{mux}}))
+	h := plexdebug.Handler(s.pool(t, "orders", 1))
+	turns := make(chan bool, 10) // a live page has been opened, or has gone
+	b.open(mountHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("live") {
+			turns <- true
+			defer func() { turns <- false }()
+		}
+		h.ServeHTTP(w, r)
+	})))
+	turn := func() bool {
+		select {
+		case live := <-turns:
+			return live
+		case <-time.After(patience):
+			t.Fatal("the page does as before")
+			return false
+		}
+	}
 	hide := func(hidden bool) {
 		eval[bool](b, fmt.Sprintf(`(() => {
 			Object.defineProperty(document, "hidden", {configurable: true, get: () => %t});
 			return document.dispatchEvent(new Event("visibilitychange"));
 		})()`, hidden))
 	}
+	require.True(t, turn())
 	hide(true)
-	time.Sleep(1500 * time.Millisecond) // for what was on its way
-	clock := eval[string](b, `document.querySelector("#clock").textContent`)
-	time.Sleep(2500 * time.Millisecond)
-	require.Equal(t, clock, eval[string](b, `document.querySelector("#clock").textContent`))
+	require.False(t, turn())
 	hide(false)
-	b.await(fmt.Sprintf(is(`text("#clock") !== %q`), clock))
+	require.True(t, turn())
 }
