@@ -117,7 +117,6 @@ func (m *Multiplexer) demandLocked() pace.Demand {
 		Connecting: m.connecting, Hung: h.hung, Healing: h.prompt.Len() - h.growing, Growing: h.growing,
 		Waiting: waiting, Tried: m.wanted.Swap(false),
 		Overdue: max(m.readers.line.overdue-m.readers.line.served, m.writers.line.overdue-m.writers.line.served),
-		Cut:     m.cfg.backoff == nil,
 
 		MaxConnecting: m.cfg.maxConnecting.Get(),
 	}
@@ -310,22 +309,21 @@ func (c *conn) noteDelivery() {
 // decidePause works out the pause after the last failure. The function may be the user's, so it is
 // called under no lock.
 func (m *Multiplexer) decidePause(failures int) {
-	pause := m.backoff(failures)
+	pause, chosen := m.backoff(failures)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if now, wanted := m.healer.pace.Unpaused(); wanted && now == failures { // no connect has succeeded meanwhile
 		m.healer.pausing = true
 		m.news.backoffBegan(failures, pause, m.lastErr)
 	}
-	m.healer.pace.SetPause(failures, pause)
+	m.healer.pace.SetPause(failures, pause, !chosen)
 }
 
-// backoff is the pause after so many failures. If the user's function fails, or does not return,
-// the default applies.
-func (m *Multiplexer) backoff(failures int) time.Duration {
-	pause := pace.DefaultBackoff(failures, rand.Float64())
+// backoff is the pause after so many failures, and whether the user has chosen it. If the user's
+// function fails, or does not return, the default applies.
+func (m *Multiplexer) backoff(failures int) (pause time.Duration, isChosen bool) {
 	if m.cfg.backoff == nil {
-		return pause
+		return pace.DefaultBackoff(failures, rand.Float64()), false
 	}
 	chosen := make(chan time.Duration, 1)
 	m.tasks.startForeign(foreignTask, func() {
@@ -335,18 +333,21 @@ func (m *Multiplexer) backoff(failures int) time.Duration {
 		})
 		if err != nil {
 			m.news.warn("plex: the default backoff applies", "cause", err)
-			chosen <- pause
+			close(chosen)
 		}
 	})
 	late := time.NewTimer(backoffPatience)
 	defer late.Stop()
 	select {
-	case pause = <-chosen:
+	case pause, isChosen = <-chosen:
 	case <-late.C:
 		m.news.warn("plex: the default backoff applies", "cause", "the function given to WithBackoff has not returned", "after", backoffPatience)
 	case <-m.ctx.Done():
 	}
-	return pause
+	if !isChosen {
+		pause = pace.DefaultBackoff(failures, rand.Float64())
+	}
+	return pause, isChosen
 }
 
 // proofPause is how often it is asked whether a service that answers again has proved well.

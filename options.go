@@ -49,6 +49,7 @@ type config struct {
 	maxConnecting  option.Value[int]
 	maxWaiting     option.Value[int]
 	failFast       option.Value[int]
+	quietIdle      bool
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
 	observer       func(Event)
@@ -144,6 +145,19 @@ func WithBackoff(backoff func(failures int) time.Duration) Option {
 // package request's WithHeartbeat there, or by [Conn.Writer]. Off by default.
 func WithProbe(idle, timeout time.Duration, ask func(ctx context.Context, conn net.Conn) error) Option {
 	return func(c *config) { c.probe.Give(probing{idle, timeout, ask}) }
+}
+
+// WithQuietIdle is for protocols in which only requests are answered, such as SMTP, HTTP/1.1 or
+// Redis without subscriptions. Bytes that arrive while both halves of a connection are idle, or that
+// are unread when a [Duplex] closes, are a reply that somebody has given up, and the next caller
+// would take it for its own. So they lose the connection, with [ErrOutOfStep] as the cause.
+//
+// What is expected of a connection without a lease on it does not count, see [Conn.Pin]; package
+// request pins by itself. A greeting that the server sends first is for the connector to read. Where
+// the system does not tell what has arrived, and for connections without a socket, each end of a
+// Duplex takes up to a millisecond to look. Off by default.
+func WithQuietIdle() Option {
+	return func(c *config) { c.quietIdle = true }
 }
 
 // WithMaxConnecting bounds how many connects are under way at once, for whatever reason, for a

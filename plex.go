@@ -129,6 +129,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.news.init(cfg, &m.tasks)
 	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
+	m.readers.attended = cfg.quietIdle
 	m.writers.init("writer", m.capacity, 1)
 	// Connects outlive New and serve everyone, so they are bound to the multiplexer, not to ctx,
 	// whose end closes it anyway.

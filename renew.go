@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
@@ -48,10 +50,17 @@ func (c Conn) Retire() {
 	}
 }
 
+const (
+	renewPause  = 20 * time.Millisecond // the longest between two connections
+	renewPauses = 2 * time.Second       // all of them together
+)
+
 var errRenewNothing = errors.New("plex: Renew: there is no connector to connect others; give one with WithConnector")
 
 // Renew retires all connections that are open now, one after the other, as [Conn.Retire] does:
-// after a failover, a change of certificates or of the service's addresses. Leases are not cut
+// after a failover, a change of certificates or of the service's addresses. They come in a random
+// order and with short random pauses, of two seconds at most together, so that many pools that are
+// renewed at the same moment do not go through the service's addresses in step. Leases are not cut
 // short, and callers do not fail for it. It returns when all of them are closed, or with the error
 // of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are retired all
 // the same.
@@ -64,11 +73,14 @@ func (m *Multiplexer) Renew(ctx context.Context) error {
 	case m.cfg.connect == nil:
 		return errRenewNothing
 	}
-	var old []*conn
-	for _, c := range m.roster.all() {
-		if c.isOpen() {
-			old = append(old, c)
-			Conn{c}.Retire()
+	old := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.isOpen() })
+	rand.Shuffle(len(old), func(i, j int) { old[i], old[j] = old[j], old[i] })
+	for _, c := range old {
+		Conn{c}.Retire()
+		select {
+		case <-time.After(rand.N(min(renewPause, renewPauses/time.Duration(len(old))))):
+		case <-ctx.Done():
+		case <-m.ctx.Done():
 		}
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -201,3 +201,42 @@ func TestDetachOfAConnectionThatHasFailedTellsTheCause(t *testing.T) {
 	require.ErrorIs(t, err, plex.ErrKilled)
 	require.Equal(t, net.Conn(nil), nc)
 }
+
+// Many pools that are renewed at the same moment do not go through their connections in step.
+func TestRenewIsJittered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pools, conns = 20, 4
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		first, took := make(map[int]int), make(map[time.Duration]bool)
+		for range pools {
+			m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(conns))
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, m.Close()) })
+			time.Sleep(time.Minute)
+			all.Go(func() {
+				old := slices.Collect(m.Conns())
+				for i, c := range old {
+					c.AfterEnd(func(error) {
+						mu.Lock()
+						defer mu.Unlock()
+						if m.Stats().Retired == 1 {
+							first[i]++
+						}
+					})
+				}
+				began := time.Now()
+				assert.NoError(t, m.Renew(t.Context()))
+				mu.Lock()
+				defer mu.Unlock()
+				took[time.Since(began)] = true
+			})
+		}
+		all.Wait()
+		assert.Greater(t, len(first), 1, "not always the same goes first")
+		assert.Greater(t, len(took), pools/2, "how long it takes differs")
+		for d := range took {
+			assert.Less(t, d, 10*time.Second)
+		}
+	})
+}

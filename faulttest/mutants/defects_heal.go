@@ -4,6 +4,12 @@ package main
 
 var healDefects = []defect{
 	{
+		name:  "default-backoff-as-the-users",
+		what:  "the default pause in place of a backoff function that fails is not cut short for callers who wait",
+		edits: []edit{in("Multiplexer.decidePause", replace("!chosen", "!chosen && m.cfg.backoff == nil"))},
+		tests: []suite{root("TestTheDefaultInPlaceOfABackoffThatPanicsIsCutShortForCallersWhoWait")},
+	},
+	{
 		name:  "failures-reset-on-accept",
 		what:  "a connect that succeeds resets the count of failures, so a service that accepts and closes is dialled without a pause",
 		pkg:   "internal/pace",

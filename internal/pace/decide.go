@@ -19,7 +19,6 @@ type Demand struct {
 	Waiting int  // callers who wait
 	Overdue int  // callers of one kind who have waited for too long and are not served yet
 	Tried   bool // a caller who never waits has found nothing open since the last connect
-	Cut     bool // with callers waiting, a long pause may be cut short: the backoff is the default one
 }
 
 // Decision is how many connects to start: to replace what is lost, and because callers want more.
@@ -33,7 +32,7 @@ func (d Decision) None() bool { return d == Decision{} }
 // again; otherwise it is the zero Time. While the pause after a failure is not known
 // ([State.Unpaused]) nothing is started, and the owner asks again once it has told it.
 func (s *State) Decide(now time.Time, d Demand) (start Decision, wake time.Time) {
-	at, known := s.Next(now, d.Cut && d.wanted())
+	at, known := s.Next(now, d.wanted())
 	start = decide(d, s.window(), s.careful())
 	switch {
 	case start.None():

@@ -215,7 +215,9 @@ func TestDecideHoldsBackUntilTheNextConnectIsAllowed(t *testing.T) {
 	require.Zero(t, got, "the pause is not known yet")
 	require.Zero(t, wake)
 
-	s.SetPause(1, time.Minute)
+	users := s
+	users.SetPause(1, time.Minute, false)
+	s.SetPause(1, time.Minute, true)
 	got, wake = s.Decide(at(time.Second), one)
 	require.Zero(t, got)
 	require.Equal(t, at(time.Minute), wake)
@@ -225,8 +227,8 @@ func TestDecideHoldsBackUntilTheNextConnectIsAllowed(t *testing.T) {
 	require.Zero(t, wake, "nothing is held back")
 
 	for name, d := range map[string]Demand{
-		"waits": {Target: 1, Capacity: 1, Waiting: 1, Cut: true},
-		"tried": {Target: 1, Capacity: 1, Tried: true, Cut: true},
+		"waits": {Target: 1, Capacity: 1, Waiting: 1},
+		"tried": {Target: 1, Capacity: 1, Tried: true},
 	} {
 		got, wake = s.Decide(at(WaiterFloor-1), d)
 		require.Zero(t, got, name)
@@ -235,12 +237,11 @@ func TestDecideHoldsBackUntilTheNextConnectIsAllowed(t *testing.T) {
 		require.Equal(t, Decision{Heal: 1}, got, name)
 		require.Zero(t, wake, name)
 
-		d.Cut = false
-		_, wake = s.Decide(at(WaiterFloor), d)
+		_, wake = users.Decide(at(WaiterFloor), d)
 		require.Equal(t, at(time.Minute), wake, "the user's own backoff")
 	}
 
-	_, wake = s.Decide(at(WaiterFloor), Demand{Target: 1, Capacity: 1, Cut: true})
+	_, wake = s.Decide(at(WaiterFloor), Demand{Target: 1, Capacity: 1})
 	require.Equal(t, at(time.Minute), wake, "nobody waits")
 
 	got, wake = s.Decide(at(time.Minute), one)

@@ -148,7 +148,7 @@ func (s *simulation) decide() {
 			pause = s.backoff(failures)
 		}
 
-		s.SetPause(failures, pause)
+		s.SetPause(failures, pause, s.backoff == nil)
 		s.earliest = s.now.Add(pause) // asked for in the moment of the failure
 		if s.waiting > 0 && s.backoff == nil && pause > pace.WaiterFloor {
 			s.earliest = s.now.Add(pace.WaiterFloor)
@@ -157,7 +157,7 @@ func (s *simulation) decide() {
 
 	d := pace.Demand{
 		Target: s.target, Capacity: s.capacity, Open: len(s.conns), Connecting: len(s.attempts), MaxConnecting: s.maxConnecting,
-		Waiting: s.waiting, Overdue: s.overdue, Cut: s.backoff == nil,
+		Waiting: s.waiting, Overdue: s.overdue,
 	}
 
 	for a := range s.attempts {
