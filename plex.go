@@ -61,10 +61,10 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher, observers and
-// outbox, and last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
-// transport or a callback is called, except half.mu while a deadline is set, which nothing that
-// holds mu waits for.
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and observers,
+// then that of outbox, and last that of tasks. queue.sweeping is held while nothing else is. No lock
+// is held while a transport or a callback is called, except half.mu while a deadline is set, which
+// nothing that holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue

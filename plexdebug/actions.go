@@ -14,7 +14,8 @@ import (
 // mostForm is how long a form may be.
 const mostForm = 4 << 10
 
-// renewPatience is how long whoever renews a pool waits to see whether it begins; it goes on without.
+// renewPatience is how long whoever renews a pool waits to see whether it begins. It goes on after
+// that.
 const renewPatience = 100 * time.Millisecond
 
 // act does what a button is for, and leads back to the page.

@@ -13,8 +13,8 @@ import (
 	"go.atomizer.io/plex/plexdebug"
 )
 
-// BenchmarkPage is a page of 50 connections of 10,000, with who has leased each, while the look at all
-// of them is shared.
+// BenchmarkPage is a page of 50 connections of 10,000, with who has leased each, while the look at
+// all of them is shared.
 func BenchmarkPage(b *testing.B) {
 	conns := make([]net.Conn, 10_000)
 	for i := range conns {

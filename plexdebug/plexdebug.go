@@ -8,10 +8,10 @@
 // events as they come. A pool with [plex.WithLeakDetection] also tells since when a half is leased,
 // and by whom, with the stack. One with [plex.WithName] is shown by its name.
 //
-// The page follows the pools while it is open. Without JavaScript it is a snapshot. It needs nothing
-// from elsewhere and is made for desktops and phones, light and dark. Beside it is stats.json: what
-// [plex.Multiplexer.Stats] says of all pools, with durations in nanoseconds. Both are there wherever
-// the handler is mounted.
+// The page follows the pools while it is open. Without JavaScript it is a snapshot. It loads nothing
+// from elsewhere, and it is made for desktops and phones, light and dark. Beside it is stats.json:
+// what [plex.Multiplexer.Stats] says of all pools, with durations in nanoseconds. Both are there
+// wherever the handler is mounted.
 //
 // # Who may see it
 //
@@ -96,8 +96,8 @@ type handler struct {
 	servers servers
 }
 
-// ServeHTTP looks at the end of the path and at the query only, so that it does not matter where the
-// handler is mounted.
+// ServeHTTP looks at the end of the path and at the query only, so that it does not matter where
+// the handler is mounted.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")

@@ -27,8 +27,8 @@ type sampler struct {
 	sampled  chan struct{} // closed by the next sample; nil if nobody waits for it
 }
 
-// look says that somebody looks at this moment. If no samples were being taken, one is there when it
-// returns.
+// look says that somebody looks at this moment. If no samples were being taken, one is there when
+// it returns.
 func (s *sampler) look() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -107,8 +107,8 @@ func eval[T any](b *browser, expression string) (value T) {
 	return value
 }
 
-// await asks until an expression is true. Between one page and the next there is nobody to ask, which
-// is an error that passes.
+// await asks until an expression is true. Between one page and the next there is nobody to ask, and
+// that is an error that passes.
 func (b *browser) await(expression string) {
 	b.t.Helper()
 	ticks := time.NewTicker(50 * time.Millisecond)
@@ -164,7 +164,7 @@ func (b *browser) picture(name string) {
 	require.NoError(b.t, os.WriteFile(filepath.Join(*screenshots, name+".png"), png, 0o600))
 }
 
-// service sends everything back, to those who know the connection by name.
+// service sends everything back. Its connections can be broken.
 type service struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -246,7 +246,7 @@ func mountHandler(t *testing.T, h http.Handler) (address string) {
 	return server.URL + "/debug/plex/"
 }
 
-// work has callers use whole connections, until the test ends: some quickly, some hold them for long.
+// work has callers use whole connections until the test ends. They hold each for a random time.
 func work(t *testing.T, mux *plex.Multiplexer, callers int, longest time.Duration) {
 	ctx, stop := context.WithCancel(context.Background())
 	var working sync.WaitGroup

@@ -70,7 +70,7 @@ func TestThePageFollowsThePool(t *testing.T) {
 	b.await(is(`text("#tile-leased b") === "0"`))
 }
 
-// populated is a page with much on it: several pools, long names, leases with stacks, errors, buttons.
+// populated is a page with much on it: pools, long names, leases with stacks, errors, buttons.
 func populated(t *testing.T) (b *browser, address string) {
 	b = newBrowser(t)
 	s := newService(t)
