@@ -229,7 +229,8 @@ func TestTexts(t *testing.T) {
 		"example.com/shop/orders.(*store).save\n\t/y/store.go:12\nmain.main\n\t/y/main.go:3\n"
 	require.Equal(t, "orders.(*store).save", holder(stack))
 	require.Empty(t, holder(""))
-	require.Empty(t, holder("go.atomizer.io/plex.(*Multiplexer).Writer\n\t/x/plex.go:1\n"))
+	require.Equal(t, "request.(*flusher).run", holder("go.atomizer.io/plex.(*Multiplexer).Writer\n\t/x/plex.go:1\n"+
+		"go.atomizer.io/plex/request.(*flusher).run\n\t/x/flush.go:7\nruntime.goexit\n\t/go/asm.s:1\n"), "a goroutine of plex's own")
 }
 
 func TestPagersStayInRange(t *testing.T) {

@@ -62,6 +62,12 @@ func TestThePageIsAWholeSnapshot(t *testing.T) {
 		require.NoError(t, w.Close())
 		require.NoError(t, r.Close())
 
+		require.NoError(t, m.Close())
+		time.Sleep(2 * time.Second)
+		page = get(t, h, "/debug/plex/")
+		require.Contains(t, page, "No connection is open.")
+		require.Contains(t, page, "<b>0</b><span> / 3</span>")
+
 		plain := poolOf(t, 1)
 		w = forgetful(t, plain)
 		page = get(t, plexdebug.Handler(plain), "/debug/plex")
@@ -278,6 +284,7 @@ func TestWhereItIsMountedDoesNotMatter(t *testing.T) {
 			answer := post(mounted, "/debug/plex/?order=held", url.Values{"do": {"renew"}, "pool": {"0"}, "token": {tokenOf(t, page)}})
 			require.Equal(t, http.StatusSeeOther, answer.Code)
 			require.Equal(t, "?order=held", answer.Header().Get("Location"))
+			time.Sleep(time.Minute) // all have been renewed
 		}
 		for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodOptions} {
 			w := httptest.NewRecorder()

@@ -138,7 +138,7 @@ func (p *pool) look() *census {
 		return p.census
 	}
 	c := &census{sorted: make(map[order][]resident)}
-	for conn := range p.mux.Conns() {
+	for _, conn := range slices.Collect(p.mux.Conns()) { // at once, for they come and go
 		r := resident{conn, conn.Info()}
 		c.rows = append(c.rows, r)
 		if r.info.Pins > 0 {

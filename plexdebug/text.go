@@ -90,15 +90,23 @@ func rate(perSecond float64) string {
 	return count(int(perSecond + 0.5))
 }
 
-// holder is the first function of a stack that is not of plex itself: who has taken a lease.
-func holder(stack string) string {
+// holder is the first function of a stack that is not of plex itself: who has taken a lease. If
+// that was a goroutine of plex's own, it is what the goroutine runs.
+func holder(stack string) (function string) {
 	lines := strings.Split(strings.TrimSpace(stack), "\n")
 	for i := 0; i < len(lines); i += 2 {
-		if function := lines[i]; function != "" && !isOfPlex(function) {
-			return path.Base(function)
+		if strings.HasPrefix(lines[i], "runtime.") {
+			break
+		}
+		function = lines[i]
+		if !isOfPlex(function) {
+			break
 		}
 	}
-	return ""
+	if function == "" {
+		return ""
+	}
+	return path.Base(function)
 }
 
 func isOfPlex(function string) bool {
