@@ -189,3 +189,53 @@ func TestAnObserverThatIsTooSlowIsToldHowMuchItMissed(t *testing.T) {
 		require.NotZero(t, missed)
 	})
 }
+
+func TestObserversComeAndGo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var first, late, never diary
+		s := newService(l)
+		m := s.pool(1, first.option(), plex.WithName("store"))
+		require.Equal(t, "store", m.Name())
+		require.Len(t, first.taken(), 1)
+		stop := m.Observe(late.note)
+		stopNever := m.Observe(never.note)
+		stopNever()
+		m.Observe(nil)()
+
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		events := first.taken()
+		require.Len(t, events, 3)
+		require.Equal(t, events, late.taken(), "what has been before, one has to have heard")
+		require.Equal(t, "store", events[0].Pool)
+
+		stop()
+		stop()
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		require.Len(t, first.taken(), 3, "stop concerns one observer")
+		require.Empty(t, late.taken())
+		require.Empty(t, never.taken())
+	})
+}
+
+// One observer blocks. The other hears of everything, and what the first is still to be told when it
+// is stopped is dropped.
+func TestASlowObserverHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var quick diary
+		s := newService(l)
+		m := s.pool(1)
+		gate, told := make(chan struct{}), make(chan struct{}, 10)
+		stop := m.Observe(func(plex.Event) { told <- struct{}{}; <-gate })
+		m.Observe(quick.note)
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"lost: killed, " + plex.ErrKilled.Error(), "connected: killed, attempt 1", "healed, attempt 1"}, brief(quick.taken()))
+		require.Len(t, told, 1)
+		stop()
+		close(gate)
+		synctest.Wait()
+		require.Len(t, told, 1)
+	})
+}

@@ -151,7 +151,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 		}
 		h.turnLocked(a, pace.Hung)
 		m.lastErr = fmt.Errorf("plex: Connect has not returned %v after it was called: %w", timeout, context.DeadlineExceeded)
-		m.reportFirst(a, m.lastErr)
+		a.reportFirst(&m.firsts, m.lastErr)
 	}
 }
 
@@ -238,7 +238,7 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	if !h.pace.Look(a.to, now).Listed {
 		c.markDueLocked(whyDrained, now) // its address has gone meanwhile
 	}
-	m.noteConnectLocked(now.Sub(a.started))
+	m.stats.noteConnect(now.Sub(a.started))
 	if h.pausing {
 		h.pausing = false
 		m.news.backoffEnded()
@@ -262,8 +262,8 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h.turnLocked(a, pace.NotBegun)
 	m.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
 	h.resolver.hurry()
-	m.noteConnectLocked(now.Sub(a.started))
-	m.reportFirst(a, err)
+	m.stats.noteConnect(now.Sub(a.started))
+	a.reportFirst(&m.firsts, err)
 	if a.grows {
 		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
 		return
@@ -276,16 +276,10 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h.losses = append([]loss{again}, h.losses...)
 }
 
-// noteConnectLocked accounts for how long a connect has taken.
-func (m *Multiplexer) noteConnectLocked(took time.Duration) {
-	m.stats.ConnectDuration += took
-	m.stats.Connects.add(took)
-}
-
 // reportFirst tells New what has become of a connect for its minimum.
-func (m *Multiplexer) reportFirst(a *attempt, err error) {
+func (a *attempt) reportFirst(to *firsts, err error) {
 	if a.loss.first {
-		m.firsts.report(err)
+		to.report(err)
 	}
 }
 

@@ -61,10 +61,10 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and outbox, and
-// last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
-// transport or a callback is called, except half.mu while a deadline is set, which nothing that
-// holds mu waits for.
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and observers,
+// then that of outbox, and last that of tasks. queue.sweeping is held while nothing else is. No lock
+// is held while a transport or a callback is called, except half.mu while a deadline is set, which
+// nothing that holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
@@ -280,6 +280,9 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.pace.Under()+h.pace.Hung()))
 	return nil
 }
+
+// Name returns the pool's name, see [WithName]; "" if it has none.
+func (m *Multiplexer) Name() string { return m.news.pool }
 
 // Addr returns the remote address of the first connection that was admitted, nil before there is
 // one.
