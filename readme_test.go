@@ -327,22 +327,37 @@ func TestACommandIsOneLine(t *testing.T) {
 }
 
 func TestReadmeSnippets(t *testing.T) {
-	for page, file := range map[string]string{
-		"README.md":      "readme_test.go",
-		"docs/guide.md":  "readme_test.go",
-		"docs/moving.md": "moving_test.go",
-	} {
-		source, err := os.ReadFile(file)
-		require.NoError(t, err)
+	indented := regexp.MustCompile(`(?m)^(.)`)
+	pages := map[string]string{
+		"README.md":          "readme_test.go",
+		"docs/guide.md":      "readme_test.go",
+		"docs/moving.md":     "moving_test.go",
+		"plexprom/README.md": "plexprom/example_test.go",
+	}
+	found, err := filepath.Glob("*/README.md")
+	require.NoError(t, err)
+	more, err := filepath.Glob("examples/*/README.md")
+	require.NoError(t, err)
+	for _, page := range append(found, more...) {
+		if page = filepath.ToSlash(page); pages[page] == "" {
+			pages[page] = strings.TrimSuffix(page, "README.md") + "readme_test.go" // in the function readme
+		}
+	}
+
+	for page, file := range pages {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-
 		snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-		require.NotEmpty(t, snippets, "%s shows no code", page)
+		if len(snippets) == 0 {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		require.NoError(t, err, page)
 
 		for _, snippet := range snippets {
 			// No require.Contains here: it would print the whole file.
-			if !strings.Contains(string(source), "\n"+snippet[1]) {
+			if !strings.Contains(string(source), "\n"+snippet[1]) &&
+				!strings.Contains(string(source), "\n"+indented.ReplaceAllString(snippet[1], "\t$1")) {
 				t.Errorf("a snippet of %s is not in %s word for word:\n%s", page, file, snippet[1])
 			}
 		}
