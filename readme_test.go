@@ -292,12 +292,12 @@ func Example_readyReaders() {
 
 // Every connection of a pool of a fixed size is read, also those that replace others.
 func TestFollowReadsEveryConnection(t *testing.T) {
+	l := newLedger(t)
 	address, stop := exampleService(func(conn net.Conn) {
 		_, _ = io.WriteString(conn, "hello\n")
 		_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
 	})
 	t.Cleanup(stop) // when the multiplexer has been closed
-	l := newLedger(t)
 	mux := l.mustOpen(3, plex.Dial("tcp", address), plex.WithMaxCapacity(3))
 
 	heard := make(chan string)
