@@ -25,7 +25,7 @@ type healer struct {
 	first  int    // connects for New's minimum that are yet to be started
 	pace   pace.Service[Address]
 
-	resolver *resolver // nil without WithResolver
+	resolver *resolver // constant; nil without WithResolver
 	tried    bool      // an address that had failed has been connected to, to see whether it answers
 	pausing  bool      // the observer has been told of a backoff, and not of its end
 
@@ -59,7 +59,9 @@ type attempt struct {
 func (m *Multiplexer) initHealer() {
 	m.healer.target = max(m.cfg.minimum.Get(), len(m.cfg.connections))
 	m.healer.pace.Chance = rand.Int64N
-	if !m.cfg.resolver.Given() {
+	if m.cfg.resolver.Given() {
+		m.healer.resolver = newResolver(m)
+	} else {
 		m.healer.pace.List([]Address{{}}, time.Now()) // the only one, whatever it is
 	}
 	m.short.Store(m.cfg.connect != nil && m.healer.target == 0)
@@ -142,7 +144,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 			break
 		}
 		h.turnLocked(a, pace.Slow)
-		m.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		m.healer.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
 		if late := a.started.Add(timeout); now.Before(late) {
@@ -234,7 +236,7 @@ func (m *Multiplexer) attemptLocked(a *attempt) {
 func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.turnLocked(a, pace.NotBegun)
-	m.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
+	m.healer.resolver.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
 	if !h.pace.Look(a.to, now).Listed {
 		c.markDueLocked(whyDrained, now) // its address has gone meanwhile
 	}
@@ -260,7 +262,7 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
 	h.turnLocked(a, pace.NotBegun)
-	m.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
+	m.healer.resolver.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
 	h.resolver.hurry()
 	m.stats.noteConnect(now.Sub(a.started))
 	a.reportFirst(&m.firsts, err)
@@ -297,7 +299,7 @@ func (c *conn) leftLocked() {
 	switch p := &m.healer.pace; {
 	case !c.dialed:
 	case y == whyLost && !c.wasUseful() && !consumersDoing(c.failure()):
-		m.notedLocked(c.at, c.leftAt, c.lossCause(), func() { p.Lost(c.at, c.epoch, c.admittedAt, c.leftAt) })
+		m.healer.resolver.notedLocked(c.at, c.leftAt, c.lossCause(), func() { p.Lost(c.at, c.epoch, c.admittedAt, c.leftAt) })
 	default:
 		p.Gone(c.at, c.epoch, c.admittedAt, c.leftAt)
 	}

@@ -207,7 +207,9 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	if m.cfg.needsSupervisor() {
 		m.startSupervisor()
 	}
-	m.startResolver()
+	if r := m.healer.resolver; r != nil {
+		m.tasks.start(r.run)
+	}
 	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()
 		return err
