@@ -2,6 +2,8 @@ package plex_test
 
 import (
 	"fmt"
+	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -238,4 +240,45 @@ func TestASlowObserverHoldsUpNoOther(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, told, 1)
 	})
+}
+
+// slowToSet is a transport in which a read deadline takes its time.
+type slowToSet struct {
+	net.Conn
+	begins, leave chan struct{}
+}
+
+func (c *slowToSet) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		close(c.begins)
+		<-c.leave
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// A replacement can come before all is done that a loss takes, but it is not told before the loss.
+func TestALossIsToldBeforeWhatHealsIt(t *testing.T) {
+	var d diary
+	l := newLedger(t)
+	s := newService(l)
+	nc, _ := l.Pair()
+	slow := &slowToSet{nc, make(chan struct{}), make(chan struct{})}
+	m := l.mux(d.option(), plex.WithConnections(slow), plex.WithConnector(s.connect), plex.WithMaxCapacity(2))
+	r, w := readerOf(t, m), writerOf(t, m)
+	set := later(func() error { return r.SetReadDeadline(time.Now().Add(time.Hour)) })
+	<-slow.begins
+	killed := later(w.Kill)
+	told := func() []string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return brief(d.events)
+	}
+	eventually(t, func() bool { return slices.Contains(told(), "healed, attempt 1") }, "it is healed")
+	require.Equal(t, []string{
+		"connected: given", "lost: killed, " + plex.ErrKilled.Error(), "connected: killed, attempt 1", "healed, attempt 1",
+	}, told())
+	close(slow.leave)
+	<-set
+	require.NoError(t, <-killed)
+	_ = r.Close()
 }

@@ -78,14 +78,21 @@ func (n *news) tell(e Event) {
 	n.observers.tell(e)
 }
 
-func (n *news) lost(c *conn, cause error) {
+// lost tells of a loss when it happens, so that nothing that follows from it is told before.
+func (n *news) lost(c *conn) {
+	n.tell(Event{
+		Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: c.lossCause(),
+		Took: c.leftAt.Sub(c.admittedAt),
+	})
+}
+
+// logLoss logs a loss when all is known of its cause.
+func (n *news) logLoss(c *conn, cause error) {
 	level := slog.LevelWarn
 	if c.life.why == whyKilled {
 		level = slog.LevelInfo // a consumer did that, and knows why
 	}
-	age := c.leftAt.Sub(c.admittedAt)
-	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", age)
-	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: cause, Took: age})
+	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", c.leftAt.Sub(c.admittedAt))
 }
 
 // probed tells of a probe; that one has failed is in the log as the cause of a loss.
