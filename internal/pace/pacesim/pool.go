@@ -245,13 +245,13 @@ func (p *pool) leave(c *conn, lost bool) {
 	p.due = slices.DeleteFunc(p.due, is)
 	p.losses = append(p.losses, c.at)
 	p.w.open[c.at]--
+	p.Left(c.at, c.due)
 	if lost {
 		p.Lost(c.at, c.epoch, c.admitted, p.w.time())
 		p.hurry()
 	} else {
 		p.Gone(c.at, c.epoch, c.admitted, p.w.time())
 	}
-	p.Left(c.at, c.due)
 	p.kick()
 }
 

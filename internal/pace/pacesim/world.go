@@ -55,10 +55,12 @@ type event struct {
 
 type agenda []event
 
-func (a agenda) Len() int           { return len(a) }
-func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a agenda) Less(i, j int) bool { return a[i].at < a[j].at || a[i].at == a[j].at && a[i].n < a[j].n }
-func (a *agenda) Push(e any)        { *a = append(*a, e.(event)) }
+func (a agenda) Len() int      { return len(a) }
+func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
+func (a agenda) Less(i, j int) bool {
+	return a[i].at < a[j].at || a[i].at == a[j].at && a[i].n < a[j].n
+}
+func (a *agenda) Push(e any) { *a = append(*a, e.(event)) }
 func (a *agenda) Pop() any {
 	last := len(*a) - 1
 	e := (*a)[last]
