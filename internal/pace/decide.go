@@ -121,8 +121,8 @@ func (s *State) free(underHealing, underGrowing int) (free [2]int) {
 }
 
 // choose takes a place in the window of the address with the fewest connections, and of several such
-// a random one. An address counts as if it still had the connection that is to be replaced, and one
-// that has any to be retired comes last among equals.
+// the one that something was to be moved to, or else a random one. An address counts as if it still
+// had the connection that is to be replaced.
 func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (best *lane[K]) {
 	least, ties := 0, 0
 	for j := range lanes {
@@ -135,9 +135,9 @@ func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (be
 			load++
 		}
 		switch {
-		case best == nil || load < least || load == least && best.place.due > 0 && l.place.due == 0:
+		case best == nil || load < least || load == least && l.place == s.to:
 			best, least, ties = l, load, 1
-		case load == least && (l.place.due == 0 || best.place.due > 0):
+		case load == least && best.place != s.to:
 			if ties++; s.Chance(int64(ties)) == 0 {
 				best = l
 			}
@@ -147,6 +147,9 @@ func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (be
 		best.free[healing]--
 		best.free[growing]--
 		best.begun++
+		if best.place == s.to {
+			s.to = nil
+		}
 	}
 	return best
 }

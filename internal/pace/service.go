@@ -3,6 +3,7 @@ package pace
 // One service that has several addresses: which of them to connect to, and when to move.
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -40,6 +41,7 @@ type Service[K comparable] struct {
 	under  [stages]int // connects by their stage, at all addresses
 	moveAt time.Time   // nothing is moved before; zero if nothing is to be moved
 	from   *place[K]   // of the last move
+	to     *place[K]   // of the last move, until it is connected to
 }
 
 // place is one address.
@@ -52,6 +54,7 @@ type place[K comparable] struct {
 	due    int         // of those, how many are to be retired
 	under  [stages]int // connects by their stage
 	share  share
+	gainAt time.Time // when something was last moved here
 }
 
 // share is whether an address that is new, or has lost connections, should get one of those that
@@ -92,7 +95,7 @@ func (s *Service[K]) List(keys []K, now time.Time) (added, gone []K) {
 			continue
 		}
 		if !p.listed {
-			p.listed, p.since, p.share = true, now, share{draws: true}
+			p.listed, p.since, p.share = true, now, share{draws: len(before) > 0}
 			added = append(added, k)
 		}
 		s.listed = append(s.listed, p)
@@ -160,6 +163,7 @@ func (s *Service[K]) Hung() int { return s.under[Hung] }
 func (s *Service[K]) Opened(k K) {
 	if p := s.places[k]; p != nil {
 		p.open++
+		p.share.gets = false // it has got it
 	}
 }
 
@@ -368,12 +372,12 @@ func (s *Service[K]) Move(now time.Time, every time.Duration, target int) (shift
 	if len(s.listed) < 2 {
 		return shift, false, time.Time{}
 	}
-	full := s.fullest()
+	full, all := s.fullest(), s.staying()
 	var to *place[K]
 	var try bool
 	for _, p := range s.listed {
 		more := full.staying() - p.load()
-		if more < 1 || more == 1 && !s.wants(p, now) {
+		if more < 1 || more == 1 && !s.wants(p, all, now) {
 			continue
 		}
 		at := p.since.Add(Wellness)
@@ -408,7 +412,7 @@ func (s *Service[K]) Move(now time.Time, every time.Duration, target int) (shift
 		return shift, false, sooner(wake, s.moveAt)
 	}
 	s.moveAt = now.Add(pause/2 + s.jitter(pause))
-	s.from, to.share = full, share{}
+	s.from, s.to, to.gainAt = full, to, now
 	return Shift[K]{full.key, to.key, try}, true, s.moveAt
 }
 
@@ -421,7 +425,7 @@ func (s *Service[K]) jitter(most time.Duration) time.Duration {
 // on it: a server that was restarted, or is new, would get nothing from pools with fewer connections
 // than addresses. So one that has lost connections gets what it had, and one that is new has the
 // chance that each has.
-func (s *Service[K]) wants(p *place[K], now time.Time) bool {
+func (s *Service[K]) wants(p *place[K], staying int, now time.Time) bool {
 	switch sh := &p.share; {
 	case sh.gets:
 	case sh.draws && now.Sub(p.since) < Wellness:
@@ -438,7 +442,7 @@ func (s *Service[K]) wants(p *place[K], now time.Time) bool {
 		}
 		*sh = share{gets: s.Chance(all) < more}
 	case sh.had > 0:
-		if sh.had <= p.load() || sh.of > s.staying() {
+		if sh.had <= p.load() || sh.of > staying {
 			*sh = share{} // it has that, or the pool has shrunk
 		} else if sh.since.IsZero() {
 			sh.since = now
@@ -448,8 +452,8 @@ func (s *Service[K]) wants(p *place[K], now time.Time) bool {
 	return p.share.gets
 }
 
-// Fullest returns the address with the most connections; of several that which Move named last if it
-// is one of them, or else a random one.
+// Fullest returns the address with the most connections; of several the one that Move named last, if
+// it is one of them.
 func (s *Service[K]) Fullest() (k K) {
 	if len(s.listed) == 0 {
 		return k
@@ -461,13 +465,15 @@ func (s *Service[K]) Fullest() (k K) {
 	return full.key
 }
 
+// fullest returns the place with the most connections, of several one to which nothing has been moved
+// for the longest time, and of several such a random one.
 func (s *Service[K]) fullest() *place[K] {
 	full, ties := s.listed[0], int64(1)
 	for _, p := range s.listed[1:] {
-		switch {
-		case p.staying() > full.staying():
+		switch c := cmp.Or(cmp.Compare(p.staying(), full.staying()), full.gainAt.Compare(p.gainAt)); {
+		case c > 0:
 			full, ties = p, 1
-		case p.staying() == full.staying():
+		case c == 0:
 			if ties++; s.Chance(ties) == 0 {
 				full = p
 			}

@@ -42,12 +42,13 @@ type Result struct {
 	Samples []Sample
 	Changed time.Duration // when the script last changed something
 	// EvenAfter is how long after that all addresses had their share for the rest of the time, up
-	// to what chance gives: four times the square root of it.
+	// to a tenth. Where no pool can have the same number at each it is up to a third, or to what
+	// chance gives: four times the square root of the share.
 	EvenAfter time.Duration
-	Even      bool // that was so
-	Moved     int  // connections moved
-	Tenth     int  // the most connects to one address in a tenth of a second, later than Settled
-	Dialled   []int
+	Even      bool  // that was so
+	Moved     int   // connections moved
+	Tenth     int   // the most connects to one address in a tenth of a second, later than Settled
+	Dialled   []int // connects to each address
 }
 
 // Settled is how long after the last change what was lost has been replaced, so that all that is
@@ -116,7 +117,7 @@ func (w *World) sample() {
 	s.Missing = max(0, wanted-open)
 	well := slices.DeleteFunc(slices.Clone(w.list), func(a int) bool { return w.servers[a].bad() })
 	even := float64(wanted) / float64(max(1, len(well)))
-	chance := (4*math.Sqrt(even) + 1) / even
+	chance := max(1./3, (4*math.Sqrt(even)+1)/even)
 	if wanted/len(w.pools)%max(1, len(well)) == 0 {
 		chance = 0.1 // each pool can have the same number at each
 	}
@@ -156,6 +157,16 @@ func (r *Result) Connects(from, to time.Duration) (most int) {
 
 func (r *Result) between(from, to time.Duration) []Sample {
 	return slices.DeleteFunc(slices.Clone(r.Samples), func(s Sample) bool { return s.At <= from || s.At > to })
+}
+
+// Short returns for how long, after all pools were whole, more than so many connections were missing.
+func (r *Result) Short(of int) (d time.Duration) {
+	for _, s := range r.between(Ready, r.Case.Length) {
+		if s.Missing > of {
+			d += time.Second
+		}
+	}
+	return d
 }
 
 // Last is the last sample.

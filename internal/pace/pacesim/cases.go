@@ -6,22 +6,26 @@ import "time"
 func All() []Case {
 	return []Case{
 		Rolling(3, 1000, 24, 1),
+		Rolling(3, 1000, 24, 0),
 		Rolling(10, 1000, 3, 1),
-		Gone(30, 1000, 20),
-		Bad("one answers slowly", Server{Dial: 3 * time.Second}, 10, 1000, 20),
+		Gone(30, 1000, 20, 1),
+		Bad("one refuses", Server{Refuses: true}, 10, 1000, 20),
 		Bad("one accepts and hangs up", Server{HangsUp: 20 * time.Millisecond}, 10, 1000, 20),
 		Bad("one answers no connect", Server{Silent: true}, 10, 1000, 20),
+		Bad("one answers slowly", Server{Dial: 3 * time.Second}, 10, 1000, 20),
 		Flapping(20, 300, 40),
 		Growing(30, 300, 60),
-		Growing(300, 1000, 8),
+		Growing(300, 100, 24),
 	}
 }
+
+const rollingName = "rolling restart"
 
 // Rolling restarts one server after the other, each of which is down for some seconds.
 func Rolling(addresses, pools, connections, room int) Case {
 	const each, down = 20 * time.Second, 5 * time.Second
 	return Case{
-		Name: "rolling restart", Addresses: addresses, Pools: pools, Connections: connections, Room: room,
+		Name: rollingName, Addresses: addresses, Pools: pools, Connections: connections, Room: room,
 		Length: Ready + time.Duration(addresses)*each + 2*time.Minute,
 		Script: func(w *World) {
 			for a := range addresses {
@@ -33,10 +37,10 @@ func Rolling(addresses, pools, connections, room int) Case {
 
 // Gone has a third of the servers die at once, leave the list half a minute later, and come back
 // after two minutes.
-func Gone(addresses, pools, connections int) Case {
+func Gone(addresses, pools, connections, room int) Case {
 	third := max(1, addresses/3)
 	return Case{
-		Name: "a third is gone", Addresses: addresses, Pools: pools, Connections: connections, Room: 1,
+		Name: "a third is gone", Addresses: addresses, Pools: pools, Connections: connections, Room: room,
 		Length: Ready + 5*time.Minute,
 		Script: func(w *World) {
 			w.At(Ready, func() {
