@@ -41,7 +41,7 @@ var healDefects = []defect{
 		what:  "an address in its backoff is connected to as any other is",
 		pkg:   "internal/pace",
 		edits: []edit{in("Service.choose", replace("!l.at.IsZero()", "false"))},
-		tests: []suite{root("TestADeadAddressSlowsDownNothingButItself")},
+		tests: []suite{own("internal/pace", "TestDecideHoldsBackUntilTheNextConnectIsAllowed"), root("TestADeadAddressSlowsDownNothingButItself")},
 	},
 	{
 		name:  "dead-addresses-at-once",
@@ -59,7 +59,7 @@ var healDefects = []defect{
 	{
 		name:  "nothing-moves",
 		what:  "an address that comes back gets nothing of what the others have taken over",
-		edits: []edit{in("Multiplexer.supervise", drop("m.moveOne(overfull)"))},
+		edits: []edit{in("Multiplexer.supervise", instead("m.moveOne(overfull)", "_ = overfull"))},
 		tests: []suite{root("TestAfterARollingRestartAllIsEvenAgain")},
 	},
 	{
@@ -94,7 +94,7 @@ var healDefects = []defect{
 		name:  "moved-elsewhere",
 		what:  "what is moved goes to any address with as few connections as the one it is meant for",
 		pkg:   "internal/pace",
-		edits: []edit{in("Service.Move", drop("s.from, s.to, to.gainAt = full, to, now"))},
+		edits: []edit{in("Service.choose", replace("l.place == s.to", "false"))},
 		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
 	},
 	{

@@ -42,8 +42,8 @@ type Result struct {
 	Samples []Sample
 	Changed time.Duration // when the script last changed something
 	// EvenAfter is how long after that all addresses had their share for the rest of the time, up
-	// to a tenth. Where no pool can have the same number at each it is up to a third, or to what
-	// chance gives: four times the square root of the share.
+	// to a tenth. Where no pool can have the same number at each it is up to three
+	// fifths, or to what chance gives: four times the square root of the share.
 	EvenAfter time.Duration
 	Even      bool  // that was so
 	Moved     int   // connections moved
@@ -117,7 +117,7 @@ func (w *World) sample() {
 	s.Missing = max(0, wanted-open)
 	well := slices.DeleteFunc(slices.Clone(w.list), func(a int) bool { return w.servers[a].bad() })
 	even := float64(wanted) / float64(max(1, len(well)))
-	chance := max(1./3, (4*math.Sqrt(even)+1)/even)
+	chance := max(0.6, (4*math.Sqrt(even)+1)/even)
 	if wanted/len(w.pools)%max(1, len(well)) == 0 {
 		chance = 0.1 // each pool can have the same number at each
 	}

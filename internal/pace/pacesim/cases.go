@@ -19,13 +19,14 @@ func All() []Case {
 	}
 }
 
-const rollingName = "rolling restart"
+// RollingName is the name of the cases of Rolling.
+const RollingName = "rolling restart"
 
 // Rolling restarts one server after the other, each of which is down for some seconds.
 func Rolling(addresses, pools, connections, room int) Case {
 	const each, down = 20 * time.Second, 5 * time.Second
 	return Case{
-		Name: rollingName, Addresses: addresses, Pools: pools, Connections: connections, Room: room,
+		Name: RollingName, Addresses: addresses, Pools: pools, Connections: connections, Room: room,
 		Length: Ready + time.Duration(addresses)*each + 2*time.Minute,
 		Script: func(w *World) {
 			for a := range addresses {
