@@ -4,7 +4,6 @@ package main
 // same on every machine, and can be written again without the rest of the page.
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -63,10 +62,14 @@ func rewriteAddresses(dir string) error {
 	if err != nil {
 		return err
 	}
-	before, _, _ := bytes.Cut(was, []byte(addressesBegin))
-	_, after, _ := bytes.Cut(was, []byte(addressesEnd))
-	before = append(bytes.TrimRight(before, "\n"), "\n\n"...)
-	return os.WriteFile(file, append(append(before, section...), after...), 0o644)
+	return os.WriteFile(file, []byte(replaceAddresses(string(was), section)), 0o644)
+}
+
+// replaceAddresses puts the section in the place of the one that the page has, or at its end.
+func replaceAddresses(page, section string) string {
+	before, rest, _ := strings.Cut(page, addressesBegin)
+	_, after, _ := strings.Cut(rest, addressesEnd)
+	return strings.TrimRight(before, "\n") + "\n\n" + section + after
 }
 
 // writeAddresses writes the chart, and returns the section; "" if nothing was simulated.
@@ -95,8 +98,11 @@ func writeAddresses(dir string, results []*pacesim.Result) (string, error) {
 			name += ", no room for one more"
 		}
 		even := "never"
-		if r.Even {
-			even = r.EvenAfter.String()
+		switch {
+		case r.Even && r.EvenAfter == 0:
+			even = "at once"
+		case r.Even:
+			even = harness.Nanoseconds.Format(float64(r.EvenAfter))
 		}
 		rows = append(rows, []string{
 			name, harness.Thousands(r.Case.Addresses), harness.Thousands(r.Case.Pools), harness.Thousands(r.Case.Connections),
