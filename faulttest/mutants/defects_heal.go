@@ -41,7 +41,7 @@ var healDefects = []defect{
 		what:  "an address in its backoff is connected to as any other is",
 		pkg:   "internal/pace",
 		edits: []edit{in("Service.choose", replace("!l.at.IsZero()", "false"))},
-		tests: []suite{root("TestADeadAddressSlowsDownNothingButItself")},
+		tests: []suite{own("internal/pace", "TestDecideHoldsBackUntilTheNextConnectIsAllowed"), root("TestADeadAddressSlowsDownNothingButItself")},
 	},
 	{
 		name:  "dead-addresses-at-once",
@@ -59,8 +59,43 @@ var healDefects = []defect{
 	{
 		name:  "nothing-moves",
 		what:  "an address that comes back gets nothing of what the others have taken over",
-		edits: []edit{in("Multiplexer.supervise", drop("m.healer.resolver.moveOne(overfull)"))},
+		edits: []edit{in("Multiplexer.supervise", instead("m.healer.resolver.moveOne(overfull)", "_ = overfull"))},
 		tests: []suite{root("TestAfterARollingRestartAllIsEvenAgain")},
+	},
+	{
+		name:  "moves-in-one-moment",
+		what:  "all pools that see an address come back move something to it in the same moment",
+		pkg:   "internal/pace",
+		edits: []edit{in("Service.Move", replace("now.Add(s.jitter(pause))", "now"))},
+		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
+	},
+	{
+		name:  "moved-to-the-unwell",
+		what:  "connections are moved to an address that has just failed, or is new",
+		pkg:   "internal/pace",
+		edits: []edit{in("Wellness", replace("10 * time.Second", "time.Millisecond"))},
+		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
+	},
+	{
+		name:  "healed-at-the-dead",
+		what:  "an address that does not answer is connected to for what is lost as soon as its backoff is over, though others answer",
+		pkg:   "internal/pace",
+		edits: []edit{in("Service.lanes", never("!p.Answers(now)"))},
+		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
+	},
+	{
+		name:  "restarted-gets-nothing",
+		what:  "with fewer connections than addresses, a server that was restarted or is new gets nothing",
+		pkg:   "internal/pace",
+		edits: []edit{in("Service.wants", atStart("if true { return false }"))},
+		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
+	},
+	{
+		name:  "moved-elsewhere",
+		what:  "what is moved goes to any address with as few connections as the one it is meant for",
+		pkg:   "internal/pace",
+		edits: []edit{in("Service.choose", replace("l.place == s.to", "false"))},
+		tests: []suite{own("internal/pace/pacesim", "TestThePoolsOfAServiceAgree")},
 	},
 	{
 		name:  "gone-address-kept",

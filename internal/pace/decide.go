@@ -98,6 +98,10 @@ func (s *Service[K]) lanes(now time.Time, wanted bool) []lane[K] {
 	for _, p := range s.listed {
 		l := lane[K]{place: p}
 		l.at, l.known = p.Next(now, false) // others answer callers who wait
+		if again := p.badAt.Add(Wellness); !p.Answers(now) && now.Before(again) {
+			// Others answer; one that does not would cost each round of healing a connect timeout.
+			l.at = later(l.at, again)
+		}
 		l.free = p.free(p.under[Healing], p.under[Growing])
 		lanes = append(lanes, l)
 	}
@@ -117,7 +121,8 @@ func (s *State) free(underHealing, underGrowing int) (free [2]int) {
 }
 
 // choose takes a place in the window of the address with the fewest connections, and of several such
-// a random one. An address counts as if it still had the connection that is to be replaced.
+// the one that something was to be moved to, or else a random one. An address counts as if it still
+// had the connection that is to be replaced.
 func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (best *lane[K]) {
 	least, ties := 0, 0
 	for j := range lanes {
@@ -130,9 +135,9 @@ func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (be
 			load++
 		}
 		switch {
-		case best == nil || load < least:
+		case best == nil || load < least || load == least && l.place == s.to:
 			best, least, ties = l, load, 1
-		case load == least:
+		case load == least && best.place != s.to:
 			if ties++; s.Chance(int64(ties)) == 0 {
 				best = l
 			}
@@ -142,6 +147,9 @@ func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (be
 		best.free[healing]--
 		best.free[growing]--
 		best.begun++
+		if best.place == s.to {
+			s.to = nil
+		}
 	}
 	return best
 }

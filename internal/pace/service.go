@@ -3,6 +3,7 @@ package pace
 // One service that has several addresses: which of them to connect to, and when to move.
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -38,7 +39,9 @@ type Service[K comparable] struct {
 	listed []*place[K] // in the order of the list
 	places map[K]*place[K]
 	under  [stages]int // connects by their stage, at all addresses
-	moveAt time.Time   // nothing is moved before
+	moveAt time.Time   // nothing is moved before; zero if nothing is to be moved
+	from   *place[K]   // of the last move
+	to     *place[K]   // of the last move, until it is connected to
 }
 
 // place is one address.
@@ -50,6 +53,18 @@ type place[K comparable] struct {
 	open   int         // connections in service
 	due    int         // of those, how many are to be retired
 	under  [stages]int // connects by their stage
+	share  share
+	gainAt time.Time // when something was last moved here
+}
+
+// share is whether an address that is new, or has lost connections, should get one of those that
+// cannot be spread evenly.
+type share struct {
+	draws bool      // it is new, so chance decides
+	gets  bool      // that has been decided
+	had   int       // connections before it lost any
+	of    int       // of so many at all addresses
+	since time.Time // when it was first seen to lack one
 }
 
 // Epochs are the epochs of an address and of the whole service.
@@ -80,7 +95,7 @@ func (s *Service[K]) List(keys []K, now time.Time) (added, gone []K) {
 			continue
 		}
 		if !p.listed {
-			p.listed, p.since = true, now
+			p.listed, p.since, p.share = true, now, share{draws: len(before) > 0}
 			added = append(added, k)
 		}
 		s.listed = append(s.listed, p)
@@ -148,6 +163,7 @@ func (s *Service[K]) Hung() int { return s.under[Hung] }
 func (s *Service[K]) Opened(k K) {
 	if p := s.places[k]; p != nil {
 		p.open++
+		p.share.gets = false // it has got it
 	}
 }
 
@@ -159,12 +175,24 @@ func (s *Service[K]) Marked(k K) {
 
 func (s *Service[K]) Left(k K, wasMarked bool) {
 	if p := s.places[k]; p != nil {
+		if !wasMarked && len(s.listed) > 1 {
+			p.share.had = max(p.share.had, p.staying())
+			p.share.of = max(p.share.of, s.staying())
+		}
 		p.open--
 		if wasMarked {
 			p.due--
 		}
 		s.forget(p)
 	}
+}
+
+// staying is how many connections there are at all addresses that are not to be retired.
+func (s *Service[K]) staying() (n int) {
+	for _, p := range s.listed {
+		n += p.staying()
+	}
+	return n
 }
 
 // staying is how many connections an address has that are not to be retired.
@@ -333,55 +361,122 @@ type Shift[K comparable] struct {
 }
 
 // Move returns what to move, if anything: from the address with the most connections to one that has
-// two or more fewer, and that has neither failed nor come into the list for [Wellness]. At most one
-// connection is moved in every/target, jittered, so that all could be moved in the time in which the
-// list is asked for once. If something is to be moved later, wake is when to ask again; otherwise it
-// is the zero Time.
+// two or more fewer, and that has neither failed nor come into the list for [Wellness]. An address
+// that is new, or has lost connections, may get one if it has just one fewer, see wants.
+//
+// At most one connection is moved in every/target, jittered, so that all could be moved in the time
+// in which the list is asked for once. The first waits for up to as long, at random, since many
+// pools see an address come back at the same time. If something is to be moved later, wake is when
+// to ask again; otherwise it is the zero Time.
 func (s *Service[K]) Move(now time.Time, every time.Duration, target int) (shift Shift[K], move bool, wake time.Time) {
 	if len(s.listed) < 2 {
 		return shift, false, time.Time{}
 	}
-	full := s.fullest()
+	full, all := s.fullest(), s.staying()
+	var to *place[K]
+	var try bool
 	for _, p := range s.listed {
-		if full.staying()-p.load() < 2 {
+		more := full.staying() - p.load()
+		if more < 1 || more == 1 && !s.wants(p, all, now) {
 			continue
 		}
-		at := later(s.moveAt, p.since.Add(Wellness))
+		at := p.since.Add(Wellness)
+		if more == 1 {
+			at = later(at, p.share.since.Add(Wellness))
+		}
 		if !p.badAt.IsZero() {
 			at = later(at, p.badAt.Add(Wellness))
 		}
 		if next, known := p.Next(now, false); known {
 			at = later(at, next)
 		}
-		try := p.Failures(now) > 0
+		fails := p.Failures(now) > 0
 		switch {
 		case now.Before(at):
 			wake = sooner(wake, at)
-		case !move || shift.Try && !try: // one that is known to be well comes first
-			shift, move = Shift[K]{full.key, p.key, try}, true
+		case to == nil || try && !fails: // one that is known to be well comes first
+			to, try = p, fails
 		}
 	}
-	if move {
-		pause := max(every/time.Duration(max(1, target)), time.Millisecond)
-		s.moveAt = now.Add(pause/2 + time.Duration(s.Chance(int64(min(pause, maxJitter)))))
-		wake = s.moveAt
+	pause := max(every/time.Duration(max(1, target)), time.Millisecond)
+	switch {
+	case to == nil:
+		if !now.Before(s.moveAt) {
+			s.moveAt = time.Time{}
+		}
+		return shift, false, wake
+	case s.moveAt.IsZero():
+		s.moveAt = now.Add(s.jitter(pause))
 	}
-	return shift, move, wake
+	if now.Before(s.moveAt) {
+		return shift, false, sooner(wake, s.moveAt)
+	}
+	s.moveAt = now.Add(pause/2 + s.jitter(pause))
+	s.from, s.to, to.gainAt = full, to, now
+	return Shift[K]{full.key, to.key, try}, true, s.moveAt
 }
 
-// Fullest returns the address with the most connections; of several the first in the list.
+func (s *Service[K]) jitter(most time.Duration) time.Duration {
+	return time.Duration(s.Chance(int64(min(most, maxJitter))))
+}
+
+// wants reports whether an address that has one connection fewer than another should get it. Which
+// addresses have one more than others is of no account in one pool, but many pools must not agree
+// on it: a server that was restarted, or is new, would get nothing from pools with fewer connections
+// than addresses. So one that has lost connections gets what it had, and one that is new has the
+// chance that each has.
+func (s *Service[K]) wants(p *place[K], staying int, now time.Time) bool {
+	switch sh := &p.share; {
+	case sh.gets:
+	case sh.draws && now.Sub(p.since) < Wellness:
+		return true // it is drawn then
+	case sh.draws:
+		var all, more int64
+		for _, other := range s.listed {
+			if other.load() >= p.load() {
+				all++
+			}
+			if other.load() > p.load() {
+				more++
+			}
+		}
+		*sh = share{gets: s.Chance(all) < more}
+	case sh.had > 0:
+		if sh.had <= p.load() || sh.of > staying {
+			*sh = share{} // it has that, or the pool has shrunk
+		} else if sh.since.IsZero() {
+			sh.since = now
+		}
+		return sh.had > 0
+	}
+	return p.share.gets
+}
+
+// Fullest returns the address with the most connections; of several the one that Move named last, if
+// it is one of them.
 func (s *Service[K]) Fullest() (k K) {
-	if len(s.listed) > 0 {
-		k = s.fullest().key
+	if len(s.listed) == 0 {
+		return k
 	}
-	return k
+	full := s.fullest()
+	if s.from != nil && s.from.listed && s.from.staying() == full.staying() {
+		full = s.from
+	}
+	return full.key
 }
 
+// fullest returns the place with the most connections, of several one to which nothing has been moved
+// for the longest time, and of several such a random one.
 func (s *Service[K]) fullest() *place[K] {
-	full := s.listed[0]
+	full, ties := s.listed[0], int64(1)
 	for _, p := range s.listed[1:] {
-		if p.staying() > full.staying() {
-			full = p
+		switch c := cmp.Or(cmp.Compare(p.staying(), full.staying()), full.gainAt.Compare(p.gainAt)); {
+		case c > 0:
+			full, ties = p, 1
+		case c == 0:
+			if ties++; s.Chance(ties) == 0 {
+				full = p
+			}
 		}
 	}
 	return full
