@@ -230,6 +230,27 @@ func (m *Multiplexer) balanceLocked(now time.Time, next *time.Time) (from Addres
 	return shift.From, move
 }
 
+// passOverLocked has what a slow connect is for be done elsewhere, if another address answers. The
+// connect goes on. Should it succeed after all, the address with the most connections gives one up,
+// see balanceLocked.
+func (m *Multiplexer) passOverLocked(a *attempt) {
+	h := &m.healer
+	if !m.cfg.resolver.Given() || !h.pace.Answers(time.Now()) || a.tries {
+		return
+	}
+	h.turnLocked(a, pace.Hung) // nobody counts on it
+	again := a.loss
+	again.attempts++
+	// Its connect may be reading the address of the loss, so only the rest changes.
+	a.loss.first, a.loss.why, a.loss.attempts, a.tries = false, whyMoved, 0, true
+	if a.grows {
+		a.grows = false
+		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting-1))
+		return
+	}
+	h.losses = append([]loss{again}, h.losses...)
+}
+
 // moveOne retires a connection of an address that has too many, one that nobody uses if there is
 // one.
 func (m *Multiplexer) moveOne(from Address) {

@@ -218,6 +218,48 @@ func TestADeadAddressSlowsDownNothingButItself(t *testing.T) {
 	}
 }
 
+// A connect that hangs is not waited for while another address answers: neither by New nor by what
+// replaces a lost connection.
+func TestAnAddressThatSwallowsConnectsIsNotWaitedFor(t *testing.T) {
+	for name, capacity := range map[string]int{"with room": 24, "hardly any room": 14} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newCluster(l, "a", "b", "c")
+				dark := make(chan struct{})
+				connect := func(ctx context.Context, conn net.Conn) error {
+					if to, _ := plex.Target(conn); to.Address == "c" {
+						select {
+						case <-dark:
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					return c.connect(ctx, conn)
+				}
+				began := time.Now()
+				m := c.mux(plex.WithConnector(connect), plex.WithMinConnections(12), plex.WithMaxCapacity(capacity),
+					plex.WithResolver(c.resolve, 30*time.Second), plex.WithConnectTimeout(10*time.Second))
+				attend(c, m)
+				if capacity == 24 {
+					require.Less(t, time.Since(began), 1500*time.Millisecond)
+					require.Equal(t, []int{6, 6, 0}, shares(m))
+				}
+				time.Sleep(time.Minute)
+				require.Equal(t, 12, m.Stats().Open)
+				s := m.Stats()
+				c.restart("a", time.Minute)
+				require.Equal(t, []int{0, 12, 0}, shares(m))
+				require.EqualValues(t, 6, m.Stats().Healed-s.Healed)
+
+				close(dark)
+				time.Sleep(2 * time.Minute)
+				require.Equal(t, []int{4, 4, 4}, shares(m))
+				require.Equal(t, 12, m.Stats().Open)
+			})
+		})
+	}
+}
+
 // When no address answers, they are probed in turn, as one dead service is.
 func TestWhenNoAddressAnswersTheyAreProbedInTurn(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {

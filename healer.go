@@ -143,6 +143,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 		}
 		h.turnLocked(a, pace.Slow)
 		m.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		m.passOverLocked(a)
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
 		if late := a.started.Add(timeout); now.Before(late) {

@@ -69,7 +69,7 @@ func DNS(network, hostport string) Resolver {
 		}
 		all := make([]Address, len(ips))
 		for i, ip := range ips {
-			all[i] = Address{network, netip.AddrPortFrom(ip.Unmap(), uint16(number)).String(), host}
+			all[i] = Address{network, netip.AddrPortFrom(ip.Unmap(), uint16(number)).String(), strings.TrimSuffix(host, ".")}
 		}
 		return all, nil
 	}
