@@ -33,11 +33,12 @@ type resolving struct {
 // resolver asks for the addresses of the service. Its fields belong to its goroutine.
 type resolver struct {
 	m      *Multiplexer
-	wake   chan struct{} // something was lost, or has failed; holds one
-	first  chan error    // what has become of the first question, for New; holds one
-	answer chan answered // of a question that is under way; nil if none is
-	known  bool          // there has been an answer
-	failed bool          // the last question has failed, and the log knows
+	wake   chan struct{}        // something was lost, or has failed; holds one
+	wanted chan chan<- struct{} // somebody waits for the next answer, and is told by a close
+	first  chan error           // what has become of the first question, for New; holds one
+	answer chan answered        // of a question that is under way; nil if none is
+	known  bool                 // there has been an answer
+	failed bool                 // the last question has failed, and the log knows
 }
 
 type answered struct {
@@ -50,7 +51,7 @@ func (m *Multiplexer) startResolver() {
 	if !m.cfg.resolver.Given() {
 		return
 	}
-	r := &resolver{m: m, wake: make(chan struct{}, 1), first: make(chan error, 1)}
+	r := &resolver{m: m, wake: make(chan struct{}, 1), wanted: make(chan chan<- struct{}), first: make(chan error, 1)}
 	m.healer.resolver = r
 	m.tasks.start(r.run)
 }
@@ -58,24 +59,51 @@ func (m *Multiplexer) startResolver() {
 // run asks every so often, and soon after something went wrong.
 func (r *resolver) run() {
 	every := r.m.cfg.resolver.Get().every
+	var wanted []chan<- struct{} // who waits for the next answer
 	for {
 		asked := time.Now()
 		r.took(r.resolve())
+		for _, told := range wanted {
+			close(told)
+		}
+		wanted = nil
 		timer := time.NewTimer(every - rand.N(every/10+1))
-		select {
-		case <-timer.C:
-		case <-r.wake:
-			timer.Reset(time.Until(asked.Add(min(every, resolveFloor))))
+		soon := func() { timer.Reset(time.Until(asked.Add(min(every, resolveFloor)))) }
+		for waiting := true; waiting; {
 			select {
 			case <-timer.C:
+				waiting = false
+			case <-r.wake:
+				soon()
+			case told := <-r.wanted:
+				wanted = append(wanted, told)
+				soon()
 			case <-r.m.ctx.Done():
+				timer.Stop()
+				return
 			}
-		case <-r.m.ctx.Done():
 		}
-		timer.Stop()
-		if r.m.ctx.Err() != nil {
-			return
-		}
+	}
+}
+
+// refresh waits for an answer to a question that is not asked yet, or for ctx. The answer may be
+// that the addresses could not be found.
+func (r *resolver) refresh(ctx context.Context) {
+	if r == nil {
+		return
+	}
+	told := make(chan struct{})
+	select {
+	case r.wanted <- told:
+	case <-ctx.Done():
+		return
+	case <-r.m.ctx.Done():
+		return
+	}
+	select {
+	case <-told:
+	case <-ctx.Done():
+	case <-r.m.ctx.Done():
 	}
 }
 

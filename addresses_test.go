@@ -343,6 +343,28 @@ func TestTheAddressesAreAskedForSoonAfterALoss(t *testing.T) {
 	})
 }
 
+// After a fail-over nothing has been lost, and so nobody has asked where the service is now.
+func TestRenewAsksForTheAddressesFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newCluster(l, "old")
+		m := c.pool(4, plex.WithResolver(c.resolve, time.Hour))
+		c.set(func() { c.listed = []string{"new"} })
+		began, asked, dialled := time.Now(), c.asked, len(c.dials["old"])
+		require.NoError(t, m.Renew(t.Context()))
+		require.Less(t, time.Since(began), 5*time.Second)
+		require.Equal(t, []int{4}, shares(m))
+		require.Equal(t, "new", m.Addresses()[0].Address.Address)
+		require.Equal(t, dialled, len(c.dials["old"]), "nothing is connected to the old one any more")
+
+		c.set(func() { c.fails = errors.New("the name servers are on fire") })
+		require.NoError(t, m.Renew(t.Context()), "at the address that is known")
+		require.NoError(t, m.Renew(t.Context()))
+		require.Equal(t, 3, c.asked-asked, "each asks once")
+		require.Equal(t, []int{4}, shares(m))
+		require.Len(t, c.dials["new"], 12)
+	})
+}
+
 func TestAResolverThatMisbehaves(t *testing.T) {
 	for _, bad := range []struct {
 		name string
