@@ -30,7 +30,8 @@ type resolving struct {
 	every time.Duration
 }
 
-// resolver asks for the addresses of the service. Its fields belong to its goroutine.
+// resolver asks for the addresses of the service, and sees to it that each has its share. Its fields
+// belong to its goroutine. The nil resolver is that of a multiplexer without WithResolver.
 type resolver struct {
 	m      *Multiplexer
 	wake   chan struct{}        // something was lost, or has failed; holds one
@@ -46,14 +47,8 @@ type answered struct {
 	err       error
 }
 
-// startResolver starts to ask, if there is somebody to ask.
-func (m *Multiplexer) startResolver() {
-	if !m.cfg.resolver.Given() {
-		return
-	}
-	r := &resolver{m: m, wake: make(chan struct{}, 1), wanted: make(chan chan<- struct{}), first: make(chan error, 1)}
-	m.healer.resolver = r
-	m.tasks.start(r.run)
+func newResolver(m *Multiplexer) *resolver {
+	return &resolver{m: m, wake: make(chan struct{}, 1), wanted: make(chan chan<- struct{}), first: make(chan error, 1)}
 }
 
 // run asks every so often, and soon after something went wrong.
@@ -233,11 +228,11 @@ func (r *resolver) hurry() {
 // What is moved is retired, so it is replaced first where there is room, at the address that has the
 // fewest. But an address that has failed, and that nothing was connected to since, is tried first
 // where there is room, so that no connection is given up for one that is still dead.
-func (m *Multiplexer) balanceLocked(now time.Time, next *time.Time) (from Address, move bool) {
-	h := &m.healer
-	if !m.cfg.resolver.Given() || m.refusing || m.connecting > 0 || len(m.due) > 0 {
+func (r *resolver) balanceLocked(now time.Time, next *time.Time) (from Address, move bool) {
+	if r == nil || r.m.refusing || r.m.connecting > 0 || len(r.m.due) > 0 {
 		return from, false
 	}
+	m, h := r.m, &r.m.healer
 	tried := h.tried
 	h.tried = false
 	switch usable := m.open - m.leaving; {
@@ -261,11 +256,11 @@ func (m *Multiplexer) balanceLocked(now time.Time, next *time.Time) (from Addres
 // passOverLocked has what a slow connect is for be done elsewhere, if another address answers. The
 // connect goes on. Should it succeed after all, the address with the most connections gives one up,
 // see balanceLocked.
-func (m *Multiplexer) passOverLocked(a *attempt) {
-	h := &m.healer
-	if !m.cfg.resolver.Given() || !h.pace.Answers(time.Now()) || a.tries {
+func (r *resolver) passOverLocked(a *attempt) {
+	if r == nil || a.tries || !r.m.healer.pace.Answers(time.Now()) {
 		return
 	}
+	m, h := r.m, &r.m.healer
 	h.turnLocked(a, pace.Hung) // nobody counts on it
 	again := a.loss
 	again.attempts++
@@ -281,7 +276,8 @@ func (m *Multiplexer) passOverLocked(a *attempt) {
 
 // moveOne retires a connection of an address that has too many, one that nobody uses if there is
 // one.
-func (m *Multiplexer) moveOne(from Address) {
+func (r *resolver) moveOne(from Address) {
+	m := r.m
 	var busy *conn
 	for _, c := range m.roster.all() {
 		switch {
@@ -300,17 +296,18 @@ func (m *Multiplexer) moveOne(from Address) {
 
 // notedLocked does what tells the pace of something that has happened at an address, and tells the
 // user if the address does not answer any more, or does again.
-func (m *Multiplexer) notedLocked(at Address, now time.Time, err error, tell func()) {
-	p := &m.healer.pace
-	answered := p.AnswersAt(at, now)
-	tell()
-	if !m.cfg.resolver.Given() {
+func (r *resolver) notedLocked(at Address, now time.Time, err error, tell func()) {
+	if r == nil {
+		tell()
 		return
 	}
+	p := &r.m.healer.pace
+	answered := p.AnswersAt(at, now)
+	tell()
 	switch answers := p.AnswersAt(at, now); {
 	case answered && !answers:
-		m.news.address(EventAddressFailing, at, err)
+		r.m.news.address(EventAddressFailing, at, err)
 	case !answered && answers:
-		m.news.address(EventAddressRecovered, at, nil)
+		r.m.news.address(EventAddressRecovered, at, nil)
 	}
 }

@@ -181,7 +181,7 @@ func (m *Multiplexer) admit(c *conn) error {
 	c.r.arrive(fromLease)
 	c.w.arrive(fromLease)
 	if a != nil {
-		m.reportFirst(a, nil)
+		a.reportFirst(&m.firsts, nil)
 	}
 	return nil
 }

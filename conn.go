@@ -309,9 +309,9 @@ func (c *conn) readEnough() {
 
 var errRetired = ErrRetired
 
-// noteLoss tells the log and the observer of a loss, and, if the connection died young, callers who wait for
-// another. The first failure says more than cause, and so do the last words of a peer that hung up.
-// A connect that has failed meanwhile says more to callers.
+// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for another.
+// The first failure says more than cause, and so do the last words of a peer that hung up. A connect
+// that has failed meanwhile says more to callers.
 func (c *conn) noteLoss(cause error) {
 	m := c.m
 	if failure := c.failure(); failure != nil {
@@ -327,7 +327,7 @@ func (c *conn) noteLoss(cause error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.news.lost(c, cause)
+	m.news.logLoss(c, cause)
 	if m.lastErr == nil && c.life.why == whyLost {
 		m.lastErr = young
 	}
@@ -378,6 +378,9 @@ func (c *conn) leaveLocked(y why) bool {
 		fallthrough
 	case y == whyLost:
 		m.stats.Lost++
+	}
+	if y == whyLost || y == whyKilled {
+		m.news.lost(c)
 	}
 	c.leftLocked()
 	m.kick()

@@ -321,14 +321,11 @@ func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 }
 
 // connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of
-// the service. The first error is New's, with two exceptions, in which the supervisor tries again
-// and New gives up when nothing has succeeded for the connect timeout: a full backlog, and, once
-// others have succeeded, whatever says that it is temporary. The caller closes the multiplexer
-// then, and with it what the others bring.
+// the service. The first error is New's, with three exceptions, in which the supervisor tries again
+// and New gives up when nothing has succeeded for the connect timeout: a full backlog; once others
+// have succeeded, whatever says that it is temporary; and an error of one address while another
+// answers. The caller closes the multiplexer then, and with it what the others bring.
 func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
-	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
-	patience := time.NewTimer(math.MaxInt64)
-	defer patience.Stop()
 	if r := m.healer.resolver; r != nil && n > 0 {
 		select {
 		case err := <-r.first:
@@ -339,33 +336,19 @@ func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
 			return fmt.Errorf("plex: WithResolver: %w", caller.ContextError(ctx))
 		}
 	}
-	failed := func(err error) error {
+	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
+	err := m.firsts.await(ctx, n, timeout, func(err error, done int) bool {
+		if sock.BacklogFull(err) || done > 0 && isTemporary(err) {
+			return true
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.healer.resolver != nil && m.healer.pace.Answers(time.Now())
+	})
+	if err != nil {
 		return fmt.Errorf("plex: WithMinConnections: connecting %d connections: %w", n, err)
 	}
-	last := error(context.DeadlineExceeded)
-	waits := false // patience runs
-	for before := 0; ; {
-		done, errs := m.firsts.take()
-		if done >= n {
-			return nil
-		}
-		for _, err := range errs {
-			if last = err; !sock.BacklogFull(err) && !(done > 0 && isTemporary(err)) && !m.answersElsewhere() {
-				return failed(err)
-			}
-		}
-		if done > before || len(errs) > 0 && !waits {
-			before, waits = done, true
-			patience.Reset(timeout)
-		}
-		select {
-		case <-m.firsts.news:
-		case <-patience.C:
-			return failed(last)
-		case <-ctx.Done():
-			return failed(caller.ContextError(ctx))
-		}
-	}
+	return nil
 }
 
 // firsts is what has become of the connects for New's minimum.
@@ -395,11 +378,35 @@ func (f *firsts) take() (done int, errs []error) {
 	return f.done, errs
 }
 
-// answersElsewhere reports whether one address of several has failed, and not all.
-func (m *Multiplexer) answersElsewhere() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.cfg.resolver.Given() && m.healer.pace.Answers(time.Now())
+// await waits until n have succeeded, one has failed with an error that is not tolerated, or none has
+// succeeded for a time.
+func (f *firsts) await(ctx context.Context, n int, timeout time.Duration, tolerated func(err error, done int) bool) error {
+	patience := time.NewTimer(math.MaxInt64)
+	defer patience.Stop()
+	last := error(context.DeadlineExceeded)
+	waits := false // patience runs
+	for before := 0; ; {
+		done, errs := f.take()
+		if done >= n {
+			return nil
+		}
+		for _, err := range errs {
+			if last = err; !tolerated(err, done) {
+				return err
+			}
+		}
+		if done > before || len(errs) > 0 && !waits {
+			before, waits = done, true
+			patience.Reset(timeout)
+		}
+		select {
+		case <-f.news:
+		case <-patience.C:
+			return last
+		case <-ctx.Done():
+			return caller.ContextError(ctx)
+		}
+	}
 }
 
 // isTemporary reports whether an error says that it may be gone the next time.

@@ -25,7 +25,7 @@ type healer struct {
 	first  int    // connects for New's minimum that are yet to be started
 	pace   pace.Service[Address]
 
-	resolver *resolver // nil without WithResolver
+	resolver *resolver // constant; nil without WithResolver
 	tried    bool      // an address that had failed has been connected to, to see whether it answers
 	pausing  bool      // the observer has been told of a backoff, and not of its end
 
@@ -59,7 +59,9 @@ type attempt struct {
 func (m *Multiplexer) initHealer() {
 	m.healer.target = max(m.cfg.minimum.Get(), len(m.cfg.connections))
 	m.healer.pace.Chance = rand.Int64N
-	if !m.cfg.resolver.Given() {
+	if m.cfg.resolver.Given() {
+		m.healer.resolver = newResolver(m)
+	} else {
 		m.healer.pace.List([]Address{{}}, time.Now()) // the only one, whatever it is
 	}
 	m.short.Store(m.cfg.connect != nil && m.healer.target == 0)
@@ -142,8 +144,8 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 			break
 		}
 		h.turnLocked(a, pace.Slow)
-		m.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
-		m.passOverLocked(a)
+		m.healer.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		h.resolver.passOverLocked(a)
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
 		if late := a.started.Add(timeout); now.Before(late) {
@@ -152,7 +154,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 		}
 		h.turnLocked(a, pace.Hung)
 		m.lastErr = fmt.Errorf("plex: Connect has not returned %v after it was called: %w", timeout, context.DeadlineExceeded)
-		m.reportFirst(a, m.lastErr)
+		a.reportFirst(&m.firsts, m.lastErr)
 	}
 }
 
@@ -235,11 +237,11 @@ func (m *Multiplexer) attemptLocked(a *attempt) {
 func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.turnLocked(a, pace.NotBegun)
-	m.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
+	m.healer.resolver.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
 	if !h.pace.Look(a.to, now).Listed {
 		c.markDueLocked(whyDrained, now) // its address has gone meanwhile
 	}
-	m.noteConnectLocked(now.Sub(a.started))
+	m.stats.noteConnect(now.Sub(a.started))
 	if h.pausing {
 		h.pausing = false
 		m.news.backoffEnded()
@@ -261,10 +263,10 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
 	h.turnLocked(a, pace.NotBegun)
-	m.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
+	m.healer.resolver.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
 	h.resolver.hurry()
-	m.noteConnectLocked(now.Sub(a.started))
-	m.reportFirst(a, err)
+	m.stats.noteConnect(now.Sub(a.started))
+	a.reportFirst(&m.firsts, err)
 	if a.grows {
 		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
 		return
@@ -277,16 +279,10 @@ func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h.losses = append([]loss{again}, h.losses...)
 }
 
-// noteConnectLocked accounts for how long a connect has taken.
-func (m *Multiplexer) noteConnectLocked(took time.Duration) {
-	m.stats.ConnectDuration += took
-	m.stats.Connects.add(took)
-}
-
 // reportFirst tells New what has become of a connect for its minimum.
-func (m *Multiplexer) reportFirst(a *attempt, err error) {
+func (a *attempt) reportFirst(to *firsts, err error) {
 	if a.loss.first {
-		m.firsts.report(err)
+		to.report(err)
 	}
 }
 
@@ -304,7 +300,7 @@ func (c *conn) leftLocked() {
 	switch p := &m.healer.pace; {
 	case !c.dialed:
 	case y == whyLost && !c.wasUseful() && !consumersDoing(c.failure()):
-		m.notedLocked(c.at, c.leftAt, c.lossCause(), func() { p.Lost(c.at, c.epoch, c.admittedAt, c.leftAt) })
+		m.healer.resolver.notedLocked(c.at, c.leftAt, c.lossCause(), func() { p.Lost(c.at, c.epoch, c.admittedAt, c.leftAt) })
 	default:
 		p.Gone(c.at, c.epoch, c.admittedAt, c.leftAt)
 	}

@@ -1,6 +1,6 @@
 package plex
 
-// What the multiplexer tells of itself, in one place: events for the observer, and records for the
+// What the multiplexer tells of itself, in one place: events for observers, and records for the
 // log, so that messages and keys stay the same. Each method may be called with mu held: nothing
 // foreign is called before the goroutine of an outbox has it.
 
@@ -16,13 +16,13 @@ import (
 // logQueue is how many records may wait for the handler.
 const logQueue = 4096
 
-// news is both outboxes.
+// news is the outbox of the log, and those of the observers.
 type news struct {
-	pool   string // the multiplexer's name; "" if it has none
-	trace  Trace
-	tracks bool // leases are remembered, for leak detection or the trace
-	log    outbox[note]
-	events outbox[Event]
+	pool      string // the multiplexer's name; "" if it has none
+	trace     Trace
+	tracks    bool // leases are remembered, for leak detection or the trace
+	log       outbox[note]
+	observers observers
 }
 
 // note is a record of the log to be.
@@ -40,12 +40,9 @@ func (n *news) init(cfg *config, t *tasks) {
 	if logger := cfg.logger; logger != nil {
 		n.log.deliver = func(x note) { n.write(logger.Handler(), x) }
 	}
-	n.events = outbox[Event]{what: "the function given to WithObserver", most: observerQueue, tasks: t}
-	if observe := cfg.observer; observe != nil {
-		n.events.deliver = func(e Event) {
-			e.Missed = n.events.takeMissed()
-			observe(e)
-		}
+	n.observers.tasks = t
+	if cfg.observer != nil {
+		n.observers.add("the function given to WithObserver", cfg.observer)
 	}
 }
 
@@ -77,20 +74,25 @@ func (n *news) add(level slog.Level, msg string, args ...any) {
 }
 
 func (n *news) tell(e Event) {
-	if n.events.deliver != nil {
-		e.Time, e.Pool = time.Now(), n.pool
-		n.events.put(e)
-	}
+	e.Pool = n.pool
+	n.observers.tell(e)
 }
 
-func (n *news) lost(c *conn, cause error) {
+// lost tells of a loss when it happens, so that nothing that follows from it is told before.
+func (n *news) lost(c *conn) {
+	n.tell(Event{
+		Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: c.lossCause(),
+		Took: c.leftAt.Sub(c.admittedAt),
+	})
+}
+
+// logLoss logs a loss when all is known of its cause.
+func (n *news) logLoss(c *conn, cause error) {
 	level := slog.LevelWarn
 	if c.life.why == whyKilled {
 		level = slog.LevelInfo // a consumer did that, and knows why
 	}
-	age := c.leftAt.Sub(c.admittedAt)
-	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", age)
-	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: cause, Took: age})
+	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", c.leftAt.Sub(c.admittedAt))
 }
 
 // probed tells of a probe; that one has failed is in the log as the cause of a loss.
@@ -169,7 +171,7 @@ func (n *news) moved(c *conn) {
 }
 
 func (n *news) leak(s leak) {
-	stack := s.origin.text()
+	stack := stackText(s.origin.stack[:s.origin.depth])
 	n.warn("plex: suspected leak of a lease", "half", s.kind, "addr", addrOf(s.conn.remote), "held", s.held, "stack", stack)
 	n.tell(Event{Kind: EventLeak, Conn: Conn{s.conn}, Addr: s.conn.remote, Half: s.kind, Took: s.held, Stack: stack})
 }

@@ -201,10 +201,11 @@ func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) { c.logger, c.loggerSet = logger, true }
 }
 
-// WithObserver has observe called for each event of the pool, in order, one at a time, in a goroutine
-// of plex's own and under no lock: it may take its time and call the multiplexer. Nothing is told of
-// single leases; see WithTrace for those. An observer that falls behind by 65,536 events misses
-// some, see [Event]. Of one that panics, the event is lost that it was called for.
+// WithObserver has observe called for each event of the pool, in order, one at a time, in a
+// goroutine of plex's own and under no lock: it may take its time and call the multiplexer. Nothing
+// is told of single leases; see WithTrace for those. [Multiplexer.Observe] is for those who come
+// later. An observer that falls behind by 65,536 events misses some, see [Event]. Of one that
+// panics, the event is lost that it was called for.
 func WithObserver(observe func(Event)) Option {
 	return func(c *config) { c.observer, c.observerSet = observe, true }
 }

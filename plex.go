@@ -1,9 +1,33 @@
-// Package plex multiplexes N interchangeable connections to one service.
+// Package plex lets many goroutines share a few connections to one service.
 //
-// A [Multiplexer] owns the connections. A consumer asks it for a [Reader] or a [Writer], which is a
-// lease on one half of some connection, uses it, and closes it, which puts the half back for the
-// next consumer. The two halves of a connection are leased separately, so one consumer can read
-// from it while another writes to it.
+// A [Multiplexer] owns the connections, which are interchangeable [net.Conn]s. It makes them,
+// replaces those that fail, and adds some when callers wait too long:
+//
+//	mux, err := plex.New(ctx,
+//		plex.WithConnector(plex.Dial("tcp", "db.internal:9042")),
+//		plex.WithMinConnections(2),
+//		plex.WithMaxCapacity(8),
+//		plex.WithAutoScaling(20*time.Millisecond),
+//	)
+//
+// Most programs use it through one of two packages. [go.atomizer.io/plex/request] makes requests
+// and finds the reply to each, by its identifier or by the order of the requests.
+// [go.atomizer.io/plex/message] finds whole messages in what arrives on all connections, and writes
+// whole ones. What follows is about leases, for those who need neither.
+//
+// # Leases
+//
+// A [Writer] or a [Reader] is a lease on one half of some connection. A consumer uses it and closes
+// it, which puts the half back for the next consumer. The two halves of a connection are leased
+// separately, so one consumer can read from it while another writes to it. A [Duplex] is a lease on
+// both halves, and is itself a net.Conn: for protocols that keep a caller's state on the
+// connection.
+//
+// Callers who find nothing idle wait in line, first come, first served, for as long as their
+// timeout and their context allow. An [AcquireError] reads like a diagnosis. Closing a lease may
+// interrupt whoever uses it, at any moment. Kill ends the connection instead: for a consumer that
+// finds it to be bad, or that leaves it in the middle of a message. A lease that has ended reaches
+// nothing.
 //
 // # Which connection
 //
@@ -18,12 +42,6 @@
 // deliver, so that a few goroutines read all connections. A [Conn] names the connection of a lease:
 // for those whose interest in it outlasts the lease.
 //
-// # Messages and requests
-//
-// Two packages take the routing off the consumer's hands. [go.atomizer.io/plex/message] finds whole
-// messages in what arrives on all connections, and writes whole ones. [go.atomizer.io/plex/request]
-// makes requests and finds the reply to each by its identifier.
-//
 // # Life of a connection
 //
 // Connections are given to [New] or [Multiplexer.Add], or made by the [Connect] function of
@@ -35,9 +53,20 @@
 //
 // With a connector, a lost connection is replaced: at once, or under a backoff that probes a dead
 // service by one connect at a time. Idle connections are watched, so that a dead one is replaced
-// before anyone acquires it. With [WithAutoScaling] callers that wait for too long add connections,
-// and those that nobody needs any more are closed; with [WithMaxLifetime] old ones are replaced. A
-// connect serves everyone: no caller's context ends it.
+// before anyone acquires it; [WithProbe] asks them. With [WithAutoScaling] callers that wait for
+// too long add connections, and those that nobody needs any more are closed; with [WithMaxLifetime]
+// old ones are replaced, and with [Multiplexer.Renew] all of them. A connect serves everyone: no
+// caller's context ends it.
+//
+// [Multiplexer.Shutdown] waits for the leases that are live. [Multiplexer.Close] does not. When
+// either has returned, every connection is closed, and plex's goroutines have ended.
+//
+// # What it does, seen from outside
+//
+// [Multiplexer.Stats] has the figures, and [Multiplexer.Conns] the connections. [WithObserver]
+// tells of each [Event], [WithTrace] of each lease, [WithLogger] of what an operator wants to read,
+// and [WithLeakDetection] of leases that are held for too long. The modules plexprom and plexotel
+// give the figures to Prometheus and OpenTelemetry.
 //
 // # What plex does not do
 //
@@ -61,10 +90,10 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and outbox, and
-// last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
-// transport or a callback is called, except half.mu while a deadline is set, which nothing that
-// holds mu waits for.
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and observers,
+// then that of outbox, and last that of tasks. queue.sweeping is held while nothing else is. No lock
+// is held while a transport or a callback is called, except half.mu while a deadline is set, which
+// nothing that holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
@@ -178,7 +207,9 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	if m.cfg.needsSupervisor() {
 		m.startSupervisor()
 	}
-	m.startResolver()
+	if r := m.healer.resolver; r != nil {
+		m.tasks.start(r.run)
+	}
 	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()
 		return err
@@ -280,6 +311,9 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.pace.Under()+h.pace.Hung()))
 	return nil
 }
+
+// Name returns the pool's name, see [WithName]; "" if it has none.
+func (m *Multiplexer) Name() string { return m.news.pool }
 
 // Addr returns the remote address of the first connection that was admitted, nil before there is
 // one.

@@ -86,6 +86,12 @@ func (m *Multiplexer) Stats() Stats {
 	return s
 }
 
+// noteConnect accounts for how long a connect has taken.
+func (s *Stats) noteConnect(took time.Duration) {
+	s.ConnectDuration += took
+	s.Connects.add(took)
+}
+
 // snapshots are copies of rosters, reused since some callers ask for Stats all the time.
 var snapshots = sync.Pool{New: func() any { return new([]*conn) }}
 

@@ -32,7 +32,7 @@ func (m *Multiplexer) supervise() {
 		m.connectsLocked(now, &next)
 		m.wakeIfHopelessLocked()
 		surplus := m.surplusLocked(now, &next)
-		overfull, move := m.balanceLocked(now, &next)
+		overfull, move := m.healer.resolver.balanceLocked(now, &next)
 		failures, unpaused := 0, m.healer.pace.Unpaused()
 		if unpaused != nil {
 			failures, _ = unpaused.Unpaused()
@@ -47,7 +47,7 @@ func (m *Multiplexer) supervise() {
 		m.reportLeaks(now, &next)
 		probes.look(m, now, &next)
 		if move {
-			m.moveOne(overfull)
+			m.healer.resolver.moveOne(overfull)
 		}
 		if unpaused != nil {
 			m.decidePause(unpaused, failures)

@@ -1,15 +1,19 @@
 // Command healing breaks connections under load, one by one at first and then all of them, with the server that they
 // lead to, and shows how plex replaces them.
 //
-// It is a client and a server in one process. Run it with
+// It is a client and a server in one process. With -http it shows the pool in a browser, and goes on until you press
+// Ctrl+C:
 //
 //	go run ./examples/healing
+//	go run ./examples/healing -http localhost:6060
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -17,6 +21,7 @@ import (
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/examples/internal/timeline"
+	"go.atomizer.io/plex/plexdebug"
 	"go.atomizer.io/plex/request"
 )
 
@@ -30,13 +35,15 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	show := flag.String("http", "", "where to show the pool in a browser: `localhost:6060`, say")
+	flag.Parse()
+	if err := run(*show); err != nil {
 		fmt.Fprintln(os.Stderr, "healing:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(show string) error {
 	srv := new(server)
 	if err := srv.up(); err != nil {
 		return err
@@ -44,13 +51,14 @@ func run() error {
 	defer srv.down()
 
 	// All that it takes to be healed is a way to connect.
-	mux, err := plex.New(context.Background(),
-		plex.WithConnector(plex.Dial("tcp", srv.address)),
-		plex.WithMinConnections(connections),
-		plex.WithMaxCapacity(connections),
-	)
+	mux, err := plex.New(context.Background(), plex.WithName("healing"), plex.WithConnector(plex.Dial("tcp", srv.address)),
+		plex.WithMinConnections(connections), plex.WithMaxCapacity(connections))
 	if err != nil {
 		return err
+	}
+	if show != "" {
+		fmt.Printf("Look at the pool: http://%s/debug/plex/\n", show)
+		go func() { fmt.Fprintln(os.Stderr, "healing:", http.ListenAndServe(show, plexdebug.Handler(mux))) }()
 	}
 	requests, err := request.New(mux, protocol{})
 	if err != nil {
@@ -69,7 +77,9 @@ func run() error {
 			}
 		})
 	}
-	err = perform(srv, mux, c)
+	for again := true; again && err == nil; again = show != "" {
+		err = perform(srv, mux, c)
+	}
 	cancel()
 	calling.Wait()
 	stats := mux.Stats() // before Close, with which the gauges fall to zero

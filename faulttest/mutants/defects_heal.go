@@ -53,13 +53,13 @@ var healDefects = []defect{
 	{
 		name:  "given-up-for-the-dead",
 		what:  "a connection is given up for one to an address that has failed, though there is room to try that first",
-		edits: []edit{in("Multiplexer.balanceLocked", replace("shift.Try", "false"))},
+		edits: []edit{in("resolver.balanceLocked", replace("shift.Try", "false"))},
 		tests: []suite{root("TestNewGetsByWithOneDeadAddress")},
 	},
 	{
 		name:  "nothing-moves",
 		what:  "an address that comes back gets nothing of what the others have taken over",
-		edits: []edit{in("Multiplexer.supervise", drop("m.moveOne(overfull)"))},
+		edits: []edit{in("Multiplexer.supervise", drop("m.healer.resolver.moveOne(overfull)"))},
 		tests: []suite{root("TestAfterARollingRestartAllIsEvenAgain")},
 	},
 	{
@@ -71,7 +71,7 @@ var healDefects = []defect{
 	{
 		name:  "first-connects-uncounted",
 		what:  "one dead address of several makes New fail",
-		edits: []edit{in("Multiplexer.connectFirst", replace("!m.answersElsewhere()", "true"))},
+		edits: []edit{in("Multiplexer.connectFirst", replace("m.healer.resolver != nil && m.healer.pace.Answers(time.Now())", "false"))},
 		tests: []suite{root("TestNewGetsByWithOneDeadAddress")},
 	},
 	{

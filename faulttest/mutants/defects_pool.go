@@ -114,7 +114,7 @@ var poolDefects = []defect{
 	{
 		name:  "remains-unbounded",
 		what:  "connections that are kept only for what is left to read are not bounded in number",
-		edits: []edit{in("conn.keepRemains", replace("m.mostRemains()", "100*m.capacity"))},
+		edits: []edit{in("conn.keepRemains", replace("mostRemains(m.capacity, m.reading.Load())", "100*m.capacity"))},
 		tests: []suite{root("TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity")},
 	},
 	{
