@@ -65,7 +65,8 @@
 //
 // [Multiplexer.Stats] has the figures, and [Multiplexer.Conns] the connections. [WithObserver]
 // tells of each [Event], [WithTrace] of each lease, [WithLogger] of what an operator wants to read,
-// and [WithLeakDetection] of leases that are held for too long. The modules plexprom and plexotel
+// and [WithLeakDetection] of leases that are held for too long. Package
+// [go.atomizer.io/plex/plexdebug] shows all of it on a live page. The modules plexprom and plexotel
 // give the figures to Prometheus and OpenTelemetry.
 //
 // # What plex does not do
