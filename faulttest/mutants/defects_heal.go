@@ -59,7 +59,7 @@ var healDefects = []defect{
 	{
 		name:  "nothing-moves",
 		what:  "an address that comes back gets nothing of what the others have taken over",
-		edits: []edit{in("Multiplexer.supervise", drop("m.healer.resolver.moveOne(overfull)"))},
+		edits: []edit{in("Multiplexer.supervise", replace("m.healer.resolver.moveOne(overfull)", "_ = overfull"))},
 		tests: []suite{root("TestAfterARollingRestartAllIsEvenAgain")},
 	},
 	{
@@ -67,6 +67,24 @@ var healDefects = []defect{
 		what:  "the connections of an address that is gone stay",
 		edits: []edit{in("resolver.list", drop("c.turnOut(whyDrained)"))},
 		tests: []suite{root("TestAnAddressThatIsGoneIsDrainedAndANewOneGetsItsShare")},
+	},
+	{
+		name:  "slow-address-waited-for",
+		what:  "what a connect is for that hangs at one address is not done at another",
+		edits: []edit{in("Multiplexer.ageAttemptsLocked", drop("h.resolver.passOverLocked(a)"))},
+		tests: []suite{root("TestAnAddressThatSwallowsConnectsIsNotWaitedFor")},
+	},
+	{
+		name:  "renew-asks-nobody",
+		what:  "Renew connects to the addresses of the latest answer, whatever has become of them",
+		edits: []edit{in("Multiplexer.Renew", drop("m.healer.resolver.refresh(ctx)"))},
+		tests: []suite{root("TestRenewAsksForTheAddressesFirst")},
+	},
+	{
+		name:  "certificate-of-the-address",
+		what:  "a certificate is checked against the address that is dialled, not the name that was resolved",
+		edits: []edit{in("DialResolved", replace("expecting(d, to.Name)", "d"))},
+		tests: []suite{fault("faulttest", "TestFaultTheCertificateIsForTheNameThatWasResolved")},
 	},
 	{
 		name:  "first-connects-uncounted",
