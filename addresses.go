@@ -34,11 +34,12 @@ type resolving struct {
 // belong to its goroutine. The nil resolver is that of a multiplexer without WithResolver.
 type resolver struct {
 	m      *Multiplexer
-	wake   chan struct{} // something was lost, or has failed; holds one
-	first  chan error    // what has become of the first question, for New; holds one
-	answer chan answered // of a question that is under way; nil if none is
-	known  bool          // there has been an answer
-	failed bool          // the last question has failed, and the log knows
+	wake   chan struct{}        // something was lost, or has failed; holds one
+	wanted chan chan<- struct{} // somebody waits for the next answer, and is told by a close
+	first  chan error           // what has become of the first question, for New; holds one
+	answer chan answered        // of a question that is under way; nil if none is
+	known  bool                 // there has been an answer
+	failed bool                 // the last question has failed, and the log knows
 }
 
 type answered struct {
@@ -47,30 +48,57 @@ type answered struct {
 }
 
 func newResolver(m *Multiplexer) *resolver {
-	return &resolver{m: m, wake: make(chan struct{}, 1), first: make(chan error, 1)}
+	return &resolver{m: m, wake: make(chan struct{}, 1), wanted: make(chan chan<- struct{}), first: make(chan error, 1)}
 }
 
 // run asks every so often, and soon after something went wrong.
 func (r *resolver) run() {
 	every := r.m.cfg.resolver.Get().every
+	var wanted []chan<- struct{} // who waits for the next answer
 	for {
 		asked := time.Now()
 		r.took(r.resolve())
+		for _, told := range wanted {
+			close(told)
+		}
+		wanted = nil
 		timer := time.NewTimer(every - rand.N(every/10+1))
-		select {
-		case <-timer.C:
-		case <-r.wake:
-			timer.Reset(time.Until(asked.Add(min(every, resolveFloor))))
+		soon := func() { timer.Reset(time.Until(asked.Add(min(every, resolveFloor)))) }
+		for waiting := true; waiting; {
 			select {
 			case <-timer.C:
+				waiting = false
+			case <-r.wake:
+				soon()
+			case told := <-r.wanted:
+				wanted = append(wanted, told)
+				soon()
 			case <-r.m.ctx.Done():
+				timer.Stop()
+				return
 			}
-		case <-r.m.ctx.Done():
 		}
-		timer.Stop()
-		if r.m.ctx.Err() != nil {
-			return
-		}
+	}
+}
+
+// refresh waits for an answer to a question that is not asked yet, or for ctx. The answer may be
+// that the addresses could not be found.
+func (r *resolver) refresh(ctx context.Context) {
+	if r == nil {
+		return
+	}
+	told := make(chan struct{})
+	select {
+	case r.wanted <- told:
+	case <-ctx.Done():
+		return
+	case <-r.m.ctx.Done():
+		return
+	}
+	select {
+	case <-told:
+	case <-ctx.Done():
+	case <-r.m.ctx.Done():
 	}
 }
 
@@ -223,6 +251,27 @@ func (r *resolver) balanceLocked(now time.Time, next *time.Time) (from Address, 
 		return from, false
 	}
 	return shift.From, move
+}
+
+// passOverLocked has what a slow connect is for be done elsewhere, if another address answers. The
+// connect goes on. Should it succeed after all, the address with the most connections gives one up,
+// see balanceLocked.
+func (r *resolver) passOverLocked(a *attempt) {
+	if r == nil || a.tries || !r.m.healer.pace.Answers(time.Now()) {
+		return
+	}
+	m, h := r.m, &r.m.healer
+	h.turnLocked(a, pace.Hung) // nobody counts on it
+	again := a.loss
+	again.attempts++
+	// Its connect may be reading the address of the loss, so only the rest changes.
+	a.loss.first, a.loss.why, a.loss.attempts, a.tries = false, whyMoved, 0, true
+	if a.grows {
+		a.grows = false
+		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting-1))
+		return
+	}
+	h.losses = append([]loss{again}, h.losses...)
 }
 
 // moveOne retires a connection of an address that has too many, one that nobody uses if there is

@@ -218,6 +218,48 @@ func TestADeadAddressSlowsDownNothingButItself(t *testing.T) {
 	}
 }
 
+// A connect that hangs is not waited for while another address answers: neither by New nor by what
+// replaces a lost connection.
+func TestAnAddressThatSwallowsConnectsIsNotWaitedFor(t *testing.T) {
+	for name, capacity := range map[string]int{"with room": 24, "hardly any room": 14} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				c := newCluster(l, "a", "b", "c")
+				dark := make(chan struct{})
+				connect := func(ctx context.Context, conn net.Conn) error {
+					if to, _ := plex.Target(conn); to.Address == "c" {
+						select {
+						case <-dark:
+						case <-ctx.Done():
+							return ctx.Err()
+						}
+					}
+					return c.connect(ctx, conn)
+				}
+				began := time.Now()
+				m := c.mux(plex.WithConnector(connect), plex.WithMinConnections(12), plex.WithMaxCapacity(capacity),
+					plex.WithResolver(c.resolve, 30*time.Second), plex.WithConnectTimeout(10*time.Second))
+				attend(c, m)
+				if capacity == 24 {
+					require.Less(t, time.Since(began), 1500*time.Millisecond)
+					require.Equal(t, []int{6, 6, 0}, shares(m))
+				}
+				time.Sleep(time.Minute)
+				require.Equal(t, 12, m.Stats().Open)
+				s := m.Stats()
+				c.restart("a", time.Minute)
+				require.Equal(t, []int{0, 12, 0}, shares(m))
+				require.EqualValues(t, 6, m.Stats().Healed-s.Healed)
+
+				close(dark)
+				time.Sleep(2 * time.Minute)
+				require.Equal(t, []int{4, 4, 4}, shares(m))
+				require.Equal(t, 12, m.Stats().Open)
+			})
+		})
+	}
+}
+
 // When no address answers, they are probed in turn, as one dead service is.
 func TestWhenNoAddressAnswersTheyAreProbedInTurn(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
@@ -298,6 +340,28 @@ func TestTheAddressesAreAskedForSoonAfterALoss(t *testing.T) {
 		c.restart("b", time.Minute)
 		require.LessOrEqual(t, c.asked-before, 64, "once in a second at most")
 		require.Greater(t, c.asked-before, 2)
+	})
+}
+
+// After a fail-over nothing has been lost, and so nobody has asked where the service is now.
+func TestRenewAsksForTheAddressesFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		c := newCluster(l, "old")
+		m := c.pool(4, plex.WithResolver(c.resolve, time.Hour))
+		c.set(func() { c.listed = []string{"new"} })
+		began, asked, dialled := time.Now(), c.asked, len(c.dials["old"])
+		require.NoError(t, m.Renew(t.Context()))
+		require.Less(t, time.Since(began), 5*time.Second)
+		require.Equal(t, []int{4}, shares(m))
+		require.Equal(t, "new", m.Addresses()[0].Address.Address)
+		require.Equal(t, dialled, len(c.dials["old"]), "nothing is connected to the old one any more")
+
+		c.set(func() { c.fails = errors.New("the name servers are on fire") })
+		require.NoError(t, m.Renew(t.Context()), "at the address that is known")
+		require.NoError(t, m.Renew(t.Context()))
+		require.Equal(t, 3, c.asked-asked, "each asks once")
+		require.Equal(t, []int{4}, shares(m))
+		require.Len(t, c.dials["new"], 12)
 	})
 }
 

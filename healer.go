@@ -145,6 +145,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 		}
 		h.turnLocked(a, pace.Slow)
 		m.healer.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		h.resolver.passOverLocked(a)
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
 		if late := a.started.Add(timeout); now.Before(late) {

@@ -189,6 +189,32 @@ func ping(_ context.Context, conn net.Conn) error {
 	return nil
 }
 
+// spread is a pool over all pods of a headless service, which is given as host:port.
+func spread(ctx context.Context, service string) (*plex.Multiplexer, error) {
+	return plex.New(ctx,
+		plex.WithResolver(plex.DNS("tcp", service), 10*time.Second),
+		plex.WithConnector(plex.DialResolved(&net.Dialer{})),
+		plex.WithMinConnections(24), // eight to each of three pods
+		plex.WithMaxCapacity(32),    // room in which a connection is replaced before it is moved
+	)
+}
+
+// primary finds the one server that takes writes, by asking all of them.
+func primary(isPrimary func(ctx context.Context, address string) (bool, error), addresses ...string) plex.Resolver {
+	return func(ctx context.Context) ([]plex.Address, error) {
+		var errs []error
+		for _, address := range addresses {
+			yes, err := isPrimary(ctx, address)
+			if yes {
+				return []plex.Address{{Address: address}}, nil
+			}
+			errs = append(errs, err)
+		}
+
+		return nil, errors.Join(append(errs, errors.New("no server takes writes"))...) // the pool stays as it is
+	}
+}
+
 // A server of RESP's simplest part: it counts.
 func exampleCounter() (address string, stop func()) {
 	var visits atomic.Int64

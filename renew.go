@@ -61,9 +61,10 @@ var errRenewNothing = errors.New("plex: Renew: there is no connector to connect 
 // after a failover, a change of certificates or of the service's addresses. They come in a random
 // order and with short random pauses, of two seconds at most together, so that many pools that are
 // renewed at the same moment do not go through the service's addresses in step. Leases are not cut
-// short, and callers do not fail for it. It returns when all of them are closed, or with the error
-// of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are retired all
-// the same.
+// short, and callers do not fail for it. With [WithResolver] the addresses are asked for first, which
+// may take a second longer than the resolver does. Renew returns when all of them are closed, or
+// with the error of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are
+// retired all the same.
 func (m *Multiplexer) Renew(ctx context.Context) error {
 	switch {
 	case ctx == nil:
@@ -73,6 +74,7 @@ func (m *Multiplexer) Renew(ctx context.Context) error {
 	case m.cfg.connect == nil:
 		return errRenewNothing
 	}
+	m.healer.resolver.refresh(ctx)
 	old := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.isOpen() })
 	rand.Shuffle(len(old), func(i, j int) { old[i], old[j] = old[j], old[i] })
 	for _, c := range old {

@@ -69,7 +69,7 @@ func DNS(network, hostport string) Resolver {
 		}
 		all := make([]Address, len(ips))
 		for i, ip := range ips {
-			all[i] = Address{network, netip.AddrPortFrom(ip.Unmap(), uint16(number)).String(), host}
+			all[i] = Address{network, netip.AddrPortFrom(ip.Unmap(), uint16(number)).String(), strings.TrimSuffix(host, ".")}
 		}
 		return all, nil
 	}
@@ -141,8 +141,8 @@ func Target(conn net.Conn) (Address, bool) {
 }
 
 // WithResolver gives the addresses of the service. They are asked for when the pool is made, every
-// so often (30 seconds if every is 0), and soon after a connection was lost or a connect has failed,
-// once in a second at most. The connector gets the one that was chosen, see [DialResolved] and
+// so often (30 seconds if every is 0), by [Multiplexer.Renew], and soon after a connection was lost
+// or a connect has failed, once in a second at most. The connector gets the one that was chosen, see [DialResolved] and
 // [Target].
 //
 // A connection is made to the address with the fewest. Each address has a backoff of its own, so

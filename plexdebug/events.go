@@ -91,9 +91,9 @@ func facts(e plex.Event) (all []string) {
 // Tone is the class of an event: what it means for the pool.
 func (e event) Tone() string {
 	switch e.Kind {
-	case plex.EventLost, plex.EventConnectFailed, plex.EventBackoffBegan, plex.EventLeak:
+	case plex.EventLost, plex.EventConnectFailed, plex.EventBackoffBegan, plex.EventLeak, plex.EventAddressFailing:
 		return "bad"
-	case plex.EventConnected, plex.EventHealed, plex.EventBackoffEnded:
+	case plex.EventConnected, plex.EventHealed, plex.EventBackoffEnded, plex.EventAddressRecovered:
 		return "good"
 	case plex.EventProbed:
 		if e.Err != "" {

@@ -1,7 +1,9 @@
 package plexdebug
 
 import (
+	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -153,6 +155,8 @@ func TestEventsSayWhatMatters(t *testing.T) {
 		{plex.Event{Kind: plex.EventBackoffBegan, Took: time.Second, Attempts: 1}, []string{"pause of 1.0 s", "after 1 failure"}, "bad"},
 		{plex.Event{Kind: plex.EventBackoffBegan, Took: time.Second, Attempts: 2}, []string{"pause of 1.0 s", "after 2 failures"}, "bad"},
 		{plex.Event{Kind: plex.EventBackoffEnded}, nil, "good"},
+		{plex.Event{Kind: plex.EventAddressFailing}, nil, "bad"},
+		{plex.Event{Kind: plex.EventAddressRecovered}, nil, "good"},
 	} {
 		var l eventLog
 		l.add("orders", test.event)
@@ -260,4 +264,59 @@ func TestThereIsAPlaceForAddresses(t *testing.T) {
 	var html strings.Builder
 	require.NoError(t, templates.ExecuteTemplate(&html, "figures", &figures{Addresses: []address{{"10.0.0.1:6379", "25 %", "3 s", "refused"}}}))
 	require.Contains(t, html.String(), `<tr><td class="mono">10.0.0.1:6379</td><td class="n">25 %</td><td>3 s</td><td class="error">refused</td></tr>`)
+}
+
+// One address answers, one refuses, and one is gone from the list while a lease keeps its connection.
+func TestAddressesAsTheyAre(t *testing.T) {
+	serve := func() (string, func()) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		return l.Addr().String(), func() { _ = l.Close() }
+	}
+	well, stopWell := serve()
+	defer stopWell()
+	going, stopGoing := serve()
+	defer stopGoing()
+	dead, stopDead := serve()
+	stopDead()
+
+	var gone atomic.Bool
+	m, err := plex.New(t.Context(), plex.WithConnector(plex.DialResolved(&net.Dialer{})), plex.WithMinConnections(2), plex.WithMaxCapacity(4),
+		plex.WithResolver(func(context.Context) ([]plex.Address, error) {
+			all := []plex.Address{{Address: well, Name: "well"}, {Address: dead}, {Address: going}}
+			if gone.Load() {
+				all = all[:2]
+			}
+			return all, nil
+		}, 10*time.Millisecond))
+	require.NoError(t, err)
+	defer m.Close()
+	p := newPool(m, 0)
+	row := func(suffix string) (found address) {
+		for _, a := range p.addresses() {
+			if strings.Contains(a.Address, suffix) {
+				found = a
+			}
+		}
+		return found
+	}
+	for range 2 { // one to each; nothing else is leased
+		w, err := m.Writer(t.Context(), time.Minute)
+		require.NoError(t, err)
+		defer w.Close()
+	}
+	require.Eventually(t, func() bool {
+		return row(well).Address == "well ("+well+")" && strings.HasPrefix(row(well).Share, "1 of 2")
+	},
+		time.Minute, time.Millisecond)
+	require.Empty(t, row(well).Err)
+	gone.Store(true)
+	require.Eventually(t, func() bool { return strings.HasPrefix(row(going).Err, "gone from the list") }, time.Minute, time.Millisecond)
+	stopWell()
+	require.Eventually(t, func() bool { r := row(dead); return strings.Contains(r.Err, "failure") && r.Backoff != "" }, time.Minute, time.Millisecond)
+
+	none, err := plex.New(t.Context(), plex.WithMaxCapacity(1))
+	require.NoError(t, err)
+	defer none.Close()
+	require.Empty(t, newPool(none, 0).addresses())
 }

@@ -209,9 +209,33 @@ type address struct {
 	Address string
 	Share   string // of the connections
 	Backoff string // what is left of the pause before it is tried again
-	Err     string // why it was not reached
+	Err     string // what is wrong with it
 }
 
-// addresses is the one place for what Multiplexer.Addresses will tell: turned into these, the page
-// shows them. Until there is such a method, there are none.
-func (p *pool) addresses() []address { return nil }
+// addresses are those of the service, none if there is no resolver.
+func (p *pool) addresses() (rows []address) {
+	all := p.mux.Addresses()
+	total := 0
+	for _, a := range all {
+		total += a.Open
+	}
+	for _, a := range all {
+		row := address{Address: guarded("the address's String", a.Address.String), Share: count(a.Open) + " of " + count(total)}
+		if a.Connecting > 0 {
+			row.Share += ", " + count(a.Connecting) + " connecting"
+		}
+		if a.Backoff > 0 {
+			row.Backoff = span(a.Backoff)
+		}
+		switch {
+		case a.Drained:
+			row.Err = "gone from the list; its connections are being retired"
+		case a.Failures == 1:
+			row.Err = "1 failure"
+		case a.Failures > 1:
+			row.Err = count(a.Failures) + " failures in a row"
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}

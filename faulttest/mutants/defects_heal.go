@@ -104,6 +104,24 @@ var healDefects = []defect{
 		tests: []suite{root("TestAnAddressThatIsGoneIsDrainedAndANewOneGetsItsShare")},
 	},
 	{
+		name:  "slow-address-waited-for",
+		what:  "what a connect is for that hangs at one address is not done at another",
+		edits: []edit{in("Multiplexer.ageAttemptsLocked", drop("h.resolver.passOverLocked(a)"))},
+		tests: []suite{root("TestAnAddressThatSwallowsConnectsIsNotWaitedFor")},
+	},
+	{
+		name:  "renew-asks-nobody",
+		what:  "Renew connects to the addresses of the latest answer, whatever has become of them",
+		edits: []edit{in("Multiplexer.Renew", drop("m.healer.resolver.refresh(ctx)"))},
+		tests: []suite{root("TestRenewAsksForTheAddressesFirst")},
+	},
+	{
+		name:  "certificate-of-the-address",
+		what:  "a certificate is checked against the address that is dialled, not the name that was resolved",
+		edits: []edit{in("DialResolved", replace("expecting(d, to.Name)", "d"))},
+		tests: []suite{fault("faulttest", "TestFaultTheCertificateIsForTheNameThatWasResolved")},
+	},
+	{
 		name:  "first-connects-uncounted",
 		what:  "one dead address of several makes New fail",
 		edits: []edit{in("Multiplexer.connectFirst", replace("m.healer.resolver != nil && m.healer.pace.Answers(time.Now())", "false"))},
