@@ -81,10 +81,10 @@ func TestDialTCPTellsTheKernel(t *testing.T) {
 		got := kernelOf(t, detached(t, l, plex.DialTCP(address, on(-1, -1, -1))))
 		require.Equal(t, kernelSays{1, system.idle, system.interval, system.count, 0}, got)
 	})
+	whole := t
 	t.Run("TLS", func(t *testing.T) {
 		server, client := tlsConfigs(t)
-		address := tcpService(t, server)
-		l := newLedger(t) // its pool has connected another, and is closed before the service waits for it
+		address := tcpService(whole, server) // which waits for what replaces it in the pool
 		got := kernelOf(t, detached(t, l, plex.DialTCP(address, plex.TLS(client), plex.UserTimeout(5*s))))
 		require.Equal(t, kernelSays{1, 2, 1, 9, 5000}, got)
 	})

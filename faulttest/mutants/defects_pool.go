@@ -54,7 +54,7 @@ var poolDefects = []defect{
 	{
 		name:  "eof-before-the-writes-reset",
 		what:  "an EOF is believed though a Write is about to tell of a reset, where there is no socket to ask",
-		edits: []edit{in("conn.resetBehindEOF", drop("time.Sleep(eofStep)"))},
+		edits: []edit{in("conn.letTell", drop("time.Sleep(tellStep)"))},
 		tests: []suite{root("TestEOFBeforeTheErrorOfAWriteThatIsUnderWayIsAReset")},
 	},
 	{
