@@ -204,10 +204,15 @@ func (c *conn) resetBehindEOF() error {
 }
 
 // letTell gives an operation of the other half a moment to tell why the connection has failed: the
-// kernel may have told it, and nobody else.
+// kernel may have told it, and nobody else. Plex itself reads, from a half that it holds, and never
+// writes.
 func (c *conn) letTell(other *half) {
+	busy := leaseBusy
+	if !other.writes() {
+		busy |= poolHeld
+	}
 	for range tellSteps {
-		if c.failure() != nil || !other.word().is(leaseBusy|poolHeld) {
+		if c.failure() != nil || !other.word().is(busy) {
 			return
 		}
 		time.Sleep(tellStep)
