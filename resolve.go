@@ -142,15 +142,18 @@ func Target(conn net.Conn) (Address, bool) {
 
 // WithResolver gives the addresses of the service. They are asked for when the pool is made, every
 // so often (30 seconds if every is 0), by [Multiplexer.Renew], and soon after a connection was lost
-// or a connect has failed, once in a second at most. The connector gets the one that was chosen, see [DialResolved] and
-// [Target].
+// or a connect has failed, once in a second at most. The connector gets the one that was chosen, see
+// [DialResolved] and [Target].
 //
 // A connection is made to the address with the fewest. Each address has a backoff of its own, so
-// one that is dead slows down nothing but itself. If none answers, they are probed in turn, as one
-// dead service is. An address that is gone from the answer is drained: its connections are retired
-// as by [Conn.Retire]. Where one address has two connections more than another, which has been well
-// for ten seconds, one of them is moved; so a server that was restarted gets its share again. With
-// fewer connections than addresses only some are used, at random.
+// one that is dead slows down nothing but itself: while another answers, it is left alone for ten
+// seconds after a failure, or longer. If none answers, they are probed in turn, as one dead service
+// is. An address that is gone from the answer is drained: its connections are retired as by
+// [Conn.Retire]. Where one address has two connections more than another, which has been well for
+// ten seconds, one of them is moved; so a server that was restarted gets its share again. With fewer
+// connections than addresses only some are used, at random; one that was restarted gets back what it
+// had. An address that has failed is tried with one connection more where the capacity has room, so
+// leave some.
 //
 // A resolver that fails, or gives no address, changes nothing, and is logged once. Connections that
 // were given to the pool have no address in this sense, and stay. It needs a connector.
