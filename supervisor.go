@@ -33,10 +33,7 @@ func (m *Multiplexer) supervise() {
 		m.wakeIfHopelessLocked()
 		surplus := m.surplusLocked(now, &next)
 		overfull, move := m.healer.resolver.balanceLocked(now, &next)
-		failures, unpaused := 0, m.healer.pace.Unpaused()
-		if unpaused != nil {
-			failures, _ = unpaused.Unpaused()
-		}
+		unpaused, failures := m.healer.pace.Unpaused()
 		m.scaler.armed = next
 		m.mu.Unlock()
 

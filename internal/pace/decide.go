@@ -131,7 +131,7 @@ func (s *Service[K]) choose(lanes []lane[K], why, i int, lost func(i int) K) (be
 			continue
 		}
 		load := l.place.load() + l.begun
-		if lost != nil && len(lanes) > 1 && lost(i) == l.place.key {
+		if lost != nil && lost(i) == l.place.key {
 			load++
 		}
 		switch {

@@ -23,6 +23,22 @@ const (
 	stages
 )
 
+// tally is how many connects there are at each stage.
+type tally [stages]int
+
+// turn counts one that has come from one stage to another.
+func (t *tally) turn(from, to Stage) {
+	if from != NotBegun {
+		t[from]--
+	}
+	if to != NotBegun {
+		t[to]++
+	}
+}
+
+// coming is how many are under way, without those that hang.
+func (t *tally) coming() int { return t[Healing] + t[Growing] + t[Slow] }
+
 // Service is the pace of connects to one service with one or more addresses, of which K names each.
 // Each address has a [State] of its own, so that one that is dead slows down nothing but itself.
 // When no address answers, the service as a whole is probed as a dead one is: one connect at a time,
@@ -38,10 +54,10 @@ type Service[K comparable] struct {
 	all    State       // of the service as a whole; not used with one address
 	listed []*place[K] // in the order of the list
 	places map[K]*place[K]
-	under  [stages]int // connects by their stage, at all addresses
-	moveAt time.Time   // nothing is moved before; zero if nothing is to be moved
-	from   *place[K]   // of the last move
-	to     *place[K]   // of the last move, until it is connected to
+	under  tally     // connects at all addresses
+	moveAt time.Time // nothing is moved before; zero if nothing is to be moved
+	from   *place[K] // of the last move
+	to     *place[K] // of the last move, until it is connected to
 }
 
 // place is one address.
@@ -49,10 +65,10 @@ type place[K comparable] struct {
 	State
 	key    K
 	listed bool
-	since  time.Time   // it is in the list
-	open   int         // connections in service
-	due    int         // of those, how many are to be retired
-	under  [stages]int // connects by their stage
+	since  time.Time // it is in the list
+	open   int       // connections in service
+	due    int       // of those, how many are to be retired
+	under  tally     // connects
 	share  share
 	gainAt time.Time // when something was last moved here
 }
@@ -126,7 +142,7 @@ func (s *Service[K]) Listed() (keys []K) {
 
 // forget drops a place that is gone when nothing of it is left.
 func (s *Service[K]) forget(p *place[K]) {
-	if !p.listed && p.open == 0 && p.under == [stages]int{} {
+	if !p.listed && p.open == 0 && p.under == (tally{}) {
 		delete(s.places, p.key)
 	}
 }
@@ -137,23 +153,15 @@ func (s *Service[K]) Begin(k K, to Stage) { s.Turn(k, NotBegun, to) }
 func (s *Service[K]) End(k K, from Stage) { s.Turn(k, from, NotBegun) }
 
 func (s *Service[K]) Turn(k K, from, to Stage) {
-	move := func(under *[stages]int) {
-		if from != NotBegun {
-			under[from]--
-		}
-		if to != NotBegun {
-			under[to]++
-		}
-	}
-	move(&s.under)
+	s.under.turn(from, to)
 	if p := s.places[k]; p != nil {
-		move(&p.under)
+		p.under.turn(from, to)
 		s.forget(p)
 	}
 }
 
 // Under is how many connects are under way, without those that hang.
-func (s *Service[K]) Under() int { return s.under[Healing] + s.under[Growing] + s.under[Slow] }
+func (s *Service[K]) Under() int { return s.under.coming() }
 
 // Hung is how many connects hang.
 func (s *Service[K]) Hung() int { return s.under[Hung] }
@@ -199,9 +207,7 @@ func (s *Service[K]) staying() (n int) {
 func (p *place[K]) staying() int { return p.open - p.due }
 
 // load is what counts when an address is chosen: the connections that stay, and those on their way.
-func (p *place[K]) load() int {
-	return p.staying() + p.under[Healing] + p.under[Growing] + p.under[Slow]
-}
+func (p *place[K]) load() int { return p.staying() + p.under.coming() }
 
 // Epoch is [State.Epoch].
 func (s *Service[K]) Epoch(k K) Epochs {
@@ -269,17 +275,17 @@ func (s *Service[K]) Whole(now time.Time) {
 }
 
 // Unpaused returns the state of an address, or of the whole service, whose pause has yet to be told
-// by [State.SetPause]; nil if there is none.
-func (s *Service[K]) Unpaused() *State {
+// by [State.SetPause], and after how many failures in a row it is; nil if there is none.
+func (s *Service[K]) Unpaused() (of *State, failures int) {
 	for _, p := range s.listed {
 		if p.unpaused {
-			return &p.State
+			return &p.State, p.failures
 		}
 	}
 	if s.all.unpaused && len(s.listed) > 1 {
-		return &s.all
+		return &s.all, s.all.failures
 	}
-	return nil
+	return nil, 0
 }
 
 // down reports whether no address answers.
@@ -343,11 +349,9 @@ func (s *Service[K]) Look(k K, now time.Time) Figures {
 	if p == nil {
 		return Figures{}
 	}
-	f := Figures{Listed: p.listed, Open: p.open, Failures: p.Failures(now), Backoff: p.Backoff(now, false)}
-	for _, n := range p.under {
-		f.Connecting += n
+	return Figures{
+		Listed: p.listed, Open: p.open, Connecting: p.under.coming() + p.under[Hung], Failures: p.Failures(now), Backoff: p.Backoff(now, false),
 	}
-	return f
 }
 
 // Wellness is how long an address must not have failed before anything is moved to it.

@@ -144,8 +144,7 @@ func (s *simulation) untilWhole(most time.Duration) time.Duration {
 }
 
 func (s *simulation) decide() {
-	if state := s.Unpaused(); state != nil {
-		failures, _ := state.Unpaused()
+	if state, failures := s.Unpaused(); state != nil {
 		pause := pace.DefaultBackoff(failures, s.rng.Float64())
 		if s.backoff != nil {
 			pause = s.backoff(failures)

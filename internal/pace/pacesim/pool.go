@@ -103,12 +103,11 @@ func (p *pool) supervise() {
 		if from, move := p.balance(&next); move {
 			p.moveOne(from)
 		}
-		state := p.Unpaused()
+		state, failures := p.Unpaused()
 		if state == nil {
 			p.wake(next)
 			return
 		}
-		failures, _ := state.Unpaused()
 		state.SetPause(failures, pace.DefaultBackoff(failures, p.rng.Float64()), true)
 	}
 }
