@@ -38,10 +38,15 @@ func (h *half) examineUnread(leaseEnds bool) error {
 			until = longAgo
 		}
 		err := h.examine(until, 0, leaseEnds)
-		ran := time.Since(began) < 2*wait
-		if known {
+		var ran bool
+		switch {
+		case !known:
+			ran = time.Since(began) < 2*wait
+		case unread == 0:
+			ran = true
+		default:
 			left, _ := c.socket.Unread()
-			ran = unread == 0 || left < unread
+			ran = left < unread
 		}
 		if ran || err != nil || len(h.back) > 0 || wait > remainsTime {
 			return err
@@ -63,8 +68,13 @@ func (c *conn) wholeNow() (word, bool) {
 // who has the write half.
 func (c *conn) lookUnasked() {
 	h := &c.r
-	if n, known := c.socket.Unread(); known && n == 0 && c.attention != inside || c.attention == parked || c.attention == blind {
-		return // there is nothing, or somebody reads while the connection is idle
+	switch c.attention {
+	case parked, blind:
+		return // somebody reads while the connection is idle
+	case armed:
+		if n, known := c.socket.Unread(); known && n == 0 {
+			return // which is all that there can be
+		}
 	}
 	if h.word().is(dataLeft|connEnded) || !h.hold() {
 		return
