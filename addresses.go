@@ -207,14 +207,6 @@ func (r *resolver) list(addresses []Address) {
 	m.kick()
 }
 
-// turnOut has a connection retired, and replaced first where there is room. It reports false if it
-// is leaving already, or is due.
-func (c *conn) turnOut(y why) bool {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	return c.markDueLocked(y, time.Now())
-}
-
 // hurry has the addresses looked up soon, since something went wrong.
 func (r *resolver) hurry() {
 	if r != nil {
@@ -262,16 +254,10 @@ func (r *resolver) passOverLocked(a *attempt) {
 	}
 	m, h := r.m, &r.m.healer
 	h.turnLocked(a, pace.Hung) // nobody counts on it
-	again := a.loss
-	again.attempts++
+	a.handBackLocked(m, m.connecting-1)
 	// Its connect may be reading the address of the loss, so only the rest changes.
-	a.loss.first, a.loss.why, a.loss.attempts, a.tries = false, whyMoved, 0, true
-	if a.grows {
-		a.grows = false
-		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting-1))
-		return
-	}
-	h.losses = append([]loss{again}, h.losses...)
+	a.loss.first, a.loss.why, a.loss.attempts = false, whyMoved, 0
+	a.grows, a.tries = false, true
 }
 
 // moveOne retires a connection of an address that has too many, one that nobody uses if there is

@@ -378,8 +378,6 @@ func (c *conn) leaveLocked(y why) bool {
 		fallthrough
 	case y == whyLost:
 		m.stats.Lost++
-	}
-	if y == whyLost || y == whyKilled {
 		m.news.lost(c)
 	}
 	c.leftLocked()

@@ -144,7 +144,7 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 			break
 		}
 		h.turnLocked(a, pace.Slow)
-		m.healer.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		h.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
 		h.resolver.passOverLocked(a)
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
@@ -237,7 +237,7 @@ func (m *Multiplexer) attemptLocked(a *attempt) {
 func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
 	h.turnLocked(a, pace.NotBegun)
-	m.healer.resolver.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
+	h.resolver.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
 	if !h.pace.Look(a.to, now).Listed {
 		c.markDueLocked(whyDrained, now) // its address has gone meanwhile
 	}
@@ -263,20 +263,25 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
 	h.turnLocked(a, pace.NotBegun)
-	m.healer.resolver.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
+	h.resolver.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
 	h.resolver.hurry()
 	m.stats.noteConnect(now.Sub(a.started))
 	a.reportFirst(&m.firsts, err)
-	if a.grows {
-		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
-		return
+	a.handBackLocked(m, m.connecting)
+}
+
+// handBackLocked gives back what an attempt is for: its loss is the next to be replaced, and growth
+// that nobody needs any more is forgotten. others is how many connects go on.
+func (a *attempt) handBackLocked(m *Multiplexer, others int) {
+	h := &m.healer
+	switch {
+	case a.grows:
+		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+others))
+	case !a.tries:
+		again := a.loss
+		again.attempts++
+		h.losses = append([]loss{again}, h.losses...)
 	}
-	if a.tries {
-		return
-	}
-	again := a.loss
-	again.attempts++
-	h.losses = append([]loss{again}, h.losses...)
 }
 
 // reportFirst tells New what has become of a connect for its minimum.

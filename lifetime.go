@@ -85,6 +85,13 @@ func (c *conn) markDueLocked(y why, since time.Time) bool {
 	return true
 }
 
+// turnOut makes a connection due now. It reports false if it is due already, or out of service.
+func (c *conn) turnOut(y why) bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return c.markDueLocked(y, time.Now())
+}
+
 // tryLaterLocked has the supervisor try a connection that is due, once one can be spared.
 func (c *conn) tryLaterLocked() {
 	if c.life.due() && !c.queued {

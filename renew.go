@@ -41,13 +41,8 @@ func (c Conn) Retire() {
 	if c.c == nil {
 		return
 	}
-	m := c.c.m
-	m.startSupervisor()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c.c.markDueLocked(whyRenewed, time.Now()) {
-		m.kick()
-	}
+	c.c.m.startSupervisor()
+	c.c.turnOut(whyRenewed)
 }
 
 const (
