@@ -15,11 +15,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.atomizer.io/plex"
+	"go.atomizer.io/plex/examples/internal/echo"
 	"go.atomizer.io/plex/examples/internal/timeline"
 	"go.atomizer.io/plex/request"
 )
@@ -44,14 +43,14 @@ func main() {
 }
 
 func run(out io.Writer) error {
-	var all [servers]server
+	var all [servers]echo.Server
 	var addresses []string
 	for i := range all {
-		if err := all[i].up(); err != nil {
+		if err := all[i].Up(); err != nil {
 			return err
 		}
-		defer all[i].down()
-		addresses = append(addresses, all[i].address)
+		defer all[i].Down()
+		addresses = append(addresses, all[i].Address)
 	}
 
 	// A service that is found by DNS has plex.DNS or plex.SRV for a resolver, and nothing else is different.
@@ -64,36 +63,26 @@ func run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	requests, err := request.New(mux, protocol{})
+	requests, err := request.New(mux, echo.Protocol{})
 	if err != nil {
 		return errors.Join(err, mux.Close())
 	}
 	fmt.Fprintf(out, "%d callers make requests over %d connections to a service on\n%s.\n\n",
 		callers, connections, strings.Join(addresses, ", "))
 
-	c := &client{requests: requests}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var calling sync.WaitGroup
-	for range callers {
-		calling.Go(func() {
-			for ; ctx.Err() == nil; time.Sleep(pace) {
-				c.request(ctx)
-			}
-		})
-	}
+	c := &echo.Client{Requests: requests, Patience: patience}
+	stop := c.Start(callers, pace)
 	err = perform(out, &all[1], mux, c)
-	cancel()
-	calling.Wait()
+	stop()
 	stats := mux.Stats() // before Close, with which the gauges fall to zero
 	if err := errors.Join(err, requests.Close(), mux.Close()); err != nil {
 		return err
 	}
-	return c.summarize(out, stats)
+	return summarize(out, c, stats)
 }
 
 // perform restarts the second server, and draws what comes of it.
-func perform(out io.Writer, second *server, mux *plex.Multiplexer, c *client) error {
+func perform(out io.Writer, second *echo.Server, mux *plex.Multiplexer, c *echo.Client) error {
 	t := timeline.Start(out, step, header, rows(mux, c))
 	defer t.Stop()
 
@@ -102,18 +91,18 @@ func perform(out io.Writer, second *server, mux *plex.Multiplexer, c *client) er
 	}
 	time.Sleep(4 * step)
 	t.Note("server 2 goes down; the others take over its connections")
-	second.down()
+	second.Down()
 	time.Sleep(outage)
 	t.Note("server 2 is back; it gets its share once it has been well for ten seconds")
-	if err := second.up(); err != nil {
+	if err := second.Up(); err != nil {
 		return err
 	}
-	failed := c.failed.Load()
+	failed := c.Failed.Load()
 	if err := even(mux); err != nil {
 		return err
 	}
 	time.Sleep(2 * step)
-	t.Note("all have the same again, and since the server is back %s attempts have failed", timeline.Count(c.failed.Load()-failed))
+	t.Note("all have the same again, and since the server is back %s attempts have failed", timeline.Count(c.Failed.Load()-failed))
 	time.Sleep(2 * step)
 	return nil
 }
@@ -141,13 +130,13 @@ const header = "server 1         server 2         server 3         lost  healed 
 	"                                                                                 per s    failed"
 
 // rows returns what draws the next row: what is, and what has been since the row before.
-func rows(mux *plex.Multiplexer, c *client) func() string {
+func rows(mux *plex.Multiplexer, c *echo.Client) func() string {
 	const width = connections / (servers - 1) // what a server has when another is down
 	var before plex.Stats
 	var answered, failed int64
 
 	return func() string {
-		now, a, f := mux.Stats(), c.answered.Load(), c.failed.Load()
+		now, a, f := mux.Stats(), c.Answered.Load(), c.Failed.Load()
 		var row strings.Builder
 		for _, open := range shares(mux) {
 			fmt.Fprintf(&row, "%s %2d  ", timeline.Bar(width, open, 0), open)
@@ -161,49 +150,13 @@ func rows(mux *plex.Multiplexer, c *client) func() string {
 	}
 }
 
-// client makes requests, and makes those again that fail: plex sends nothing twice, and this server may be asked twice.
-type client struct {
-	requests *request.Client[uint64, uint64]
-	number   atomic.Uint64
-
-	answered, wrong, failed atomic.Int64 // requests, replies and attempts
-	why                     atomic.Value // the latest failure, a string
-}
-
-// request asks until it has an answer, or ctx ends.
-func (c *client) request(ctx context.Context) {
-	for number := c.number.Add(1); ctx.Err() == nil; {
-		attempt, cancel := context.WithTimeout(ctx, patience)
-		reply, err := c.requests.Do(attempt, number)
-		cancel()
-		switch {
-		case ctx.Err() != nil: // it is over
-		case err != nil:
-			c.failed.Add(1)
-			c.why.Store(err.Error())
-			continue
-		case reply != number:
-			c.wrong.Add(1)
-		default:
-			c.answered.Add(1)
-		}
-		return
-	}
-}
-
-func (c *client) summarize(out io.Writer, stats plex.Stats) error {
+func summarize(out io.Writer, c *echo.Client, stats plex.Stats) error {
 	fmt.Fprintf(out, `
   answered     %9s requests, each with the reply that belongs to it
   tried again  %9s attempts that were on their way when the server went down
   wrong        %9s replies
   connections  %9s lost and %s healed; %s retired, most of them to be moved
-`, timeline.Count(c.answered.Load()), timeline.Count(c.failed.Load()), timeline.Count(c.wrong.Load()),
+`, timeline.Count(c.Answered.Load()), timeline.Count(c.Failed.Load()), timeline.Count(c.Wrong.Load()),
 		timeline.Count(stats.Lost), timeline.Count(stats.Healed), timeline.Count(stats.Retired))
-	if why, ok := c.why.Load().(string); ok {
-		fmt.Fprintf(out, "\nWhat the last of these attempts was told:\n%s\n", timeline.Wrap(why, "  ", 78))
-	}
-	if c.wrong.Load() > 0 {
-		return errors.New("a reply belongs to another request")
-	}
-	return nil
+	return c.Conclude(out)
 }
