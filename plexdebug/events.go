@@ -18,10 +18,10 @@ const (
 
 // eventLog keeps the latest events.
 type eventLog struct {
-	mu      sync.Mutex
-	last    []event
-	count   uint64        // ever
-	changed chan struct{} // closed by the next event; nil if nobody waits for it
+	mu    sync.Mutex
+	last  []event
+	count uint64 // ever
+	told  bell   // by each event
 }
 
 // event is a [plex.Event] as it is shown. It refers to nothing of the pool, which may be long gone.
@@ -53,10 +53,7 @@ func (l *eventLog) add(pool string, e plex.Event) {
 		l.last = slices.Delete(l.last, 0, 1)
 	}
 	l.last = append(l.last, shown)
-	if l.changed != nil {
-		close(l.changed)
-		l.changed = nil
-	}
+	l.told.ring()
 }
 
 // facts is what an event says beside its address, its why and its error.
@@ -116,8 +113,5 @@ func (l *eventLog) latest() ([]event, uint64) {
 func (l *eventLog) next() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.changed == nil {
-		l.changed = make(chan struct{})
-	}
-	return l.changed
+	return l.told.next()
 }

@@ -22,9 +22,9 @@ type sampler struct {
 
 	mu       sync.Mutex
 	watchers int
-	looked   time.Time     // when anybody looked last
-	timer    *time.Timer   // of the next sample; nil while nobody has looked for long
-	sampled  chan struct{} // closed by the next sample; nil if nobody waits for it
+	looked   time.Time   // when anybody looked last
+	timer    *time.Timer // of the next sample; nil while nobody has looked for long
+	sampled  bell        // by each sample
 }
 
 // look says that somebody looks at this moment. If no samples were being taken, one is there when
@@ -59,10 +59,7 @@ func (s *sampler) watch() (release func(), ok bool) {
 func (s *sampler) next() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sampled == nil {
-		s.sampled = make(chan struct{})
-	}
-	return s.sampled
+	return s.sampled.next()
 }
 
 // tick is the timer's.
@@ -82,8 +79,5 @@ func (s *sampler) sampleLocked() {
 	began := time.Now()
 	s.sample()
 	s.timer = time.AfterFunc(max(sampleEvery, duty*time.Since(began)), s.tick)
-	if s.sampled != nil {
-		close(s.sampled)
-		s.sampled = nil
-	}
+	s.sampled.ring()
 }
