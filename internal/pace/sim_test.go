@@ -4,13 +4,13 @@ package pace_test
 // that use it count connects and measure simulated time.
 
 import (
-	"container/heap"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"go.atomizer.io/plex/internal/pace"
+	"go.atomizer.io/plex/internal/pace/pacesim"
 )
 
 const (
@@ -31,32 +31,6 @@ type service struct {
 }
 
 var healthy = service{dial: ms, hangsUp: never}
-
-type event struct {
-	at time.Time
-	n  int // in order of planning where times are equal
-	do func()
-}
-
-type agenda []event
-
-func (a agenda) Len() int      { return len(a) }
-func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a agenda) Less(i, j int) bool {
-	if !a[i].at.Equal(a[j].at) {
-		return a[i].at.Before(a[j].at)
-	}
-
-	return a[i].n < a[j].n
-}
-func (a *agenda) Push(e any) { *a = append(*a, e.(event)) }
-func (a *agenda) Pop() any {
-	last := len(*a) - 1
-	e := (*a)[last]
-	*a = (*a)[:last]
-
-	return e
-}
 
 type attempt struct {
 	epoch pace.Epochs
@@ -81,9 +55,8 @@ type simulation struct {
 	target, capacity, maxConnecting, waiting, overdue int
 
 	now      time.Time
-	planned  int
 	admitted int
-	agenda   agenda
+	agenda   pacesim.Agenda
 	wake     time.Time
 
 	attempts map[*attempt]bool
@@ -111,8 +84,7 @@ func simulate(seed uint64, target int, s service) *simulation {
 }
 
 func (s *simulation) after(d time.Duration, do func()) {
-	s.planned++
-	heap.Push(&s.agenda, event{s.now.Add(d), s.planned, do})
+	s.agenda.Plan(s.now.Add(d).Sub(start), do)
 }
 
 // run goes on until so long after the present moment.
@@ -120,13 +92,13 @@ func (s *simulation) run(d time.Duration) {
 	end := s.now.Add(d)
 	s.decide()
 
-	for len(s.agenda) > 0 && !s.agenda[0].at.After(end) {
-		e := heap.Pop(&s.agenda).(event)
-		s.now = e.at
-		e.do()
+	for at, ok := s.agenda.First(); ok && !start.Add(at).After(end); {
+		s.now = start.Add(at)
+		s.agenda.Take()()
 
-		if len(s.agenda) == 0 || s.agenda[0].at.After(s.now) { // as a supervisor, woken by several things at once
+		if at, ok = s.agenda.First(); !ok || start.Add(at).After(s.now) { // as a supervisor, woken by several things at once
 			s.decide()
+			at, ok = s.agenda.First()
 		}
 	}
 

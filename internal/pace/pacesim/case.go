@@ -90,10 +90,9 @@ func (c Case) Run(seed uint64) *Result {
 }
 
 func (w *World) until(end time.Duration) {
-	for len(w.agenda) > 0 && w.agenda[0].at < end {
-		e := w.next()
-		w.now = e.at
-		e.do()
+	for at, ok := w.agenda.First(); ok && at < end; at, ok = w.agenda.First() {
+		w.now = at
+		w.agenda.Take()()
 	}
 	w.now = end
 }

@@ -6,7 +6,6 @@
 package pacesim
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -25,10 +24,9 @@ func (s Server) bad() bool { return s.Refuses || s.Silent || s.HangsUp > 0 }
 
 // World is the addresses, the pools, and what happens to them.
 type World struct {
-	rng     *rand.Rand
-	now     time.Duration // since the start
-	planned int
-	agenda  agenda
+	rng    *rand.Rand
+	now    time.Duration // since the start
+	agenda Agenda
 
 	servers []Server
 	list    []int // what the resolver says
@@ -47,33 +45,8 @@ var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func (w *World) time() time.Time { return epoch.Add(w.now) }
 
-type event struct {
-	at time.Duration
-	n  int // in order of planning where times are equal
-	do func()
-}
-
-type agenda []event
-
-func (a agenda) Len() int      { return len(a) }
-func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a agenda) Less(i, j int) bool {
-	return a[i].at < a[j].at || a[i].at == a[j].at && a[i].n < a[j].n
-}
-func (a *agenda) Push(e any) { *a = append(*a, e.(event)) }
-func (a *agenda) Pop() any {
-	last := len(*a) - 1
-	e := (*a)[last]
-	(*a)[last] = event{}
-	*a = (*a)[:last]
-	return e
-}
-
 // after plans something for so long after the present moment.
-func (w *World) after(d time.Duration, do func()) {
-	w.planned++
-	heap.Push(&w.agenda, event{w.now + max(0, d), w.planned, do})
-}
+func (w *World) after(d time.Duration, do func()) { w.agenda.Plan(w.now+max(0, d), do) }
 
 // At plans something for so long after the start.
 func (w *World) At(d time.Duration, do func()) { w.after(d-w.now, do) }
@@ -114,6 +87,3 @@ func span(low, high int) []int {
 	}
 	return all
 }
-
-// next takes the next event.
-func (w *World) next() event { return heap.Pop(&w.agenda).(event) }
