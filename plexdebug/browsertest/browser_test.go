@@ -55,7 +55,7 @@ func newBrowser(t *testing.T) *browser {
 		t.Skipf("%v; on Debian: apt-get install chromium", err)
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.DisableGPU,
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile(t)), chromedp.DisableGPU,
 		chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(patience))
 	if os.Geteuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // Chromium has none for root
@@ -73,6 +73,17 @@ func newBrowser(t *testing.T) *browser {
 		require.Empty(t, b.errors, "on the console")
 	})
 	return b
+}
+
+// profile makes a directory for what a browser keeps. Some of its processes write there for a moment after
+// the one that was started is gone, so it takes more than one try to remove it, and t.TempDir makes one only.
+func profile(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "plexdebug-")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return os.RemoveAll(dir) == nil }, patience, 50*time.Millisecond)
+	})
+	return dir
 }
 
 func (b *browser) note(event any) {
