@@ -45,11 +45,11 @@ func (m *Multiplexer) unreserveLocked() {
 
 // claim makes nc known, in a slot that the caller has reserved. Its halves begin in a lease that
 // ends with the admission, so that whoever does the handshake uses them as any consumer would.
-func (m *Multiplexer) claim(nc net.Conn, dialed bool) (*conn, error) {
+func (m *Multiplexer) claim(nc net.Conn, dialed bool, at Address) (*conn, error) {
 	if caller.IsNil(nc) {
 		return nil, ErrNilConnection
 	}
-	c := &conn{m: m, nc: nc, dialed: dialed}
+	c := &conn{m: m, nc: nc, dialed: dialed, at: at}
 	if err := caller.Guard("a method of the connection", func() error {
 		c.remote, c.kind, c.socket = nc.RemoteAddr(), sock.KindOf(nc), sock.Of(nc)
 		return nil
@@ -181,7 +181,7 @@ func (m *Multiplexer) admit(c *conn) error {
 	c.r.arrive(fromLease)
 	c.w.arrive(fromLease)
 	if a != nil {
-		m.reportFirst(a, nil)
+		a.reportFirst(&m.firsts, nil)
 	}
 	return nil
 }
@@ -205,6 +205,7 @@ func (m *Multiplexer) admitLocked(c *conn) error {
 	}
 	m.connecting--
 	m.open++
+	m.healer.pace.Opened(c.at)
 	m.admitted++
 	m.alive++
 	m.readers.circulating.Add(1)

@@ -6,7 +6,7 @@ package plex
 //	phase    to       when                                             why
 //	claimed  open     it is admitted                                   none
 //	claimed  closing  its connect fails                                lost, killed, shut down
-//	open     open     it is due: to be retired between leases          expired, renewed
+//	open     open     it is due: to be retired between leases          expired, renewed, drained, moved
 //	open     leaving  it is of no more use, and its slot is refilled   any
 //	leaving  closing  nobody needs the transport any more              as before
 //	closing  closed   the transport is closed                          as before
@@ -56,6 +56,8 @@ const (
 	whySurplus      // nobody needs it
 	whyExpired      // it is too old
 	whyRenewed      // somebody has asked for another in its place
+	whyDrained      // its address is gone, see WithResolver
+	whyMoved        // its address has too many, see WithResolver
 	whyDetached     // a consumer has taken it out of the pool
 	whyShutDown     // the multiplexer closes
 )
@@ -64,11 +66,11 @@ const (
 func (y why) retires() bool { return y == whySurplus || y.replaces() || y == whyDetached }
 
 // replaces reports whether a connection is due for this reason: it goes when it has been replaced.
-func (y why) replaces() bool { return y == whyExpired || y == whyRenewed }
+func (y why) replaces() bool { return y >= whyExpired && y <= whyMoved }
 
 // text is a why for logs and for ConnInfo; "" if there is none.
 func (y why) text() string {
-	return [...]string{"", "lost", "killed", "not needed", "maximal lifetime", "asked for", "detached", "shut down"}[y]
+	return [...]string{"", "lost", "killed", "not needed", "maximal lifetime", "asked for", "address gone", "moved", "detached", "shut down"}[y]
 }
 
 // life is the phase of a connection and why it leaves.
@@ -161,6 +163,7 @@ type conn struct {
 	kind   sock.Kind
 	socket sock.Socket // beneath nc; the zero Socket if there is none
 	dialed bool        // the connector brought it, so it is plex's to close from the beginning
+	at     Address     // that it was connected to; zero without WithResolver
 
 	// Constant from its admission on.
 	attention attention // how ready readers come to know of what arrives
@@ -176,9 +179,9 @@ type conn struct {
 
 	// Guarded by m.mu.
 	life       life
-	counted    bool       // it takes a slot of the capacity
-	attempt    *attempt   // the supervisor's that brought it; nil after the admission
-	epoch      pace.Epoch // of that, see package pace
+	counted    bool        // it takes a slot of the capacity
+	attempt    *attempt    // the supervisor's that brought it; nil after the admission
+	epoch      pace.Epochs // of that, see package pace
 	admittedAt time.Time
 	leftAt     time.Time
 	expiresAt  time.Time     // when it becomes due, and later when pins no longer keep it; zero without a maximal lifetime
@@ -317,9 +320,9 @@ func (c *conn) readEnough() {
 
 var errRetired = ErrRetired
 
-// noteLoss tells the log and the observer of a loss, and, if the connection died young, callers who wait for
-// another. The first failure says more than cause, and so do the last words of a peer that hung up.
-// A connect that has failed meanwhile says more to callers.
+// noteLoss tells the log of a loss, and, if the connection died young, callers who wait for another.
+// The first failure says more than cause, and so do the last words of a peer that hung up. A connect
+// that has failed meanwhile says more to callers.
 func (c *conn) noteLoss(cause error) {
 	m := c.m
 	if failure := c.failure(); failure != nil {
@@ -335,7 +338,7 @@ func (c *conn) noteLoss(cause error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.news.lost(c, cause)
+	m.news.logLoss(c, cause)
 	if m.lastErr == nil && c.life.why == whyLost {
 		m.lastErr = young
 	}
@@ -368,6 +371,7 @@ func (c *conn) leaveLocked(y why) bool {
 		return false
 	}
 	m := c.m
+	m.healer.pace.Left(c.at, c.life.due())
 	c.life, c.leftAt = next, time.Now()
 	m.expiries.drop(c)
 	m.leaving++
@@ -385,6 +389,7 @@ func (c *conn) leaveLocked(y why) bool {
 		fallthrough
 	case y == whyLost:
 		m.stats.Lost++
+		m.news.lost(c)
 	}
 	c.leftLocked()
 	m.kick()

@@ -17,9 +17,13 @@ var legalLives = map[life][]life{
 	{phaseClaimed, whyNone}: {
 		{phaseOpen, whyNone}, {phaseClosing, whyLost}, {phaseClosing, whyKilled}, {phaseClosing, whyShutDown},
 	},
-	{phaseOpen, whyNone}:    append([]life{{phaseOpen, whyExpired}, {phaseOpen, whyRenewed}}, leaving...),
+	{phaseOpen, whyNone}: append([]life{
+		{phaseOpen, whyExpired}, {phaseOpen, whyRenewed}, {phaseOpen, whyDrained}, {phaseOpen, whyMoved},
+	}, leaving...),
 	{phaseOpen, whyExpired}: leaving,
 	{phaseOpen, whyRenewed}: leaving,
+	{phaseOpen, whyDrained}: leaving,
+	{phaseOpen, whyMoved}:   leaving,
 }
 
 // leaving is how a connection may leave service.
@@ -29,6 +33,8 @@ var leaving = []life{
 	{phaseLeaving, whySurplus},
 	{phaseLeaving, whyExpired},
 	{phaseLeaving, whyRenewed},
+	{phaseLeaving, whyDrained},
+	{phaseLeaving, whyMoved},
 	{phaseLeaving, whyDetached},
 	{phaseLeaving, whyShutDown},
 }

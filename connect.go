@@ -23,7 +23,7 @@ const connectGrace = 250 * time.Millisecond
 // Connect establishes conn: it makes a transport, gives it to conn with [Attach], does what
 // handshake or login there is, through conn or before, and returns nil. For a lost connection
 // conn.RemoteAddr is the address that it had; for an additional one it is that of the pool's first
-// connection, nil if there was none.
+// connection, nil if there was none. With [WithResolver] it is the address that was chosen.
 //
 // ctx ends after the connect timeout, when the multiplexer closes, and when Connect returns, so it
 // must not be what keeps the transport alive. Nothing that a caller of Reader or Writer does ends
@@ -113,7 +113,8 @@ func DialAddr(dial func(ctx context.Context, addr net.Addr) (net.Conn, error)) C
 // interrupted, leaves no deadline behind, and reaches nothing once it has ended.
 type handle struct {
 	m    *Multiplexer
-	addr net.Addr // of the connection that is replaced
+	addr net.Addr // of the connection that is replaced, or that was chosen
+	at   Address  // that was chosen, see WithResolver
 
 	mu       sync.Mutex
 	c        *conn // nil before Attach
@@ -156,7 +157,7 @@ func (h *handle) take(transport net.Conn) (unwanted bool, err error) {
 	case h.c != nil:
 		err = ErrAttached
 	default:
-		if h.c, err = h.m.claim(transport, true); err == nil {
+		if h.c, err = h.m.claim(transport, true, h.at); err == nil {
 			return false, nil
 		}
 	}
@@ -275,7 +276,7 @@ func (h *handle) RemoteAddr() net.Addr {
 func (m *Multiplexer) connect(a *attempt) {
 	ctx, cancel := context.WithTimeout(m.ctx, min(m.cfg.connectTimeout.Get(), maxWait))
 	defer cancel()
-	h := &handle{m: m, addr: a.loss.addr}
+	h := &handle{m: m, addr: a.loss.addr, at: a.to}
 	// A handshake that blocks in the transport without a deadline would not notice.
 	gaveUp := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -320,44 +321,92 @@ func (m *Multiplexer) connectFailed(c *conn, a *attempt, err error) {
 }
 
 // connectFirst waits for the connects of New's minimum, which the supervisor makes at the pace of
-// the service. The first error is New's, with two exceptions, in which the supervisor tries again
-// and New gives up when nothing has succeeded for the connect timeout: a full backlog, and, once
-// others have succeeded, whatever says that it is temporary. The caller closes the multiplexer
-// then, and with it what the others bring.
+// the service. The first error is New's, with three exceptions, in which the supervisor tries again
+// and New gives up when nothing has succeeded for the connect timeout: a full backlog; once others
+// have succeeded, whatever says that it is temporary; and an error of one address while another
+// answers. The caller closes the multiplexer then, and with it what the others bring.
 func (m *Multiplexer) connectFirst(ctx context.Context, n int) error {
-	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
-	patience := time.NewTimer(math.MaxInt64)
-	defer patience.Stop()
-	var last error
-	waits := false // patience runs
-	for done := 0; done < n; {
-		var err error
+	if r := m.healer.resolver; r != nil && n > 0 {
 		select {
-		case err = <-m.firsts:
-			if err == nil {
-				done++
-				waits = true
-				patience.Reset(timeout)
-				continue
-			}
-			if last = err; sock.BacklogFull(err) || done > 0 && isTemporary(err) {
-				if !waits {
-					waits = true
-					patience.Reset(timeout)
-				}
-				continue
-			}
-		case <-patience.C:
-			err = last
-			if err == nil {
-				err = context.DeadlineExceeded
+		case err := <-r.first:
+			if err != nil {
+				return err
 			}
 		case <-ctx.Done():
-			err = caller.ContextError(ctx)
+			return fmt.Errorf("plex: WithResolver: %w", caller.ContextError(ctx))
 		}
+	}
+	timeout := min(m.cfg.connectTimeout.Get(), maxWait)
+	err := m.firsts.await(ctx, n, timeout, func(err error, done int) bool {
+		if sock.BacklogFull(err) || done > 0 && isTemporary(err) {
+			return true
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.healer.resolver != nil && m.healer.pace.Answers(time.Now())
+	})
+	if err != nil {
 		return fmt.Errorf("plex: WithMinConnections: connecting %d connections: %w", n, err)
 	}
 	return nil
+}
+
+// firsts is what has become of the connects for New's minimum.
+type firsts struct {
+	news chan struct{} // there is something to take; holds one
+
+	mu   sync.Mutex
+	done int     // how many have succeeded
+	errs []error // of those that have failed since take
+}
+
+func (f *firsts) report(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.done++
+	} else {
+		f.errs = append(f.errs, err)
+	}
+	wakeUp(f.news)
+}
+
+func (f *firsts) take() (done int, errs []error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	errs, f.errs = f.errs, nil
+	return f.done, errs
+}
+
+// await waits until n have succeeded, one has failed with an error that is not tolerated, or none has
+// succeeded for a time.
+func (f *firsts) await(ctx context.Context, n int, timeout time.Duration, tolerated func(err error, done int) bool) error {
+	patience := time.NewTimer(math.MaxInt64)
+	defer patience.Stop()
+	last := error(context.DeadlineExceeded)
+	waits := false // patience runs
+	for before := 0; ; {
+		done, errs := f.take()
+		if done >= n {
+			return nil
+		}
+		for _, err := range errs {
+			if last = err; !tolerated(err, done) {
+				return err
+			}
+		}
+		if done > before || len(errs) > 0 && !waits {
+			before, waits = done, true
+			patience.Reset(timeout)
+		}
+		select {
+		case <-f.news:
+		case <-patience.C:
+			return last
+		case <-ctx.Done():
+			return caller.ContextError(ctx)
+		}
+	}
 }
 
 // isTemporary reports whether an error says that it may be gone the next time.

@@ -52,7 +52,7 @@ func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (d Dupl
 	if err != nil {
 		return Duplex{}, asDuplex(err)
 	}
-	rid, ok := w.conn.r.leaseNow(true)
+	rid, ok := w.conn.wholeNow()
 	if !ok {
 		if w, wid, rid, err = (&pairing{m, ctx, timeout, time.Now()}).of(w, wid); err != nil {
 			return Duplex{}, err
@@ -90,18 +90,18 @@ func (p *pairing) of(w *half, wid word) (*half, word, word, error) {
 			return other, otherID, rid, nil
 		}
 		rid, err := w.conn.r.leaseNamed(p.ctx, p.left(), true)
-		if err == nil {
+		if err == nil && w.conn.inStep(rid) {
 			return w, wid, rid, nil
 		}
 		_ = w.close(wid)
-		if p.ctx.Err() != nil || errors.Is(err, ErrTimeout) {
+		if err != nil && (p.ctx.Err() != nil || errors.Is(err, ErrTimeout)) {
 			return nil, 0, 0, w.notLeased(duplexName, p.timeout, time.Since(p.start), err)
 		}
 		// The connection has ended, so another is asked for.
 		if w, wid, err = p.m.acquire(p.ctx, p.left(), &p.m.writers); err != nil {
 			return nil, 0, 0, asDuplex(err)
 		}
-		if rid, ok := w.conn.r.leaseNow(true); ok {
+		if rid, ok := w.conn.wholeNow(); ok {
 			return w, wid, rid, nil
 		}
 	}
@@ -131,7 +131,7 @@ func (p *pairing) idle() (w *half, wid, rid word, ok bool) {
 		if h == nil || err != nil {
 			break
 		}
-		if rid, ok = h.conn.r.leaseNow(true); ok {
+		if rid, ok = h.conn.wholeNow(); ok {
 			w, wid = h, id
 			break
 		}
@@ -237,7 +237,12 @@ func (d Duplex) Close() error {
 	if d.w == nil {
 		return ErrLeaseClosed
 	}
-	err := d.r.closeNamed(d.rid) // first, so that the next caller finds the read half idle
+	// The read half first, so that the next caller finds it idle.
+	end := d.r.closeNamed
+	if d.r.queue.attended {
+		end = d.r.closeWhole
+	}
+	err := end(d.rid)
 	return errors.Join(d.w.close(d.wid), err)
 }
 

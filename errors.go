@@ -59,6 +59,11 @@ var (
 	// rest.
 	ErrPartialWrite = errors.New("plex: connection dropped after a partial write")
 
+	// ErrOutOfStep is matched by the cause of a connection that was lost because its peer has sent
+	// what nobody has asked for, see WithQuietIdle, or, in package request, a reply for which no
+	// request waits.
+	ErrOutOfStep = errors.New("plex: out of step: the peer has sent what nobody has asked for")
+
 	// ErrReaderMode is matched by the error of Reader on a multiplexer whose ready readers are
 	// asked for, and of ReadyReader where Reader was called first.
 	ErrReaderMode = errors.New("plex: the multiplexer's read halves are asked for in another way")

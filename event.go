@@ -1,14 +1,17 @@
 package plex
 
-// What the observer is told, see WithObserver.
+// What observers are told, see WithObserver and Observe, and who they are.
 
 import (
 	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Event is something that has happened in a multiplexer, see [WithObserver]. Which fields are set
-// depends on the kind.
+// Event is something that has happened in a multiplexer, see [WithObserver] and
+// [Multiplexer.Observe]. Which fields are set depends on the kind.
 type Event struct {
 	Kind EventKind
 	Time time.Time
@@ -16,6 +19,7 @@ type Event struct {
 
 	Conn Conn     // the connection; the zero Conn if there is none
 	Addr net.Addr // its remote address, or the one that was to be connected to; nil if unknown
+	At   Address  // the address that it is of, see WithResolver; zero without
 	Why  string   // why a connection was connected, left or was retired: "given", "lost", "maximal lifetime", ...
 	Err  error    // the cause of a loss, or of a connect or probe that failed
 
@@ -54,7 +58,71 @@ const (
 	EventBackoffBegan EventKind = "backoff began"
 	// EventBackoffEnded: a connect has succeeded after that.
 	EventBackoffEnded EventKind = "backoff ended"
+	// EventAddressAdded: the service has an address that it had not before, see WithResolver.
+	EventAddressAdded EventKind = "address added"
+	// EventAddressDrained: an address is gone, and its connections are being retired.
+	EventAddressDrained EventKind = "address drained"
+	// EventAddressFailing: a connect to an address has failed, or it has hung up at once.
+	EventAddressFailing EventKind = "address failing"
+	// EventAddressRecovered: a connect to it has succeeded after that.
+	EventAddressRecovered EventKind = "address recovered"
+	// EventMoved: a connection of an address that has too many is being retired.
+	EventMoved EventKind = "moved"
 )
 
-// observerQueue is how many events may wait for the observer.
+// observerQueue is how many events may wait for an observer.
 const observerQueue = 1 << 16
+
+// Observe has f called for each event from now on, as [WithObserver] does from the beginning: for
+// those who come later and go again, such as whoever looks at the pool for a while. All observers
+// hear the same events in the same order. A slow one holds up no other. A nil f observes nothing.
+//
+// After stop f is not called any more, except for an event that is just being told; stop does not
+// wait for that, so f may call it. It may be called twice.
+func (m *Multiplexer) Observe(f func(Event)) (stop func()) {
+	if f == nil {
+		return func() {}
+	}
+	return m.news.observers.add("the function given to Observe", f)
+}
+
+// observers are those who are told of events. Each has an outbox of its own.
+type observers struct {
+	tasks *tasks
+
+	mu  sync.Mutex // also has all of them hear of events in the same order
+	all []*outbox[Event]
+}
+
+func (o *observers) add(what string, f func(Event)) (stop func()) {
+	box := &outbox[Event]{what: what, most: observerQueue, tasks: o.tasks}
+	var over atomic.Bool // what is still in the outbox then is dropped
+	box.deliver = func(e Event) {
+		if !over.Load() {
+			e.Missed = box.takeMissed()
+			f(e)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all = append(o.all, box)
+	return func() {
+		over.Store(true)
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.all = slices.DeleteFunc(o.all, func(b *outbox[Event]) bool { return b == box })
+	}
+}
+
+// tell tells all of an event that happens now. It may be called with Multiplexer.mu held.
+func (o *observers) tell(e Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.all) == 0 {
+		return
+	}
+	e.Time = time.Now()
+	for _, box := range o.all {
+		box.put(e)
+	}
+}

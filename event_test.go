@@ -2,6 +2,8 @@ package plex_test
 
 import (
 	"fmt"
+	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -188,4 +190,95 @@ func TestAnObserverThatIsTooSlowIsToldHowMuchItMissed(t *testing.T) {
 		require.Equal(t, most+more, len(events)+missed)
 		require.NotZero(t, missed)
 	})
+}
+
+func TestObserversComeAndGo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var first, late, never diary
+		s := newService(l)
+		m := s.pool(1, first.option(), plex.WithName("store"))
+		require.Equal(t, "store", m.Name())
+		require.Len(t, first.taken(), 1)
+		stop := m.Observe(late.note)
+		stopNever := m.Observe(never.note)
+		stopNever()
+		m.Observe(nil)()
+
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		events := first.taken()
+		require.Len(t, events, 3)
+		require.Equal(t, events, late.taken(), "what has been before, one has to have heard")
+		require.Equal(t, "store", events[0].Pool)
+
+		stop()
+		stop()
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		require.Len(t, first.taken(), 3, "stop concerns one observer")
+		require.Empty(t, late.taken())
+		require.Empty(t, never.taken())
+	})
+}
+
+// One observer blocks. The other hears of everything, and what the first is still to be told when it
+// is stopped is dropped.
+func TestASlowObserverHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		var quick diary
+		s := newService(l)
+		m := s.pool(1)
+		gate, told := make(chan struct{}), make(chan struct{}, 10)
+		stop := m.Observe(func(plex.Event) { told <- struct{}{}; <-gate })
+		m.Observe(quick.note)
+		killAll(t, m, 1)
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"lost: killed, " + plex.ErrKilled.Error(), "connected: killed, attempt 1", "healed, attempt 1"}, brief(quick.taken()))
+		require.Len(t, told, 1)
+		stop()
+		close(gate)
+		synctest.Wait()
+		require.Len(t, told, 1)
+	})
+}
+
+// slowToSet is a transport in which a read deadline takes its time.
+type slowToSet struct {
+	net.Conn
+	begins, leave chan struct{}
+}
+
+func (c *slowToSet) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		close(c.begins)
+		<-c.leave
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// A replacement can come before all is done that a loss takes, but it is not told before the loss.
+func TestALossIsToldBeforeWhatHealsIt(t *testing.T) {
+	var d diary
+	l := newLedger(t)
+	s := newService(l)
+	nc, _ := l.Pair()
+	slow := &slowToSet{nc, make(chan struct{}), make(chan struct{})}
+	m := l.mux(d.option(), plex.WithConnections(slow), plex.WithConnector(s.connect), plex.WithMaxCapacity(2))
+	r, w := readerOf(t, m), writerOf(t, m)
+	set := later(func() error { return r.SetReadDeadline(time.Now().Add(time.Hour)) })
+	<-slow.begins
+	killed := later(w.Kill)
+	told := func() []string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return brief(d.events)
+	}
+	eventually(t, func() bool { return slices.Contains(told(), "healed, attempt 1") }, "it is healed")
+	require.Equal(t, []string{
+		"connected: given", "lost: killed, " + plex.ErrKilled.Error(), "connected: killed, attempt 1", "healed, attempt 1",
+	}, told())
+	close(slow.leave)
+	<-set
+	require.NoError(t, <-killed)
+	_ = r.Close()
 }

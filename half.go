@@ -38,6 +38,7 @@ type half struct {
 	out       chan struct{} // closed when the present operation leaves; nil if nobody waits
 	done      chan struct{} // the lease's Done; nil unless asked for
 	killed    bool          // the last lease there will be has been killed
+	whole     word          // the lease, if it is ending as part of a Duplex and must leave nothing unread
 	stream    *stream       // the stream that is running
 	result    *result       // what Err tells of a lease; nil if all is well
 	sent      *stream       // the lease's last write stream, running or not
@@ -188,7 +189,7 @@ func (h *half) arrive(how arrival) {
 		switch {
 		case how != fromLease && how != fromRead && next.is(connEnded):
 			c.inspectAside() // who noticed the end came while h was held, and went away
-		case !next.is(poolListed):
+		case !next.is(poolListed) || h.queue.attended:
 			h.attend(next, looked)
 		}
 	}
@@ -261,6 +262,9 @@ func (h *half) mark(id, flag word) bool {
 func (h *half) close(id word) error {
 	if h.state.CompareAndSwap(uint64(id|leaseLive), uint64(id|poolListed)) {
 		h.queue.put(h)
+		if h.queue.attended {
+			h.attend(id, false)
+		}
 		return nil
 	}
 	return h.closeSlow(id)
@@ -275,7 +279,7 @@ func (h *half) closeNamed(id word) error {
 	}
 	// Whoever decides meanwhile how read halves are asked for looks at those that are idle after the
 	// decision, see decideReading.
-	if w.is(poolOnDemand) && h.conn.m.reading.Load() == readsReady {
+	if w.is(poolOnDemand) {
 		h.attend(w, false)
 	}
 	return nil

@@ -23,20 +23,21 @@ type healer struct {
 	target int    // connections that there should be
 	losses []loss // what is to be replaced, oldest first
 	first  int    // connects for New's minimum that are yet to be started
-	pace   pace.State
+	pace   pace.Service[Address]
 
-	pausing bool // the observer has been told of a backoff, and not of its end
+	resolver *resolver // constant; nil without WithResolver
+	tried    bool      // an address that had failed has been connected to, to see whether it answers
+	pausing  bool      // the observer has been told of a backoff, and not of its end
 
 	// The supervisor's connects, in the order in which they started.
-	prompt  list.List // those that have taken less than pace.Patience
-	slow    list.List // those that have taken less than the connect timeout
-	growing int       // how many of the prompt ones are the auto-scaler's
-	hung    int       // how many have taken longer than the connect timeout
+	prompt list.List // those that have taken less than pace.Patience
+	slow   list.List // those that have taken less than the connect timeout
 }
 
 // loss is a connection that is to be replaced.
 type loss struct {
 	addr     net.Addr
+	from     Address // see WithResolver
 	at       time.Time
 	first    bool // there has been none: it is one of New's minimum
 	why      why  // it has left
@@ -46,16 +47,23 @@ type loss struct {
 // attempt is one connect that the supervisor has started.
 type attempt struct {
 	loss    loss
-	grows   bool // it is the auto-scaler's
+	grows   bool    // it is the auto-scaler's
+	tries   bool    // it is beyond the target, to see whether the address answers
+	to      Address // that was chosen; zero without WithResolver
 	started time.Time
-	epoch   pace.Epoch
-	list    *list.List    // that it is in; nil if none
-	at      *list.Element // its place there
-	hung    bool
+	epoch   pace.Epochs
+	stage   pace.Stage
+	place   *list.Element // in the list of its stage; nil if it is in none
 }
 
 func (m *Multiplexer) initHealer() {
 	m.healer.target = max(m.cfg.minimum.Get(), len(m.cfg.connections))
+	m.healer.pace.Chance = rand.Int64N
+	if m.cfg.resolver.Given() {
+		m.healer.resolver = newResolver(m)
+	} else {
+		m.healer.pace.List([]Address{{}}, time.Now()) // the only one, whatever it is
+	}
 	m.short.Store(m.cfg.connect != nil && m.healer.target == 0)
 }
 
@@ -72,26 +80,29 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 		m.writers.line.age(now, m.cfg.scalingTimeout(), next)
 	}
 	demand := m.demandLocked()
-	start, wake := h.pace.Decide(now, demand)
+	starts, wake := h.pace.Decide(now, demand, h.lostFrom)
 	if !wake.IsZero() {
 		sooner(next, wake)
-		if demand.Tried && start.None() {
-			m.wanted.Store(true) // what is held back is still wanted then
+	}
+	if demand.Tried && len(starts) == 0 && (!wake.IsZero() || len(h.pace.Listed()) == 0) {
+		m.wanted.Store(true) // what is held back is still wanted then
+	}
+	for _, start := range starts {
+		a := &attempt{to: start.At, grows: start.Grows, started: now}
+		if a.grows {
+			h.target++
+			a.loss = loss{addr: m.Addr(), at: now}
+		} else {
+			a.loss = m.nextLossLocked()
 		}
+		m.attemptLocked(a)
 	}
-	for range start.Heal {
-		m.attemptLocked(&attempt{loss: m.nextLossLocked(), started: now})
-	}
-	for range start.Grow {
-		h.target++
-		m.attemptLocked(&attempt{loss: loss{addr: m.Addr(), at: now}, grows: true, started: now})
-	}
-	if !start.None() {
+	if len(starts) > 0 {
 		sooner(next, now.Add(pace.Patience))
 	}
 
 	whole := m.open-m.leaving >= h.target
-	if !whole && h.pace.Failures(now) > 0 && h.pace.Answers(now) {
+	if !whole && h.pace.Proving(now) {
 		sooner(next, now.Add(proofPause)) // the service may have proved well by then
 	}
 	if whole && m.connecting == 0 {
@@ -114,10 +125,9 @@ func (m *Multiplexer) demandLocked() pace.Demand {
 	}
 	return pace.Demand{
 		Target: target, Capacity: m.capacity, Open: m.open, Leaving: m.leaving,
-		Connecting: m.connecting, Hung: h.hung, Healing: h.prompt.Len() - h.growing, Growing: h.growing,
-		Waiting: waiting, Tried: m.wanted.Swap(false),
+		Connecting: m.connecting,
+		Waiting:    waiting, Tried: m.wanted.Swap(false),
 		Overdue: max(m.readers.line.overdue-m.readers.line.served, m.writers.line.overdue-m.writers.line.served),
-		Cut:     m.cfg.backoff == nil,
 
 		MaxConnecting: m.cfg.maxConnecting.Get(),
 	}
@@ -133,17 +143,18 @@ func (m *Multiplexer) ageAttemptsLocked(now time.Time, next *time.Time) {
 			sooner(next, late)
 			break
 		}
-		h.moveLocked(a, &h.slow)
-		h.pace.Failed(a.epoch, now)
+		h.turnLocked(a, pace.Slow)
+		h.resolver.notedLocked(a.to, now, context.DeadlineExceeded, func() { h.pace.Failed(a.to, a.epoch, now) })
+		h.resolver.passOverLocked(a)
 	}
 	for a := oldest(&h.slow); a != nil; a = oldest(&h.slow) {
 		if late := a.started.Add(timeout); now.Before(late) {
 			sooner(next, late)
 			break
 		}
-		h.moveLocked(a, nil)
+		h.turnLocked(a, pace.Hung)
 		m.lastErr = fmt.Errorf("plex: Connect has not returned %v after it was called: %w", timeout, context.DeadlineExceeded)
-		m.reportFirst(a, m.lastErr)
+		a.reportFirst(&m.firsts, m.lastErr)
 	}
 }
 
@@ -155,33 +166,36 @@ func oldest(l *list.List) *attempt {
 	return nil
 }
 
-// moveLocked takes an attempt out of its list and puts it into another; nil means that it hangs.
-func (h *healer) moveLocked(a *attempt, to *list.List) {
-	h.removeLocked(a)
-	if to == nil {
-		a.hung = true
-		h.hung++
-		return
+// turnLocked brings an attempt to another stage, and into the list of those at that stage.
+func (h *healer) turnLocked(a *attempt, to pace.Stage) {
+	if from := h.of(a.stage); from != nil {
+		from.Remove(a.place)
+		a.place = nil
 	}
-	a.list, a.at = to, to.PushBack(a)
-	if to == &h.prompt && a.grows {
-		h.growing++
+	if into := h.of(to); into != nil {
+		a.place = into.PushBack(a)
 	}
+	h.pace.Turn(a.to, a.stage, to)
+	a.stage = to
 }
 
-// removeLocked takes an attempt out of the account.
-func (h *healer) removeLocked(a *attempt) {
-	switch {
-	case a.hung:
-		a.hung = false
-		h.hung--
-	case a.list != nil:
-		if a.list == &h.prompt && a.grows {
-			h.growing--
-		}
-		a.list.Remove(a.at)
-		a.list, a.at = nil, nil
+// of returns the list of the attempts at a stage, nil if there is none.
+func (h *healer) of(stage pace.Stage) *list.List {
+	switch stage {
+	case pace.Healing, pace.Growing:
+		return &h.prompt
+	case pace.Slow:
+		return &h.slow
 	}
+	return nil
+}
+
+// lostFrom returns the address of the i-th loss.
+func (h *healer) lostFrom(i int) (a Address) {
+	if i < len(h.losses) {
+		a = h.losses[i].from
+	}
+	return a
 }
 
 // nextLossLocked takes the loss to be replaced next. Losses may have been forgotten when the pool
@@ -198,15 +212,22 @@ func (m *Multiplexer) nextLossLocked() loss {
 	case l.first:
 		h.first--
 	case len(m.due) > 0:
-		l.addr, l.why = m.due[0].remote, m.due[0].life.why
+		l.addr, l.from, l.why = m.due[0].remote, m.due[0].at, m.due[0].life.why
 	}
 	return l
 }
 
 // attemptLocked starts a connect.
 func (m *Multiplexer) attemptLocked(a *attempt) {
-	a.epoch = m.healer.pace.Epoch()
-	m.healer.moveLocked(a, &m.healer.prompt)
+	h, stage := &m.healer, pace.Healing
+	if a.grows {
+		stage = pace.Growing
+	}
+	if m.cfg.resolver.Given() {
+		a.loss.addr = netAddr{a.to}
+	}
+	a.epoch = h.pace.Epoch(a.to)
+	h.turnLocked(a, stage)
 	m.connecting++
 	m.tasks.startForeign(foreignTask, func() { m.connect(a) })
 }
@@ -215,15 +236,20 @@ func (m *Multiplexer) attemptLocked(a *attempt) {
 // anyone can use it.
 func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 	h, now := &m.healer, c.admittedAt
-	h.removeLocked(a)
-	c.epoch = h.pace.Connected(now)
-	m.noteConnectLocked(now.Sub(a.started))
+	h.turnLocked(a, pace.NotBegun)
+	h.resolver.notedLocked(a.to, now, nil, func() { c.epoch = h.pace.Connected(a.to, now) })
+	if !h.pace.Look(a.to, now).Listed {
+		c.markDueLocked(whyDrained, now) // its address has gone meanwhile
+	}
+	m.stats.noteConnect(now.Sub(a.started))
 	if h.pausing {
 		h.pausing = false
 		m.news.backoffEnded()
 	}
 	m.news.connected(c, a, m.open)
 	switch {
+	case a.tries:
+		h.tried = true
 	case a.grows:
 		m.stats.ScaledUp++
 	case !a.loss.why.retires() && !a.loss.first:
@@ -236,32 +262,32 @@ func (m *Multiplexer) succeededLocked(c *conn, a *attempt) {
 // failedLocked is called in the same moment as the attempt's slot is freed.
 func (m *Multiplexer) failedLocked(a *attempt, now time.Time, err error) {
 	h := &m.healer
-	h.removeLocked(a)
-	h.pace.Failed(a.epoch, now)
-	m.noteConnectLocked(now.Sub(a.started))
-	m.reportFirst(a, err)
-	if a.grows {
-		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+m.connecting))
-		return
-	}
-	again := a.loss
-	again.attempts++
-	h.losses = append([]loss{again}, h.losses...)
+	h.turnLocked(a, pace.NotBegun)
+	h.resolver.notedLocked(a.to, now, err, func() { h.pace.Failed(a.to, a.epoch, now) })
+	h.resolver.hurry()
+	m.stats.noteConnect(now.Sub(a.started))
+	a.reportFirst(&m.firsts, err)
+	a.handBackLocked(m, m.connecting)
 }
 
-// noteConnectLocked accounts for how long a connect has taken.
-func (m *Multiplexer) noteConnectLocked(took time.Duration) {
-	m.stats.ConnectDuration += took
-	m.stats.Connects.add(took)
+// handBackLocked gives back what an attempt is for: its loss is the next to be replaced, and growth
+// that nobody needs any more is forgotten. others is how many connects go on.
+func (a *attempt) handBackLocked(m *Multiplexer, others int) {
+	h := &m.healer
+	switch {
+	case a.grows:
+		h.target = max(m.cfg.minimum.Get(), h.target-1, min(h.target, m.open-m.leaving+others))
+	case !a.tries:
+		again := a.loss
+		again.attempts++
+		h.losses = append([]loss{again}, h.losses...)
+	}
 }
 
 // reportFirst tells New what has become of a connect for its minimum.
-func (m *Multiplexer) reportFirst(a *attempt, err error) {
+func (a *attempt) reportFirst(to *firsts, err error) {
 	if a.loss.first {
-		select {
-		case m.firsts <- err:
-		default: // New has returned
-		}
+		to.report(err)
 	}
 }
 
@@ -274,15 +300,26 @@ func (c *conn) leftLocked() {
 		return
 	}
 	if y != whySurplus {
-		m.healer.losses = append(m.healer.losses, loss{addr: c.remote, at: c.leftAt, why: y})
+		m.healer.losses = append(m.healer.losses, loss{addr: c.remote, from: c.at, at: c.leftAt, why: y})
 	}
 	switch p := &m.healer.pace; {
 	case !c.dialed:
 	case y == whyLost && !c.wasUseful() && !consumersDoing(c.failure()):
-		p.Lost(c.epoch, c.admittedAt, c.leftAt)
+		m.healer.resolver.notedLocked(c.at, c.leftAt, c.lossCause(), func() { p.Lost(c.at, c.epoch, c.admittedAt, c.leftAt) })
 	default:
-		p.Gone(c.epoch, c.admittedAt, c.leftAt)
+		p.Gone(c.at, c.epoch, c.admittedAt, c.leftAt)
 	}
+	if y == whyLost {
+		m.healer.resolver.hurry()
+	}
+}
+
+// lossCause is the cause of a loss, for those who tell of it.
+func (c *conn) lossCause() error {
+	if err := c.failure(); err != nil {
+		return err
+	}
+	return errPeerClosed
 }
 
 // usefulLeases is how often a connection that delivers must have been leased to have been of use,
@@ -308,30 +345,30 @@ func (c *conn) noteDelivery() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if c.dialed && c.admitted() {
-		m.healer.pace.Delivered(c.epoch, c.admittedAt, time.Now())
+		m.healer.pace.Delivered(c.at, c.epoch, c.admittedAt, time.Now())
 		m.kick()
 	}
 }
 
-// decidePause works out the pause after the last failure. The function may be the user's, so it is
-// called under no lock.
-func (m *Multiplexer) decidePause(failures int) {
-	pause := m.backoff(failures)
+// decidePause works out the pause after the last failure, of one address or of the service. The
+// function may be the user's, so it is called under no lock.
+func (m *Multiplexer) decidePause(of *pace.State, failures int) {
+	pause, chosen := m.backoff(failures)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now, wanted := m.healer.pace.Unpaused(); wanted && now == failures { // no connect has succeeded meanwhile
+	p := &m.healer.pace
+	if now, wanted := of.Unpaused(); wanted && now == failures && !p.Answers(time.Now()) { // no connect has succeeded meanwhile
 		m.healer.pausing = true
 		m.news.backoffBegan(failures, pause, m.lastErr)
 	}
-	m.healer.pace.SetPause(failures, pause)
+	of.SetPause(failures, pause, !chosen)
 }
 
-// backoff is the pause after so many failures. If the user's function fails, or does not return,
-// the default applies.
-func (m *Multiplexer) backoff(failures int) time.Duration {
-	pause := pace.DefaultBackoff(failures, rand.Float64())
+// backoff is the pause after so many failures, and whether the user has chosen it. If the user's
+// function fails, or does not return, the default applies.
+func (m *Multiplexer) backoff(failures int) (pause time.Duration, isChosen bool) {
 	if m.cfg.backoff == nil {
-		return pause
+		return pace.DefaultBackoff(failures, rand.Float64()), false
 	}
 	chosen := make(chan time.Duration, 1)
 	m.tasks.startForeign(foreignTask, func() {
@@ -341,18 +378,21 @@ func (m *Multiplexer) backoff(failures int) time.Duration {
 		})
 		if err != nil {
 			m.news.warn("plex: the default backoff applies", "cause", err)
-			chosen <- pause
+			close(chosen)
 		}
 	})
 	late := time.NewTimer(backoffPatience)
 	defer late.Stop()
 	select {
-	case pause = <-chosen:
+	case pause, isChosen = <-chosen:
 	case <-late.C:
 		m.news.warn("plex: the default backoff applies", "cause", "the function given to WithBackoff has not returned", "after", backoffPatience)
 	case <-m.ctx.Done():
 	}
-	return pause
+	if !isChosen {
+		pause = pace.DefaultBackoff(failures, rand.Float64())
+	}
+	return pause, isChosen
 }
 
 // proofPause is how often it is asked whether a service that answers again has proved well.

@@ -1328,6 +1328,47 @@ func TestABackoffFunctionThatPanicsGetsTheDefaultAndOneBelowZeroIsNone(t *testin
 	}
 }
 
+// The default applies as a whole: its long pauses are cut short where callers wait, unlike those that the user has
+// chosen. Without that, callers waited for 20 s and more (a soak found it after 50 minutes).
+func TestTheDefaultInPlaceOfABackoffThatPanicsIsCutShortForCallersWhoWait(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		backoff  func(failures int) time.Duration
+		atLeast  time.Duration
+		atMost   time.Duration
+		connects int
+	}{
+		{"panics", func(int) time.Duration { panic("find me") }, 0, time.Second, 20},
+		{"panics in the end", func(failures int) time.Duration {
+			if failures > 10 {
+				panic("find me")
+			}
+			return time.Millisecond
+		}, 0, time.Second, 20},
+		{"chosen", func(int) time.Duration { return time.Minute }, time.Minute, time.Minute + time.Second, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *ledger) {
+				s := newService(l)
+				m := s.pool(1, plex.WithBackoff(c.backoff))
+				s.goDown()
+				killAll(t, m, 1)
+				from := len(s.dialled(0))
+				ctx, cancel := context.WithCancel(t.Context())
+				waits := wantWriter(ctx, m, 0)
+				time.Sleep(time.Hour)
+				times := s.dialled(from)
+				require.Greater(t, len(times), c.connects)
+				for _, pause := range pauses(times[len(times)-c.connects:]) {
+					require.True(t, c.atLeast <= pause && pause <= c.atMost, pause)
+				}
+				cancel()
+				<-waits
+			})
+		})
+	}
+}
+
 func TestABackoffFunctionMayCallTheMultiplexer(t *testing.T) {
 	bubble(t, func(t *testing.T, l *ledger) {
 		s := newService(l)

@@ -5,6 +5,7 @@ package plex
 
 import (
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,10 +82,35 @@ func (h *half) suspect(now time.Time, threshold time.Duration) (leak, bool) {
 	return leak{kind: h.queue.kind, conn: h.conn, held: now.Sub(o.at), origin: *o}, true
 }
 
-// text is the stack in the form of a panic's.
-func (o *origin) text() string {
+// Stacks returns where the present lease of each half was taken, in the form of a panic's stack; ""
+// for a half that is not leased, and without [WithLeakDetection].
+func (c Conn) Stacks() (reader, writer string) {
+	if c.c == nil {
+		return "", ""
+	}
+	return c.c.r.taken(), c.c.w.taken()
+}
+
+// taken is where the present lease was taken.
+func (h *half) taken() string {
+	// As in suspect: whoever looks at a pool does not wait for a transport.
+	if !h.conn.m.cfg.leakThreshold.Given() || !h.mu.TryLock() {
+		return ""
+	}
+	o := h.origin
+	if o == nil || !h.live(o.lease) {
+		h.mu.Unlock()
+		return ""
+	}
+	stack := slices.Clone(o.stack[:o.depth])
+	h.mu.Unlock()
+	return stackText(stack)
+}
+
+// stackText is a stack in the form of a panic's.
+func stackText(stack []uintptr) string {
 	var b strings.Builder
-	frames := runtime.CallersFrames(o.stack[:o.depth])
+	frames := runtime.CallersFrames(stack)
 	for {
 		f, more := frames.Next()
 		b.WriteString(f.Function + "\n\t" + f.File + ":" + strconv.Itoa(f.Line) + "\n")

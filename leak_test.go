@@ -208,3 +208,28 @@ func TestLeakDetectionDoesNotWaitForATransport(t *testing.T) {
 	finish(t, "the lease's Close", wg.Wait)
 	finish(t, "Close", func() { require.NoError(t, m.Close()) })
 }
+
+func TestStacksTellWhoHasALease(t *testing.T) {
+	bubble(t, func(t *testing.T, l *ledger) {
+		m, _, _ := l.single(plex.WithLeakDetection(time.Hour))
+		r := forgetsItsReader(t, m)
+		w, err := forgetsItsWriter(t.Context(), m)
+		require.NoError(t, err)
+		reader, writer := r.Conn().Stacks()
+		require.Contains(t, reader, "plex_test.forgetsItsReader\n\t")
+		require.Contains(t, writer, "plex_test.forgetsItsWriter\n\t")
+		requireClosed(t, r)
+		reader, writer = w.Conn().Stacks()
+		require.Empty(t, reader, "nobody has it")
+		require.NotEmpty(t, writer)
+		requireClosed(t, w)
+
+		plain, _, _ := l.single()
+		r = readerOf(t, plain)
+		reader, writer = r.Conn().Stacks()
+		require.Empty(t, reader+writer)
+		requireClosed(t, r)
+		reader, writer = plex.Conn{}.Stacks()
+		require.Empty(t, reader+writer)
+	})
+}

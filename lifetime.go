@@ -75,6 +75,7 @@ func (c *conn) markDueLocked(y why, since time.Time) bool {
 	}
 	m, grace := c.m, c.m.cfg.retireGrace.Get()
 	c.life = next
+	m.healer.pace.Marked(c.at)
 	c.r.set(connDue) // so that the end of a lease tries it, too
 	c.w.set(connDue)
 	m.expiries.drop(c)
@@ -84,18 +85,26 @@ func (c *conn) markDueLocked(y why, since time.Time) bool {
 	return true
 }
 
+// turnOut makes a connection due now. It reports false if it is due already, or out of service.
+func (c *conn) turnOut(y why) bool {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return c.markDueLocked(y, time.Now())
+}
+
 // tryLaterLocked has the supervisor try a connection that is due, once one can be spared.
 func (c *conn) tryLaterLocked() {
 	if c.life.due() && !c.queued {
 		c.queued = true
 		c.m.due = append(c.m.due, c)
+		c.m.kick() // it is replaced first
 	}
 }
 
 // canSpareLocked reports whether a connection that is due may leave now. Connects that should have
 // ended long ago are not waited for.
 func (m *Multiplexer) canSpareLocked(now time.Time) bool {
-	usable, enough := m.open-m.leaving, m.healer.target-m.healer.hung
+	usable, enough := m.open-m.leaving, m.healer.target-m.healer.pace.Hung()
 	switch {
 	case m.refusing:
 		return false
@@ -310,6 +319,7 @@ func (c *conn) againIfUnleased(other *half) {
 // It reports whether the connection was idle.
 func (c *conn) takeBoth(f func()) bool {
 	if !c.w.hold() {
+		c.againIfUnleased(&c.w)
 		return false
 	}
 	if !c.r.take(f) {

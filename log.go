@@ -1,6 +1,6 @@
 package plex
 
-// What the multiplexer tells of itself, in one place: events for the observer, and records for the
+// What the multiplexer tells of itself, in one place: events for observers, and records for the
 // log, so that messages and keys stay the same. Each method may be called with mu held: nothing
 // foreign is called before the goroutine of an outbox has it.
 
@@ -16,13 +16,13 @@ import (
 // logQueue is how many records may wait for the handler.
 const logQueue = 4096
 
-// news is both outboxes.
+// news is the outbox of the log, and those of the observers.
 type news struct {
-	pool   string // the multiplexer's name; "" if it has none
-	trace  Trace
-	tracks bool // leases are remembered, for leak detection or the trace
-	log    outbox[note]
-	events outbox[Event]
+	pool      string // the multiplexer's name; "" if it has none
+	trace     Trace
+	tracks    bool // leases are remembered, for leak detection or the trace
+	log       outbox[note]
+	observers observers
 }
 
 // note is a record of the log to be.
@@ -40,12 +40,9 @@ func (n *news) init(cfg *config, t *tasks) {
 	if logger := cfg.logger; logger != nil {
 		n.log.deliver = func(x note) { n.write(logger.Handler(), x) }
 	}
-	n.events = outbox[Event]{what: "the function given to WithObserver", most: observerQueue, tasks: t}
-	if observe := cfg.observer; observe != nil {
-		n.events.deliver = func(e Event) {
-			e.Missed = n.events.takeMissed()
-			observe(e)
-		}
+	n.observers.tasks = t
+	if cfg.observer != nil {
+		n.observers.add("the function given to WithObserver", cfg.observer)
 	}
 }
 
@@ -77,45 +74,50 @@ func (n *news) add(level slog.Level, msg string, args ...any) {
 }
 
 func (n *news) tell(e Event) {
-	if n.events.deliver != nil {
-		e.Time, e.Pool = time.Now(), n.pool
-		n.events.put(e)
-	}
+	e.Pool = n.pool
+	n.observers.tell(e)
 }
 
-func (n *news) lost(c *conn, cause error) {
+// lost tells of a loss when it happens, so that nothing that follows from it is told before.
+func (n *news) lost(c *conn) {
+	n.tell(Event{
+		Kind: EventLost, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Err: c.lossCause(),
+		Took: c.leftAt.Sub(c.admittedAt),
+	})
+}
+
+// logLoss logs a loss when all is known of its cause.
+func (n *news) logLoss(c *conn, cause error) {
 	level := slog.LevelWarn
 	if c.life.why == whyKilled {
 		level = slog.LevelInfo // a consumer did that, and knows why
 	}
-	age := c.leftAt.Sub(c.admittedAt)
-	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", age)
-	n.tell(Event{Kind: EventLost, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Err: cause, Took: age})
+	n.add(level, "plex: connection lost", "cause", cause, "addr", addrOf(c.remote), "age", c.leftAt.Sub(c.admittedAt))
 }
 
 // probed tells of a probe; that one has failed is in the log as the cause of a loss.
 func (n *news) probed(c *conn, took time.Duration, err error) {
-	n.tell(Event{Kind: EventProbed, Conn: Conn{c}, Addr: c.remote, Err: err, Took: took})
+	n.tell(Event{Kind: EventProbed, Conn: Conn{c}, Addr: c.remote, At: c.at, Err: err, Took: took})
 }
 
 func (n *news) retired(c *conn) {
-	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
+	n.tell(Event{Kind: EventRetired, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: c.life.why.text(), Took: c.leftAt.Sub(c.admittedAt)})
 }
 
 func (n *news) connectFailed(a *attempt, took time.Duration, err error) {
 	n.warn("plex: connect failed", "cause", err, "addr", addrOf(a.loss.addr), "attempts", a.loss.attempts+1)
-	n.tell(Event{Kind: EventConnectFailed, Addr: a.loss.addr, Why: a.why(), Err: err, Attempts: a.loss.attempts + 1, Took: took})
+	n.tell(Event{Kind: EventConnectFailed, Addr: a.loss.addr, At: a.to, Why: a.why(), Err: err, Attempts: a.loss.attempts + 1, Took: took})
 }
 
 // given tells of a connection that the user brought.
 func (n *news) given(c *conn) {
-	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: "given"})
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: "given"})
 }
 
 // connected tells of what a connect has brought; open is how many there are now.
 func (n *news) connected(c *conn, a *attempt, open int) {
 	attempts, missing := a.loss.attempts+1, c.admittedAt.Sub(a.loss.at)
-	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, Why: a.why(), Attempts: attempts, Took: c.admittedAt.Sub(a.started)})
+	n.tell(Event{Kind: EventConnected, Conn: Conn{c}, Addr: c.remote, At: c.at, Why: a.why(), Attempts: attempts, Took: c.admittedAt.Sub(a.started)})
 	switch {
 	case a.loss.first:
 	case a.grows:
@@ -124,7 +126,7 @@ func (n *news) connected(c *conn, a *attempt, open int) {
 		n.add(slog.LevelInfo, "plex: connection renewed", "why", a.loss.why.text(), "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
 	default:
 		n.add(slog.LevelInfo, "plex: connection healed", "addr", addrOf(a.loss.addr), "attempts", attempts, "took", missing)
-		n.tell(Event{Kind: EventHealed, Conn: Conn{c}, Addr: c.remote, Attempts: attempts, Took: missing})
+		n.tell(Event{Kind: EventHealed, Conn: Conn{c}, Addr: c.remote, At: c.at, Attempts: attempts, Took: missing})
 	}
 }
 
@@ -152,8 +154,24 @@ func (n *news) backoffBegan(failures int, pause time.Duration, cause error) {
 
 func (n *news) backoffEnded() { n.tell(Event{Kind: EventBackoffEnded}) }
 
+// address tells of what has become of an address of the service.
+func (n *news) address(kind EventKind, at Address, cause error) {
+	level := slog.LevelInfo
+	args := []any{"addr", at.String()}
+	if cause != nil {
+		level, args = slog.LevelWarn, append(args, "cause", cause)
+	}
+	n.add(level, "plex: "+string(kind), args...)
+	n.tell(Event{Kind: kind, Addr: netAddr{at}, At: at, Err: cause})
+}
+
+func (n *news) moved(c *conn) {
+	n.add(slog.LevelInfo, "plex: moved", "addr", c.at.String())
+	n.tell(Event{Kind: EventMoved, Conn: Conn{c}, Addr: c.remote, At: c.at})
+}
+
 func (n *news) leak(s leak) {
-	stack := s.origin.text()
+	stack := stackText(s.origin.stack[:s.origin.depth])
 	n.warn("plex: suspected leak of a lease", "half", s.kind, "addr", addrOf(s.conn.remote), "held", s.held, "stack", stack)
 	n.tell(Event{Kind: EventLeak, Conn: Conn{s.conn}, Addr: s.conn.remote, Half: s.kind, Took: s.held, Stack: stack})
 }

@@ -235,11 +235,18 @@ func (h *half) lookFailed(err error) {
 // It reports whether it has found the connection's end.
 func (h *half) readAhead() (ended bool) {
 	w, c := h.word(), h.conn
-	if !w.is(poolOnDemand) || w.is(poolRetired) || c.attention != inside || c.m.reading.Load() != readsReady ||
-		len(h.back) > 0 || c.peer.reached(peerRead) {
-		return false
+	var err error
+	whole := h.endsWhole(w)
+	switch {
+	case w.is(poolRetired), len(h.back) > 0, c.peer.reached(peerRead):
+	case whole:
+		err = h.examineUnread(true)
+	case w.is(poolOnDemand) && c.attention == inside && c.m.reading.Load() == readsReady:
+		err = h.examine(longAgo, 0, true)
 	}
-	err := h.examine(longAgo, 0, true)
+	if whole {
+		c.failUnasked(whole)
+	}
 	if err == nil || err == errCannotLook || isClosed(err) {
 		return false
 	}
@@ -353,6 +360,7 @@ func (c *conn) noteLastWords() {
 // not kept at the cost of what others have left: the half is retired before the transport is
 // closed, so before a look can come to the end by that.
 func (c *conn) afterLook(how arrival) arrival {
+	c.failUnasked(false)
 	read := c.peer.reached(peerRead)
 	switch {
 	case c.finished(), c.r.word().is(poolRetired):

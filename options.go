@@ -49,6 +49,8 @@ type config struct {
 	maxConnecting  option.Value[int]
 	maxWaiting     option.Value[int]
 	failFast       option.Value[int]
+	quietIdle      bool
+	resolver       option.Value[resolving]
 	backoff        func(failures int) time.Duration
 	logger         *slog.Logger
 	observer       func(Event)
@@ -146,6 +148,19 @@ func WithProbe(idle, timeout time.Duration, ask func(ctx context.Context, conn n
 	return func(c *config) { c.probe.Give(probing{idle, timeout, ask}) }
 }
 
+// WithQuietIdle is for protocols in which only requests are answered, such as SMTP, HTTP/1.1 or
+// Redis without subscriptions. Bytes that arrive while both halves of a connection are idle, or that
+// are unread when a [Duplex] closes, are a reply that somebody has given up, and the next caller
+// would take it for its own. So they lose the connection, with [ErrOutOfStep] as the cause.
+//
+// What is expected of a connection without a lease on it does not count, see [Conn.Pin]; package
+// request pins by itself. A greeting that the server sends first is for the connector to read. Where
+// the system does not tell what has arrived, and for connections without a socket, each end of a
+// Duplex takes up to a millisecond to look. Off by default.
+func WithQuietIdle() Option {
+	return func(c *config) { c.quietIdle = true }
+}
+
 // WithMaxConnecting bounds how many connects are under way at once, for whatever reason, for a
 // service that bears few logins at a time. Without it a service that is well gets four at a time to
 // heal, and more the longer that goes well, and up to 32 for callers who wait. It needs a connector.
@@ -186,10 +201,11 @@ func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) { c.logger, c.loggerSet = logger, true }
 }
 
-// WithObserver has observe called for each event of the pool, in order, one at a time, in a goroutine
-// of plex's own and under no lock: it may take its time and call the multiplexer. Nothing is told of
-// single leases; see WithTrace for those. An observer that falls behind by 65,536 events misses
-// some, see [Event]. Of one that panics, the event is lost that it was called for.
+// WithObserver has observe called for each event of the pool, in order, one at a time, in a
+// goroutine of plex's own and under no lock: it may take its time and call the multiplexer. Nothing
+// is told of single leases; see WithTrace for those. [Multiplexer.Observe] is for those who come
+// later. An observer that falls behind by 65,536 events misses some, see [Event]. Of one that
+// panics, the event is lost that it was called for.
 func WithObserver(observe func(Event)) Option {
 	return func(c *config) { c.observer, c.observerSet = observe, true }
 }
@@ -216,6 +232,13 @@ func configure(opts []Option) (*config, error) {
 	c.connectTimeout.Give(c.connectTimeout.Or(defaultConnectTimeout))
 	c.linger.Give(min(c.linger.Or(defaultLinger), maxWait))
 	c.retireGrace.Give(min(c.retireGrace.Or(defaultRetireGrace), maxWait))
+	if r := c.resolver.Get(); c.resolver.Given() {
+		if r.every == 0 {
+			r.every = defaultEvery
+		}
+		r.every = min(r.every, maxWait)
+		c.resolver.Give(r)
+	}
 	if c.autoScaling.Given() && !c.idleTimeout.Given() {
 		c.idleTimeout.Give(defaultIdleTimeout)
 	}
@@ -297,6 +320,15 @@ func (c *config) validate(problems *option.Problems) {
 			wrong("WithProbe", "the idle time is %v; it must be above zero", p.idle)
 		case p.timeout <= 0:
 			wrong("WithProbe", "the timeout is %v; it must be above zero", p.timeout)
+		}
+	}
+	if r := c.resolver.Get(); c.resolver.Given() {
+		needsConnector("WithResolver")
+		switch {
+		case r.ask == nil:
+			wrong("WithResolver", "the resolver is nil; give Addresses, DNS, SRV or a function, or leave the option out")
+		case r.every < 0:
+			wrong("WithResolver", "the interval is %v; it must be above zero, or zero for %v", r.every, defaultEvery)
 		}
 	}
 	problems.AtLeast("WithMaxConnecting", "bound", c.maxConnecting, 1)

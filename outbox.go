@@ -1,6 +1,6 @@
 package plex
 
-// How foreign code that only listens is called: the log's handler, and the observer. It may be slow,
+// How foreign code that only listens is called: the log's handler, and observers. It may be slow,
 // or call the multiplexer. So it is called by a goroutine of its own, which is there only while
 // there is something to tell. Only Close waits for it, and only briefly.
 

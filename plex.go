@@ -1,9 +1,33 @@
-// Package plex multiplexes N interchangeable connections to one service.
+// Package plex lets many goroutines share a few connections to one service.
 //
-// A [Multiplexer] owns the connections. A consumer asks it for a [Reader] or a [Writer], which is a
-// lease on one half of some connection, uses it, and closes it, which puts the half back for the
-// next consumer. The two halves of a connection are leased separately, so one consumer can read
-// from it while another writes to it.
+// A [Multiplexer] owns the connections, which are interchangeable [net.Conn]s. It makes them,
+// replaces those that fail, and adds some when callers wait too long:
+//
+//	mux, err := plex.New(ctx,
+//		plex.WithConnector(plex.Dial("tcp", "db.internal:9042")),
+//		plex.WithMinConnections(2),
+//		plex.WithMaxCapacity(8),
+//		plex.WithAutoScaling(20*time.Millisecond),
+//	)
+//
+// Most programs use it through one of two packages. [go.atomizer.io/plex/request] makes requests
+// and finds the reply to each, by its identifier or by the order of the requests.
+// [go.atomizer.io/plex/message] finds whole messages in what arrives on all connections, and writes
+// whole ones. What follows is about leases, for those who need neither.
+//
+// # Leases
+//
+// A [Writer] or a [Reader] is a lease on one half of some connection. A consumer uses it and closes
+// it, which puts the half back for the next consumer. The two halves of a connection are leased
+// separately, so one consumer can read from it while another writes to it. A [Duplex] is a lease on
+// both halves, and is itself a net.Conn: for protocols that keep a caller's state on the
+// connection.
+//
+// Callers who find nothing idle wait in line, first come, first served, for as long as their
+// timeout and their context allow. An [AcquireError] reads like a diagnosis. Closing a lease may
+// interrupt whoever uses it, at any moment. Kill ends the connection instead: for a consumer that
+// finds it to be bad, or that leaves it in the middle of a message. A lease that has ended reaches
+// nothing.
 //
 // # Which connection
 //
@@ -18,12 +42,6 @@
 // deliver, so that a few goroutines read all connections. A [Conn] names the connection of a lease:
 // for those whose interest in it outlasts the lease.
 //
-// # Messages and requests
-//
-// Two packages take the routing off the consumer's hands. [go.atomizer.io/plex/message] finds whole
-// messages in what arrives on all connections, and writes whole ones. [go.atomizer.io/plex/request]
-// makes requests and finds the reply to each by its identifier.
-//
 // # Life of a connection
 //
 // Connections are given to [New] or [Multiplexer.Add], or made by the [Connect] function of
@@ -35,9 +53,21 @@
 //
 // With a connector, a lost connection is replaced: at once, or under a backoff that probes a dead
 // service by one connect at a time. Idle connections are watched, so that a dead one is replaced
-// before anyone acquires it. With [WithAutoScaling] callers that wait for too long add connections,
-// and those that nobody needs any more are closed; with [WithMaxLifetime] old ones are replaced. A
-// connect serves everyone: no caller's context ends it.
+// before anyone acquires it; [WithProbe] asks them. With [WithAutoScaling] callers that wait for
+// too long add connections, and those that nobody needs any more are closed; with [WithMaxLifetime]
+// old ones are replaced, and with [Multiplexer.Renew] all of them. A connect serves everyone: no
+// caller's context ends it.
+//
+// [Multiplexer.Shutdown] waits for the leases that are live. [Multiplexer.Close] does not. When
+// either has returned, every connection is closed, and plex's goroutines have ended.
+//
+// # What it does, seen from outside
+//
+// [Multiplexer.Stats] has the figures, and [Multiplexer.Conns] the connections. [WithObserver]
+// tells of each [Event], [WithTrace] of each lease, [WithLogger] of what an operator wants to read,
+// and [WithLeakDetection] of leases that are held for too long. Package
+// [go.atomizer.io/plex/plexdebug] shows all of it on a live page. The modules plexprom and plexotel
+// give the figures to Prometheus and OpenTelemetry.
 //
 // # What plex does not do
 //
@@ -61,10 +91,10 @@ import (
 // Multiplexer is a pool of connections to one service. Make one with [New]. All its methods may be
 // called from any number of goroutines.
 //
-// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and outbox, and
-// last that of tasks. queue.sweeping is held while nothing else is. No lock is held while a
-// transport or a callback is called, except half.mu while a deadline is set, which nothing that
-// holds mu waits for.
+// The order of locks: deciding, then half.mu, then mu, then those of roster, watcher and observers,
+// then that of outbox, and last that of tasks. queue.sweeping is held while nothing else is. No lock
+// is held while a transport or a callback is called, except half.mu while a deadline is set, which
+// nothing that holds mu waits for.
 type Multiplexer struct {
 	// What acquire touches. Constant but for what their types say.
 	readers queue
@@ -83,8 +113,8 @@ type Multiplexer struct {
 	timers   timers
 	addr     atomic.Pointer[net.Addr]
 	wake     chan struct{} // for the supervisor, holds one
-	firsts   chan error    // what has become of the connects for New's minimum
-	refuse   sync.Once     // for the beginning of the end
+	firsts   firsts
+	refuse   sync.Once // for the beginning of the end
 
 	roster  roster
 	tasks   tasks
@@ -129,6 +159,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 	m.news.init(cfg, &m.tasks)
 	m.watcher = newWatcher(m)
 	m.readers.init("reader", m.capacity, attendedRemains)
+	m.readers.attended = cfg.quietIdle
 	m.writers.init("writer", m.capacity, 1)
 	// Connects outlive New and serve everyone, so they are bound to the multiplexer, not to ctx,
 	// whose end closes it anyway.
@@ -149,7 +180,7 @@ func New(ctx context.Context, opts ...Option) (*Multiplexer, error) {
 func (m *Multiplexer) populate(ctx context.Context) error {
 	all := m.cfg.connections
 	missing := max(0, m.cfg.minimum.Get()-len(all))
-	m.firsts = make(chan error, missing)
+	m.firsts.news = make(chan struct{}, 1)
 	m.initHealer()
 	m.healer.first = missing
 	m.connecting = len(all)
@@ -161,7 +192,7 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 		}
 	}
 	for i, nc := range all {
-		c, err := m.claim(nc, false)
+		c, err := m.claim(nc, false, Address{})
 		if err == nil {
 			given = append(given, c)
 			err = c.prepare(ctx, m.cfg.connectTimeout.Get())
@@ -176,6 +207,9 @@ func (m *Multiplexer) populate(ctx context.Context) error {
 	}
 	if m.cfg.needsSupervisor() {
 		m.startSupervisor()
+	}
+	if r := m.healer.resolver; r != nil {
+		m.tasks.start(r.run)
 	}
 	if err := m.connectFirst(ctx, missing); err != nil {
 		abandon()
@@ -259,7 +293,7 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	if err := m.reserve(); err != nil {
 		return err
 	}
-	c, err := m.claim(nc, false)
+	c, err := m.claim(nc, false, Address{})
 	if err != nil {
 		m.unreserve()
 		return err
@@ -275,9 +309,12 @@ func (m *Multiplexer) addReserved(ctx context.Context, nc net.Conn) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := &m.healer
-	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.prompt.Len()+h.slow.Len()+h.hung))
+	h.target = min(m.capacity, max(h.target, m.open-m.leaving+h.pace.Under()+h.pace.Hung()))
 	return nil
 }
+
+// Name returns the pool's name, see [WithName]; "" if it has none.
+func (m *Multiplexer) Name() string { return m.news.pool }
 
 // Addr returns the remote address of the first connection that was admitted, nil before there is
 // one.

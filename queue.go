@@ -23,6 +23,9 @@ type queue struct {
 	// token that says: look at the state of the multiplexer (see wakeLocked).
 	idle chan *half
 	kind string // "reader" or "writer"
+	// attended says that each idle half is attended to, also one that is listed: they are read
+	// halves, with WithQuietIdle. Constant.
+	attended bool
 	// ready says that halves are listed only when they have something to deliver.
 	ready atomic.Bool
 	// low is the fewest halves that were idle since the auto-scaler looked last: those that nobody

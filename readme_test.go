@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/textproto"
 	"os"
+	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +26,47 @@ import (
 
 // The functions up to the first Example are the Go code of README.md and docs/guide.md, word for word.
 // TestReadmeSnippets holds them together, so what those pages show has compiled and run.
+
+// redis is the part of Redis whose replies are one line: INCR, SET, EXPIRE, PUBLISH, PING, ….
+type redis struct{}
+
+func (redis) Append(dst []byte, command string) ([]byte, error) {
+	if strings.ContainsAny(command, "\r\n") {
+		return nil, errors.New("a command is one line")
+	}
+	return append(dst, command+"\r\n"...), nil
+}
+
+func (redis) Split(data []byte, atEOF bool) (int, []byte, error) { return message.Lines(data, atEOF) }
+
+func (redis) Parse(reply []byte, command string) (string, error) { return string(reply), nil }
+
+// count counts visits, from many goroutines over two connections, and returns what Redis says last.
+func count(ctx context.Context, address string, visits int) (string, error) {
+	mux, err := plex.New(ctx, plex.WithConnector(plex.Dial("tcp", address)), plex.WithMinConnections(2))
+	if err != nil {
+		return "", err
+	}
+	defer mux.Close()
+
+	client, err := request.NewOrdered(mux, redis{}) // with identifiers in the messages: request.New
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+
+	var all sync.WaitGroup
+	for range visits {
+		all.Go(func() {
+			if _, err := client.Do(ctx, "INCR visits"); err != nil {
+				log.Print(err) // it says whether the server may have got the command
+			}
+		})
+	}
+	all.Wait()
+
+	return client.Do(ctx, "INCR visits")
+}
 
 func connectTo(ctx context.Context, address string) (*plex.Multiplexer, error) {
 	return plex.New(ctx,
@@ -44,6 +87,61 @@ func publish(ctx context.Context, mux *plex.Multiplexer, message string) error {
 	_, err = w.Write([]byte(message))
 
 	return errors.Join(err, w.Close()) // Close puts the half back for the next caller
+}
+
+// subscribe passes on each line that arrives, over whichever connection, until ctx ends.
+func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line []byte)) error {
+	receiver, err := message.New(mux, message.Lines) // or message.Prefix{Bytes: 4}.Split, for a length in front
+	if err != nil {
+		return err
+	}
+
+	var last error
+	for m, err := range receiver.All(ctx) {
+		if last = err; err == nil {
+			handle(m.Data)
+		} // an error is about one connection, except the last, which says why the loop ends
+	}
+
+	return last
+}
+
+// serve reads one message of 16 bytes from whichever connection has one. Run it in a few goroutines.
+func serve(ctx context.Context, mux *plex.Multiplexer, handle func(message [16]byte)) error {
+	for {
+		r, err := mux.ReadyReader(ctx, 0)
+		if err != nil {
+			return err
+		}
+
+		var message [16]byte
+		if _, err = io.ReadFull(r, message[:]); err != nil {
+			_ = r.Kill() // nobody may take the rest of this message for the next one
+			continue
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+
+		handle(message)
+	}
+}
+
+// follow passes on the lines of one connection after the other, until the multiplexer is closed. Run
+// as many as the capacity, in a pool whose minimum is its capacity.
+func follow(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {
+	for {
+		r, err := mux.Reader(ctx, 0) // no limit but ctx's
+		if err != nil {
+			return err
+		}
+
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			handle(lines.Text())
+		}
+
+		_ = r.Kill() // not Close: the next lease would miss what the scanner has read ahead
+	}
 }
 
 // noop asks the service for a sign of life, in the manner of SMTP.
@@ -91,101 +189,63 @@ func ping(_ context.Context, conn net.Conn) error {
 	return nil
 }
 
-// subscribe passes on the lines of one connection until it ends. Run one for each connection,
-// including those that scaling adds.
-func subscribe(ctx context.Context, mux *plex.Multiplexer, handle func(line string)) error {
-	r, err := mux.Reader(ctx, 0) // no limit but ctx's
-	if err != nil {
-		return err
-	}
-
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		handle(lines.Text())
-	}
-
-	return errors.Join(lines.Err(), r.Kill()) // not Close: the next lease would miss what the scanner has read ahead
+// spread is a pool over all pods of a headless service, which is given as host:port.
+func spread(ctx context.Context, service string) (*plex.Multiplexer, error) {
+	return plex.New(ctx,
+		plex.WithResolver(plex.DNS("tcp", service), 10*time.Second),
+		plex.WithConnector(plex.DialResolved(&net.Dialer{})),
+		plex.WithMinConnections(24), // eight to each of three pods
+		plex.WithMaxCapacity(32),    // room in which a connection is replaced before it is moved
+	)
 }
 
-// lines is a protocol of lines: "7 how are you?" is answered by "7 fine".
-type lines struct{}
-
-func (lines) Append(dst []byte, id uint64, question string) ([]byte, error) {
-	return fmt.Appendf(dst, "%d %s\n", id, question), nil
-}
-
-func (lines) Split(data []byte, atEOF bool) (int, []byte, error) { return message.Lines(data, atEOF) }
-
-func (lines) Parse(line []byte) (id uint64, answer string, err error) {
-	number, answer, _ := strings.Cut(string(line), " ")
-	id, err = strconv.ParseUint(number, 10, 64)
-
-	return id, answer, err
-}
-
-// ask asks any number of questions at the same time, over a few connections.
-func ask(ctx context.Context, mux *plex.Multiplexer, questions []string) error {
-	client, err := request.New(mux, lines{})
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-
-	var all sync.WaitGroup
-	for _, question := range questions {
-		all.Go(func() {
-			answer, err := client.Do(ctx, question)
-			fmt.Println(question, answer, err)
-		})
-	}
-	all.Wait()
-
-	return nil
-}
-
-// listen passes on each message that arrives, over whichever connection, until ctx ends.
-func listen(ctx context.Context, mux *plex.Multiplexer, handle func(data []byte)) error {
-	receiver, err := message.New(mux, message.Prefix{Bytes: 4}.Split) // a length of four bytes before each
-	if err != nil {
-		return err
-	}
-
-	var last error
-	for m, err := range receiver.All(ctx) {
-		if last = err; err == nil {
-			handle(m.Data)
-		} // an error is about one connection, except the last, which says why the loop ends
-	}
-
-	return last
-}
-
-// serve reads one message of 16 bytes from whichever connection has one. Run it in a few goroutines.
-func serve(ctx context.Context, mux *plex.Multiplexer, handle func(message [16]byte)) error {
-	for {
-		r, err := mux.ReadyReader(ctx, 0)
-		if err != nil {
-			return err
+// primary finds the one server that takes writes, by asking all of them.
+func primary(isPrimary func(ctx context.Context, address string) (bool, error), addresses ...string) plex.Resolver {
+	return func(ctx context.Context) ([]plex.Address, error) {
+		var errs []error
+		for _, address := range addresses {
+			yes, err := isPrimary(ctx, address)
+			if yes {
+				return []plex.Address{{Address: address}}, nil
+			}
+			errs = append(errs, err)
 		}
 
-		var message [16]byte
-		if _, err = io.ReadFull(r, message[:]); err != nil {
-			_ = r.Kill() // nobody may take the rest of this message for the next one
-			continue
-		}
-		if err := r.Close(); err != nil {
-			return err
-		}
-
-		handle(message)
+		return nil, errors.Join(append(errs, errors.New("no server takes writes"))...) // the pool stays as it is
 	}
 }
 
-func Example_messages() {
-	address, stop := exampleService(func(conn net.Conn) {
-		_, _ = io.WriteString(conn, "\x00\x00\x00\x05hello")
-		_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
+// A server of RESP's simplest part: it counts.
+func exampleCounter() (address string, stop func()) {
+	var visits atomic.Int64
+	return exampleService(func(conn net.Conn) {
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			if lines.Text() != "INCR visits" {
+				_, _ = io.WriteString(conn, "-ERR unknown command\r\n")
+			} else if _, err := fmt.Fprintf(conn, ":%d\r\n", visits.Add(1)); err != nil {
+				return
+			}
+		}
 	})
+}
+
+// Requests of many goroutines share two connections.
+func Example_requests() {
+	address, stop := exampleCounter()
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	fmt.Println(count(ctx, address, 1000))
+
+	// Output:
+	// :1001 <nil>
+}
+
+// What is written over any of the connections comes back over the same ones, and is read from all.
+func Example() {
+	address, stop := exampleService(exampleEcho)
 	defer stop()
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -198,18 +258,27 @@ func Example_messages() {
 	}
 	defer mux.Close()
 
-	left := mux.Stats().Open // each connection brings one
-	err = listen(ctx, mux, func(data []byte) {
-		fmt.Printf("%s\n", data)
+	for i := range 4 {
+		if err := publish(ctx, mux, fmt.Sprintf("message %d\n", i)); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+
+	left := 4
+	err = subscribe(ctx, mux, func(line []byte) {
+		fmt.Printf("%s\n", line)
 		if left--; left == 0 {
 			cancel()
 		}
 	})
 	fmt.Println(errors.Is(err, context.Canceled))
 
-	// Output:
-	// hello
-	// hello
+	// Unordered output:
+	// message 0
+	// message 1
+	// message 2
+	// message 3
 	// true
 }
 
@@ -247,96 +316,120 @@ func Example_readyReaders() {
 	// true
 }
 
-func Example_requests() {
-	address, stop := exampleService(exampleEcho)
-	defer stop()
+// Every connection of a pool of a fixed size is read, also those that replace others.
+func TestFollowReadsEveryConnection(t *testing.T) {
+	l := newLedger(t)
+	address, stop := exampleService(func(conn net.Conn) {
+		_, _ = io.WriteString(conn, "hello\n")
+		_, _ = io.Copy(io.Discard, conn) // until plex closes the connection
+	})
+	t.Cleanup(stop) // when the multiplexer has been closed
+	mux := l.mustOpen(3, plex.Dial("tcp", address), plex.WithMaxCapacity(3))
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-
-	mux, err := connectTo(ctx, address)
-	if err != nil {
-		fmt.Println(err)
-		return
+	heard := make(chan string)
+	ended := make(chan error)
+	for range 3 {
+		go func() { ended <- follow(t.Context(), mux, func(line string) { heard <- line }) }()
 	}
-	defer mux.Close()
-
-	if err := ask(ctx, mux, []string{"one", "two", "three"}); err != nil {
-		fmt.Println(err)
+	for range 3 {
+		require.Equal(t, "hello", <-heard)
 	}
-
-	// Unordered output:
-	// one one <nil>
-	// two two <nil>
-	// three three <nil>
+	for c := range mux.Conns() {
+		c.Kill()
+	}
+	for range 3 {
+		require.Equal(t, "hello", <-heard)
+	}
+	require.NoError(t, mux.Close())
+	for range 3 {
+		require.ErrorIs(t, <-ended, plex.ErrClosed)
+	}
 }
 
-func Example() {
-	address, stop := exampleService(exampleEcho)
-	defer stop()
-
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-
-	mux, err := connectTo(ctx, address)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-
-	received, ended := make(chan string), make(chan error)
-	for range mux.Stats().Open {
-		go func() {
-			ended <- subscribe(ctx, mux, func(line string) { received <- line })
-		}()
-	}
-
-	for i := range 4 {
-		if err := publish(ctx, mux, fmt.Sprintf("message %d\n", i)); err != nil {
-			fmt.Println(err)
-			return
-		}
-	}
-	for range 4 {
-		fmt.Println(<-received)
-	}
-
-	open := mux.Stats().Open
-	if err := mux.Close(); err != nil {
-		fmt.Println(err)
-	}
-	for range open {
-		if err := <-ended; !errors.Is(err, plex.ErrClosed) {
-			fmt.Println(err)
-		}
-	}
-
-	// Unordered output:
-	// message 0
-	// message 1
-	// message 2
-	// message 3
+// What Redis could take for two commands is not sent.
+func TestACommandIsOneLine(t *testing.T) {
+	_, err := redis{}.Append(nil, "GET a\r\nFLUSHALL")
+	require.Error(t, err)
 }
 
 func TestReadmeSnippets(t *testing.T) {
-	for page, file := range map[string]string{
-		"README.md":      "readme_test.go",
-		"docs/guide.md":  "readme_test.go",
-		"docs/moving.md": "moving_test.go",
-	} {
-		source, err := os.ReadFile(file)
-		require.NoError(t, err)
+	indented := regexp.MustCompile(`(?m)^(.)`)
+	pages := map[string]string{
+		"README.md":          "readme_test.go",
+		"docs/guide.md":      "readme_test.go",
+		"docs/moving.md":     "moving_test.go",
+		"plexprom/README.md": "plexprom/example_test.go",
+	}
+	found, err := filepath.Glob("*/README.md")
+	require.NoError(t, err)
+	more, err := filepath.Glob("examples/*/README.md")
+	require.NoError(t, err)
+	for _, page := range append(found, more...) {
+		if page = filepath.ToSlash(page); pages[page] == "" {
+			pages[page] = strings.TrimSuffix(page, "README.md") + "readme_test.go" // in the function readme
+		}
+	}
+
+	for page, file := range pages {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-
 		snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-		require.NotEmpty(t, snippets, "%s shows no code", page)
+		if len(snippets) == 0 {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		require.NoError(t, err, page)
 
 		for _, snippet := range snippets {
 			// No require.Contains here: it would print the whole file.
-			if !strings.Contains(string(source), "\n"+snippet[1]) {
+			if !strings.Contains(string(source), "\n"+snippet[1]) &&
+				!strings.Contains(string(source), "\n"+indented.ReplaceAllString(snippet[1], "\t$1")) {
 				t.Errorf("a snippet of %s is not in %s word for word:\n%s", page, file, snippet[1])
 			}
 		}
 	}
+}
+
+// Every relative link of the pages leads to a file, and to a headline if it names one.
+func TestLinksOfThePages(t *testing.T) {
+	var pages []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "*/README.md", "examples/*/README.md", ".github/*.md"} {
+		found, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		pages = append(pages, found...)
+	}
+	require.Greater(t, len(pages), 10)
+
+	links := regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]*))?\)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, link := range links.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			target := page
+			if link[1] != "" {
+				target = filepath.Join(filepath.Dir(page), link[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s, which is not there", page, link[1])
+			} else if link[2] != "" && !headlines(t, target)[link[2]] {
+				t.Errorf("%s links to #%s, which is no headline of %s", page, link[2], target)
+			}
+		}
+	}
+}
+
+// headlines are the anchors of a page.
+func headlines(t *testing.T, page string) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	anchors := map[string]bool{}
+	for _, line := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		anchor := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(line[1]), "")
+		anchors[strings.ReplaceAll(anchor, " ", "-")] = true
+	}
+	return anchors
 }

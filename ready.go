@@ -112,6 +112,7 @@ func (m *Multiplexer) decideReading(mode int32) error {
 		switch h := &c.r; {
 		case mode == readsAny:
 			h.beListed()
+			h.leaveParking() // of WithQuietIdle
 		case h.word().idle():
 			h.attend(h.word(), false)
 		}
@@ -131,14 +132,15 @@ func (h *half) beListed() {
 // transport. It may come late, when there have been other leases since; see arrived.
 func (h *half) attend(w word, looked bool) {
 	c := h.conn
-	if c.m.reading.Load() != readsReady {
-		return
-	}
+	ready, left := c.m.reading.Load() == readsReady, h.word().is(dataLeft|connEnded)
 	switch {
-	case h.word().is(dataLeft | connEnded):
+	case !ready && (left || !c.m.cfg.quietIdle): // nobody wants to know
+	case left:
 		h.becomeReady(w.tag())
 	case c.attention == parked || c.attention == blind:
-		c.parkSoon()
+		if !h.word().is(poolListed) { // it is not parked while it can be leased by anyone
+			c.parkSoon()
+		}
 	case c.attention == inside && !looked:
 		c.m.tasks.start(c.glance) // whose end comes back here
 	default:
@@ -150,9 +152,12 @@ func (h *half) attend(w word, looked bool) {
 
 // arrived is called by the watcher when c can be read from.
 func (c *conn) arrived(tag uint32) {
-	if c.attention == inside {
-		c.m.tasks.start(c.glance) // what has arrived may be too little to deliver anything
+	if c.attention == inside || c.expectsNothing() {
+		c.m.tasks.start(c.glance) // what has arrived may be too little to deliver anything, or unasked
 		return
+	}
+	if c.m.reading.Load() != readsReady {
+		return // what is expected has come
 	}
 	h := &c.r
 	h.becomeReady(tag)

@@ -37,11 +37,11 @@ func (r *remains) oldest() *conn {
 
 // mostRemains is how many are kept. Where ready readers come for them, no message may be lost as
 // long as they do, so there may be more for a moment, see waitsForReaders.
-func (m *Multiplexer) mostRemains() int {
-	if m.reading.Load() == readsReady {
-		return attendedRemains * m.capacity
+func mostRemains(capacity int, mode int32) int {
+	if mode == readsReady {
+		return attendedRemains * capacity
 	}
-	return m.capacity
+	return capacity
 }
 
 // keepRemains keeps a connection for what is left to be read. The caller holds its read half. If
@@ -52,7 +52,7 @@ func (c *conn) keepRemains() (giveUp bool) {
 	m.mu.Lock()
 	m.remains.keep(c)
 	var victim *conn
-	if m.remains.list.Len() > m.mostRemains() {
+	if m.remains.list.Len() > mostRemains(m.capacity, m.reading.Load()) {
 		victim = m.remains.oldest()
 		m.remains.drop(victim)
 	}

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
@@ -39,22 +41,25 @@ func (c Conn) Retire() {
 	if c.c == nil {
 		return
 	}
-	m := c.c.m
-	m.startSupervisor()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c.c.markDueLocked(whyRenewed, time.Now()) {
-		m.kick()
-	}
+	c.c.m.startSupervisor()
+	c.c.turnOut(whyRenewed)
 }
+
+const (
+	renewPause  = 20 * time.Millisecond // the longest between two connections
+	renewPauses = 2 * time.Second       // all of them together
+)
 
 var errRenewNothing = errors.New("plex: Renew: there is no connector to connect others; give one with WithConnector")
 
 // Renew retires all connections that are open now, one after the other, as [Conn.Retire] does:
-// after a failover, a change of certificates or of the service's addresses. Leases are not cut
-// short, and callers do not fail for it. It returns when all of them are closed, or with the error
-// of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are retired all
-// the same.
+// after a failover, a change of certificates or of the service's addresses. They come in a random
+// order and with short random pauses, of two seconds at most together, so that many pools that are
+// renewed at the same moment do not go through the service's addresses in step. Leases are not cut
+// short, and callers do not fail for it. With [WithResolver] the addresses are asked for first, which
+// may take a second longer than the resolver does. Renew returns when all of them are closed, or
+// with the error of ctx, or with [ErrClosed]; when ctx ends, the connections that are still open are
+// retired all the same.
 func (m *Multiplexer) Renew(ctx context.Context) error {
 	switch {
 	case ctx == nil:
@@ -64,11 +69,15 @@ func (m *Multiplexer) Renew(ctx context.Context) error {
 	case m.cfg.connect == nil:
 		return errRenewNothing
 	}
-	var old []*conn
-	for _, c := range m.roster.all() {
-		if c.isOpen() {
-			old = append(old, c)
-			Conn{c}.Retire()
+	m.healer.resolver.refresh(ctx)
+	old := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.isOpen() })
+	rand.Shuffle(len(old), func(i, j int) { old[i], old[j] = old[j], old[i] })
+	for _, c := range old {
+		Conn{c}.Retire()
+		select {
+		case <-time.After(rand.N(min(renewPause, renewPauses/time.Duration(len(old))))):
+		case <-ctx.Done():
+		case <-m.ctx.Done():
 		}
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -201,3 +201,87 @@ func TestDetachOfAConnectionThatHasFailedTellsTheCause(t *testing.T) {
 	require.ErrorIs(t, err, plex.ErrKilled)
 	require.Equal(t, net.Conn(nil), nc)
 }
+
+// Many pools that are renewed at the same moment do not go through their connections in step.
+func TestRenewIsJittered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pools, conns = 20, 4
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		first, took := make(map[int]int), make(map[time.Duration]bool)
+		for range pools {
+			m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(conns))
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, m.Close()) })
+			time.Sleep(time.Minute)
+			all.Go(func() {
+				old := slices.Collect(m.Conns())
+				for i, c := range old {
+					c.AfterEnd(func(error) {
+						mu.Lock()
+						defer mu.Unlock()
+						if m.Stats().Retired == 1 {
+							first[i]++
+						}
+					})
+				}
+				began := time.Now()
+				assert.NoError(t, m.Renew(t.Context()))
+				mu.Lock()
+				defer mu.Unlock()
+				took[time.Since(began)] = true
+			})
+		}
+		all.Wait()
+		assert.Greater(t, len(first), 1, "not always the same goes first")
+		assert.Greater(t, len(took), pools/2, "how long it takes differs")
+		for d := range took {
+			assert.Less(t, d, 10*time.Second)
+		}
+	})
+}
+
+// The last of several connections to be retired was in use when all others had been replaced: nobody looked again when
+// its lease ended.
+func TestAConnectionThatWasInUseIsReplacedWhenItsLeaseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(2), plex.WithMaxCapacity(3))
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, m.Close()) })
+		time.Sleep(time.Minute)
+		w, err := m.Writer(t.Context(), -1)
+		require.NoError(t, err)
+		w.Conn().Retire()
+		for c := range m.Conns() {
+			if c != w.Conn() {
+				c.Retire()
+			}
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, m.Stats().Retired)
+		require.NoError(t, w.Close())
+		time.Sleep(50 * time.Millisecond)
+		s := m.Stats()
+		require.EqualValues(t, 2, s.Retired)
+		require.Equal(t, 2, s.Open)
+	})
+}
+
+// Many are due at once, and each is let go again and again until it has been replaced. None is overlooked because it was
+// just being let go when it was its turn.
+func TestOfManyThatAreDueNoneIsOverlooked(t *testing.T) {
+	for range 40 {
+		synctest.Test(t, func(t *testing.T) {
+			m, err := plex.New(t.Context(), dialsFakes(t), plex.WithMinConnections(24), plex.WithMaxCapacity(25))
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, m.Close()) })
+			attend(t, m)
+			time.Sleep(time.Minute)
+			for c := range m.Conns() {
+				c.Retire()
+			}
+			time.Sleep(time.Second)
+			require.EqualValues(t, 24, m.Stats().Retired)
+		})
+	}
+}

@@ -81,9 +81,15 @@ func (m *Multiplexer) Stats() Stats {
 		s.WaitDuration += time.Duration(q.waitTime.Load())
 		q.waits.addTo(&s.Waits)
 	}
-	s.Backoff = m.healer.pace.Backoff(time.Now(), false)
+	s.Backoff = m.healer.pace.Backoff(time.Now())
 	s.LastConnectError = m.lastErr
 	return s
+}
+
+// noteConnect accounts for how long a connect has taken.
+func (s *Stats) noteConnect(took time.Duration) {
+	s.ConnectDuration += took
+	s.Connects.add(took)
 }
 
 // snapshots are copies of rosters, reused since some callers ask for Stats all the time.

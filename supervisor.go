@@ -32,7 +32,8 @@ func (m *Multiplexer) supervise() {
 		m.connectsLocked(now, &next)
 		m.wakeIfHopelessLocked()
 		surplus := m.surplusLocked(now, &next)
-		failures, unpaused := m.healer.pace.Unpaused()
+		overfull, move := m.healer.resolver.balanceLocked(now, &next)
+		unpaused, failures := m.healer.pace.Unpaused()
 		m.scaler.armed = next
 		m.mu.Unlock()
 
@@ -42,8 +43,11 @@ func (m *Multiplexer) supervise() {
 		}
 		m.reportLeaks(now, &next)
 		probes.look(m, now, &next)
-		if unpaused {
-			m.decidePause(failures)
+		if move {
+			m.healer.resolver.moveOne(overfull)
+		}
+		if unpaused != nil {
+			m.decidePause(unpaused, failures)
 			continue
 		}
 		timer.Reset(time.Until(next))

@@ -175,6 +175,7 @@ func (h *half) failedOperation(err error) error {
 		// A Write to a connection that has been reset meanwhile only says that the pipe is broken;
 		// the kernel has told the other half why.
 		if h.writes() && sock.BrokenPipe(err) && c.wasReset() {
+			c.letTell(&c.r)
 			err = fmt.Errorf("%w: %w", c.resetCause(), err)
 		}
 		// Whose deadline it was, or whose lease has ended, means nothing to the others on the
@@ -189,28 +190,40 @@ func (h *half) failedOperation(err error) error {
 
 // resetBehindEOF returns why the connection has failed, if it has. The kernel tells a reset to one
 // half only, and the other one of a clean EOF. So an EOF is believed only of a connection that has
-// not failed. Where there is no socket to ask, a Write that is under way may be about to tell of
-// the reset, and is given a moment for it.
+// not failed, and of a reset that nobody has told of, nothing is known but that it was one. Where
+// there is no socket to ask, a Write that is under way may be about to tell of it, too.
 func (c *conn) resetBehindEOF() error {
-	if c.failure() == nil && c.wasReset() {
+	reset := c.wasReset()
+	if reset || !c.socket.Exists() {
+		c.letTell(&c.w)
+	}
+	if reset && c.failure() == nil {
 		c.fail(c.resetCause())
 	}
-	if !c.socket.Exists() {
-		for range eofSteps {
-			if c.failure() != nil || !c.w.word().is(leaseBusy) {
-				break
-			}
-			time.Sleep(eofStep)
-		}
-	}
 	return c.failure()
+}
+
+// letTell gives an operation of the other half a moment to tell why the connection has failed: the
+// kernel may have told it, and nobody else. Plex itself reads, from a half that it holds, and never
+// writes.
+func (c *conn) letTell(other *half) {
+	busy := leaseBusy
+	if !other.writes() {
+		busy |= poolHeld
+	}
+	for range tellSteps {
+		if c.failure() != nil || !other.word().is(busy) {
+			return
+		}
+		time.Sleep(tellStep)
+	}
 }
 
 // The moment is short, because an EOF during a long Write is mostly just that. It is made of steps,
 // because a process that was stopped has not given the Write the chance to return.
 const (
-	eofSteps = 20
-	eofStep  = time.Millisecond
+	tellSteps = 20
+	tellStep  = time.Millisecond
 )
 
 func (h *half) verdict(err error) verdict {

@@ -27,7 +27,9 @@ type watcher struct {
 	stopped  bool
 }
 
-func newWatcher(m *Multiplexer) *watcher { return &watcher{m: m, done: make(chan struct{})} }
+func newWatcher(m *Multiplexer) *watcher {
+	return &watcher{m: m, done: make(chan struct{}), readable: m.cfg.quietIdle}
+}
 
 // watch begins to watch a connection that has just been admitted.
 func (w *watcher) watch(c *conn) {

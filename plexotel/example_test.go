@@ -78,3 +78,42 @@ func Example() {
 	// client ECHO echo 5
 	// plex.connection.max 2 {connection}
 }
+
+// Metrics of the pool alone. A program that has set the global provider needs no option.
+func ExampleRegister() {
+	address, stop, err := service(nil)
+	if err != nil {
+		panic(err)
+	}
+	defer stop()
+	mux, err := plex.New(context.Background(), plex.WithConnector(plex.Dial("tcp", address)), plex.WithMinConnections(3))
+	if err != nil {
+		panic(err)
+	}
+	defer mux.Close()
+
+	reader := sdkmetric.NewManualReader()
+	unregister, err := plexotel.Register(mux, "orders",
+		plexotel.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
+	if err != nil {
+		panic(err)
+	}
+	defer unregister() // before the multiplexer is closed
+
+	var collected metricdata.ResourceMetrics
+	if err := reader.Collect(context.Background(), &collected); err != nil {
+		panic(err)
+	}
+	for _, m := range collected.ScopeMetrics[0].Metrics {
+		if m.Name == "plex.connection.count" {
+			for _, point := range m.Data.(metricdata.Sum[int64]).DataPoints {
+				state, _ := point.Attributes.Value("plex.connection.state")
+				fmt.Println(m.Name, state.AsString(), point.Value)
+			}
+		}
+	}
+
+	// Unordered output:
+	// plex.connection.count idle 3
+	// plex.connection.count used 0
+}

@@ -5,7 +5,7 @@ go 1.25.0
 require (
 	github.com/prometheus/client_golang v1.24.1
 	github.com/stretchr/testify v1.12.1
-	go.atomizer.io/plex v0.0.0
+	go.atomizer.io/plex v0.1.0
 )
 
 require (

@@ -8,6 +8,10 @@
 // thousands of requests at once, and no caller waits for another's reply. A [Protocol], three short
 // methods, defines what requests and replies look like on the wire.
 //
+//	client, err := request.New(mux, protocol{})
+//	…
+//	reply, err := client.Do(ctx, question) // in any number of goroutines
+//
 // # What a caller may rely on
 //
 //   - Every Do ends exactly once: with the reply, with an error, or with its context.

@@ -97,8 +97,8 @@ func NewOrdered[Q, R any](m *plex.Multiplexer, p Ordered[Q, R], options ...Optio
 }
 
 // ErrOutOfStep is why a connection was killed that has brought a reply for which no request waits.
-// From there on nobody can tell which reply is whose.
-var ErrOutOfStep = errors.New("request: a reply that no request waits for")
+// From there on nobody can tell which reply is whose. It is [plex.ErrOutOfStep].
+var ErrOutOfStep = plex.ErrOutOfStep
 
 // errDatagrams is what requests fail with if they would go over datagrams.
 var errDatagrams = errors.New("request: the replies come in the order of the requests, which datagrams do not keep; " +

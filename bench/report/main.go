@@ -1,6 +1,7 @@
 // The report runs all benchmarks and writes docs/benchmarks.md with its charts.
 //
-//	go run -C bench ./report          # from the top of the repository
+//	go run -C bench ./report             # from the top of the repository
+//	go run -C bench ./report -addresses  # only the simulated section about several addresses
 //
 // A full run takes some minutes and wants a machine that does nothing else.
 package main
@@ -37,6 +38,7 @@ func run() error {
 	services := flag.Bool("services", false, "also compare the clients of the examples with those that everybody uses; needs memcached")
 	list := flag.Bool("list", false, "list the cases, with what each compares and its target, and do nothing")
 	out := flag.String("out", "", "the `directory` to write to (default: docs at the top of the repository)")
+	addresses := flag.Bool("addresses", false, "only simulate services with several addresses, and write that section again and nothing else")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see -help", flag.Arg(0))
@@ -49,6 +51,10 @@ func run() error {
 		if *out, err = docs(); err != nil {
 			return err
 		}
+	}
+
+	if *addresses {
+		return rewriteAddresses(*out)
 	}
 
 	other, err := peer.Start()
@@ -88,6 +94,7 @@ func run() error {
 	if r.Profiles, err = profileMissed(ctx, r.Results, *short); err != nil {
 		return err
 	}
+	r.Simulated = simulate()
 	r.Took = time.Since(start)
 	if *out == "" {
 		return nil

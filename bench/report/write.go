@@ -13,6 +13,7 @@ import (
 
 	"go.atomizer.io/plex/bench/cases"
 	"go.atomizer.io/plex/bench/harness"
+	"go.atomizer.io/plex/internal/pace/pacesim"
 )
 
 // report is what is written.
@@ -24,6 +25,8 @@ type report struct {
 	// Profiles are of the cases that are too slow, by name.
 	Profiles map[string]*harness.Profile
 	Took     time.Duration
+	// Simulated is of services with several addresses.
+	Simulated []*pacesim.Result
 }
 
 //go:embed benchmarks.md.tmpl
@@ -46,12 +49,13 @@ func (r *report) write(dir string) error {
 		shown[c.Group] = c
 	}
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"groups":  r.groups,
-		"targets": r.targets,
-		"table":   table,
-		"profile": r.profile,
-		"chart":   func(group string) string { return shown[group].markdown() },
-		"round":   func(d time.Duration) time.Duration { return d.Round(time.Second) },
+		"groups":    r.groups,
+		"targets":   r.targets,
+		"table":     table,
+		"profile":   r.profile,
+		"addresses": func() (string, error) { return writeAddresses(dir, r.Simulated) },
+		"chart":     func(group string) string { return shown[group].markdown() },
+		"round":     func(d time.Duration) time.Duration { return d.Round(time.Second) },
 	}).Parse(page)
 	if err != nil {
 		return err

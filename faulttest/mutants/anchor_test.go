@@ -61,7 +61,8 @@ func TestAnchorsSurviveAnotherLayoutOtherCommentsAndAMoveToAnotherFile(t *testin
 	for pkg, f := range packages {
 		moved[pkg] = rewritten(t, f)
 	}
-	// texts is what a defect has made of the declarations that it is about.
+	// texts is what a defect has made of the declarations that it is about, in any order: a name may be declared
+	// once for each system.
 	texts := func(d defect, f folder) (all []string) {
 		for _, e := range d.edits {
 			found, err := f.declared(e.name)
@@ -69,11 +70,14 @@ func TestAnchorsSurviveAnotherLayoutOtherCommentsAndAMoveToAnotherFile(t *testin
 			for _, p := range wholes(found) {
 				ws, err := words(p.text[p.marker.from:p.marker.to])
 				require.NoError(t, err)
+				var text strings.Builder
 				for _, w := range ws {
-					all = append(all, w.text)
+					text.WriteString(w.text + " ")
 				}
+				all = append(all, text.String())
 			}
 		}
+		slices.Sort(all)
 		return all
 	}
 	for _, d := range defects() {

@@ -69,7 +69,7 @@ func copyLibrary(from, to string) error {
 func wanted(folder string) bool {
 	top, _, _ := strings.Cut(folder, string(filepath.Separator))
 	switch top {
-	case "faulttest", "testdata", "examples", "internal", "message", "request":
+	case "faulttest", "testdata", "examples", "internal", "message", "plexdebug", "request", "docs":
 		return true
 	}
 	return false

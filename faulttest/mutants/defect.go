@@ -60,7 +60,7 @@ func defects() []defect {
 	return slices.Concat(
 		leaseDefects, poolDefects, connectDefects, streamDefects, healDefects, watchDefects, readyDefects, reviewedDefects,
 		wordDefects, lifeDefects, limitDefects, deadlineDefects, wayDefects, guardDefects, paceDefects, layerDefects(),
-		partDefects(),
+		partDefects(), debugDefects(),
 	)
 }
 

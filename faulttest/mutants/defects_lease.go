@@ -34,6 +34,30 @@ var leaseDefects = []defect{
 		tests: []suite{root("TestDuplexWaitsUntilNothingIsExpectedOfTheConnection")},
 	},
 	{
+		name:  "unread-after-a-duplex",
+		what:  "what a whole connection leaves unread is kept for the next, where only requests are answered",
+		edits: []edit{in("half.readAhead", drop("c.failUnasked(whole)"))},
+		tests: []suite{root("TestBytesThatADuplexLeavesUnreadLoseTheConnection")},
+	},
+	{
+		name:  "unasked-before-a-duplex",
+		what:  "nobody looks for unasked bytes before a whole connection is leased",
+		edits: []edit{in("conn.wholeNow", drop("c.lookUnasked()"))},
+		tests: []suite{root("TestADuplexNeverBeginsWithUnaskedBytes")},
+	},
+	{
+		name:  "unasked-while-idle",
+		what:  "unasked bytes on an idle connection are kept for whoever comes",
+		edits: []edit{in("conn.afterLook", drop("c.failUnasked(false)"))},
+		tests: []suite{root("TestUnaskedBytesLoseAnIdleConnection")},
+	},
+	{
+		name:  "asked-for-by-a-pin",
+		what:  "a reply that is expected by a pin counts as unasked for",
+		edits: []edit{in("conn.expectsNothing", replace("c.isFree()", "true"))},
+		tests: []suite{root("TestWhatAPinIsForIsNotUnasked")},
+	},
+	{
 		name:  "double-requeue",
 		what:  "the end of a lease puts the half into the queue twice, until the queue is full of entries that are nobody's",
 		edits: []edit{in("half.close", twice("h.queue.put(h)"))},

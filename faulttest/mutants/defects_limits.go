@@ -64,6 +64,24 @@ var limitDefects = []defect{
 		tests: []suite{root("TestTheObserverIsToldOfALife")},
 	},
 	{
+		name:  "observer-stop-is-late",
+		what:  "an observer that was stopped is told what was still on its way",
+		edits: []edit{in("observers.add", drop("over.Store(true)"))},
+		tests: []suite{root("TestASlowObserverHoldsUpNoOther")},
+	},
+	{
+		name:  "observer-stop-is-all",
+		what:  "stopping one observer stops all",
+		edits: []edit{in("observers.add", replace("b == box", "b != nil"))},
+		tests: []suite{root("TestObserversComeAndGo")},
+	},
+	{
+		name:  "stack-of-a-lease-that-is-over",
+		what:  "a half that nobody has shows the stack that took its last lease",
+		edits: []edit{in("half.taken", replace("!h.live(o.lease)", "false"))},
+		tests: []suite{root("TestStacksTellWhoHasALease")},
+	},
+	{
 		name:  "probe-all-at-once",
 		what:  "all connections are probed in the same moment",
 		edits: []edit{in("prober.look", replace("rand.N(tick)", "0*rand.N(tick)"))},

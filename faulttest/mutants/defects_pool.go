@@ -54,7 +54,7 @@ var poolDefects = []defect{
 	{
 		name:  "eof-before-the-writes-reset",
 		what:  "an EOF is believed though a Write is about to tell of a reset, where there is no socket to ask",
-		edits: []edit{in("conn.resetBehindEOF", drop("time.Sleep(eofStep)"))},
+		edits: []edit{in("conn.letTell", drop("time.Sleep(tellStep)"))},
 		tests: []suite{root("TestEOFBeforeTheErrorOfAWriteThatIsUnderWayIsAReset")},
 	},
 	{
@@ -114,7 +114,7 @@ var poolDefects = []defect{
 	{
 		name:  "remains-unbounded",
 		what:  "connections that are kept only for what is left to read are not bounded in number",
-		edits: []edit{in("conn.keepRemains", replace("m.mostRemains()", "100*m.capacity"))},
+		edits: []edit{in("conn.keepRemains", replace("mostRemains(m.capacity, m.reading.Load())", "100*m.capacity"))},
 		tests: []suite{root("TestWhatLostConnectionsHaveLeftToReadIsKeptForAsManyAsTheCapacity")},
 	},
 	{

@@ -83,9 +83,9 @@ var readyDefects = []defect{
 	},
 	{
 		name:  "age-overlooked",
-		what:  "a connection that becomes too old while plex looks at it is not retired after the look",
+		what:  "a connection that may be retired from now on, while plex looks at it, is not retired after the look",
 		edits: []edit{in("conn.lookIdle", drop("c.againIfUnleased(&c.w)"))},
-		tests: []suite{root("TestAConnectionThatIsLookedAtIsReplacedForItsAge")},
+		tests: []suite{root("TestAConnectionThatIsLookedAtWhenItsLastPinGoesIsRetired")},
 	},
 	{
 		name:  "later-connections-unattended",

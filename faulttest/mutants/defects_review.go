@@ -49,13 +49,13 @@ var reviewedDefects = []defect{
 		name:  "hung-connects-counted-on",
 		what:  "a connect that hangs beyond its timeout counts as the replacement of a lost connection",
 		pkg:   "internal/pace",
-		edits: []edit{in("decide", replace("usable-coming", "usable-d.Connecting"))},
+		edits: []edit{in("Service.Decide", replace("usable-coming", "usable-d.Connecting"))},
 		tests: []suite{own("internal/pace", "TestDecide", "TestDecideKeepsItsBounds")},
 	},
 	{
 		name:  "hung-connects-stop-age",
 		what:  "a connect that hangs beyond its timeout keeps all connections from being replaced for their age",
-		edits: []edit{in("Multiplexer.canSpareLocked", replace("m.healer.target-m.healer.hung", "m.healer.target"))},
+		edits: []edit{in("Multiplexer.canSpareLocked", replace("m.healer.target-m.healer.pace.Hung()", "m.healer.target"))},
 		tests: []suite{root("TestAConnectThatHangsDoesNotKeepOthersBeyondTheirAge")},
 	},
 	{

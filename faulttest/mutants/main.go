@@ -3,6 +3,7 @@
 //
 //	go run ./mutants              all defects; exit code 1 if one survives
 //	go run ./mutants -only NAME   those whose names match the regular expression
+//	go run ./mutants -part 1/2    every second one, beginning with the first
 //	go run ./mutants -list        their names and what they do
 //
 // The defects are data, in the files defects_*.go. Each is anchored to a function and to a short piece of Go in it, so
@@ -26,6 +27,7 @@ import (
 
 func main() {
 	only := flag.String("only", "", "plant only the defects whose names match this regular expression")
+	part := flag.String("part", "1/1", "plant only a part of the defects: i/n is every n-th, beginning with the i-th")
 	jobs := flag.Int("j", runtime.NumCPU(), "how many defects to try at the same time")
 	list := flag.Bool("list", false, "print the defects and what they do, and run nothing")
 	keep := flag.Bool("keep", false, "keep the copies of the library, to look at")
@@ -36,7 +38,7 @@ func main() {
 	defer stop()
 
 	g := &gate{jobs: max(1, *jobs), keep: *keep, verbose: *verbose}
-	code, err := g.main(ctx, *only, *list)
+	code, err := g.main(ctx, *only, *part, *list)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		code = 2
@@ -57,9 +59,12 @@ type gate struct {
 	done int
 }
 
-func (g *gate) main(ctx context.Context, only string, list bool) (code int, err error) {
+func (g *gate) main(ctx context.Context, only, part string, list bool) (code int, err error) {
 	chosen, err := choose(only)
 	if err != nil {
+		return 0, err
+	}
+	if chosen, err = partOf(chosen, part); err != nil {
 		return 0, err
 	}
 	if list {
@@ -124,6 +129,18 @@ func (g *gate) progress(of int, v verdict) {
 }
 
 // choose returns the defects whose names match.
+// partOf returns every n-th defect, beginning with the i-th, for a part i/n.
+func partOf(all []defect, part string) (some []defect, err error) {
+	var i, n int
+	if _, err := fmt.Sscanf(part, "%d/%d", &i, &n); err != nil || i < 1 || i > n {
+		return nil, fmt.Errorf("-part %s: give i/n, with i from 1 to n", part)
+	}
+	for at := i - 1; at < len(all); at += n {
+		some = append(some, all[at])
+	}
+	return some, nil
+}
+
 func choose(only string) ([]defect, error) {
 	expr, err := regexp.Compile(only)
 	if err != nil {

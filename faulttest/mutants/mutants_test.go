@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,5 +69,32 @@ func TestTheCulpritIsFoundInTheOutputOfTests(t *testing.T) {
 		by, how := culprit(c.output)
 		require.Equal(t, c.by, by)
 		require.Equal(t, c.how, how)
+	}
+}
+
+func TestThePartsAreAllDefectsOnce(t *testing.T) {
+	all := make([]defect, 11)
+	for i := range all {
+		all[i].name = string(rune('a' + i))
+	}
+	for _, n := range []string{"1", "2", "3", "12"} {
+		count := map[string]int{}
+		parts, err := strconv.Atoi(n)
+		require.NoError(t, err)
+		for i := range parts {
+			some, err := partOf(all, fmt.Sprintf("%d/%s", i+1, n))
+			require.NoError(t, err)
+			for _, d := range some {
+				count[d.name]++
+			}
+		}
+		require.Len(t, count, len(all))
+		for name, times := range count {
+			require.Equal(t, 1, times, name)
+		}
+	}
+	for _, bad := range []string{"", "1", "0/2", "3/2", "x/y", "1/0"} {
+		_, err := partOf(all, bad)
+		require.ErrorContains(t, err, "give i/n", bad)
 	}
 }

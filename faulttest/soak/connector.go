@@ -31,7 +31,7 @@ var (
 const handshakeTimeout = 150 * time.Millisecond
 
 // connect is a plex.Connect for a pool of the given set-up.
-func (s *lane) connect(p *setup) plex.Connect {
+func (s *lane) connect(p *setup, service *cluster) plex.Connect {
 	return func(ctx context.Context, conn net.Conn) error {
 		n := s.dials.Add(1)
 		fault := s.drawConnectorFault(n)
@@ -61,6 +61,10 @@ func (s *lane) connect(p *setup) plex.Connect {
 			return plex.Attach(conn, (*net.TCPConn)(nil))
 		}
 
+		if err := service.reach(ctx, conn); err != nil {
+			s.book.dialFailed()
+			return err
+		}
 		tcp, err := s.dial(ctx, n, fault == connectorAttachesLate)
 		if err != nil {
 			s.book.dialFailed()

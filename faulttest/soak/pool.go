@@ -139,7 +139,11 @@ func (s *lane) open(ctx context.Context, p *setup) *pool {
 	if p.leaks > 0 {
 		more = append(more, plex.WithLeakDetection(p.leaks))
 	}
-	m := p.Open(ctx, poolCtx, s.connect(p), more...)
+	service := &cluster{s: s, p: p}
+	if p.addresses > 0 {
+		more = append(more, plex.WithResolver(service.resolve, askedEvery))
+	}
+	m := p.Open(ctx, poolCtx, s.connect(p, service), more...)
 	if m == nil {
 		end()
 		return nil
@@ -185,7 +189,7 @@ func (s *lane) calm(m *pool, p *setup, consumers *sync.WaitGroup) {
 		live = check.LiveReady
 	}
 	n := p.Minimum
-	if p.Lifetime > 0 && n > 1 {
+	if (p.Lifetime > 0 || p.addresses > 0) && n > 1 {
 		n-- // one at a time is retired, and what is left in it may be leased, too
 	}
 	if err := live(context.Background(), m.Multiplexer, n, scaffold.Starving); err != nil {

@@ -32,6 +32,8 @@ type setup struct {
 	callbacks  bool // consumers want to be told of the ends, by functions that panic and end goroutines
 	badBackoff bool // so does the function for the pauses
 	logs       bool // and the log handler
+
+	addresses int // of the service, of which some come and go; 0: it has one, and no resolver
 }
 
 // transportKind is what the connections are.
@@ -117,6 +119,9 @@ func (p setup) String() string {
 			text.WriteString(", " + special.what)
 		}
 	}
+	if p.addresses > 0 {
+		fmt.Fprintf(&text, ", %d addresses", p.addresses)
+	}
 	return fmt.Sprintf("%v; %v", &text, p.end)
 }
 
@@ -168,5 +173,8 @@ func (s *lane) drawSetup(n int) setup {
 	p.kills = oneIn(6)
 	p.slowClose, p.noClose = oneIn(3), oneIn(24)
 	p.crashes, p.callbacks, p.badBackoff, p.logs = oneIn(3), oneIn(2), oneIn(3), oneIn(2)
+	if oneIn(3) {
+		p.addresses = 1 + rng.IntN(5)
+	}
 	return p
 }

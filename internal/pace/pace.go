@@ -88,6 +88,7 @@ type State struct {
 	badAt    time.Time     // when failures last grew
 	unpaused bool          // failures has grown, and the pause is not known yet
 	pause    time.Duration // after the last failure
+	cut      bool          // a long pause may be cut short because callers wait
 	retryAt  time.Time     // end of the pause
 
 	// trial is how long a connection must live, after a failure, before others follow it. Zero as
@@ -188,12 +189,13 @@ func (s *State) Whole(now time.Time) {
 func (s *State) Unpaused() (failures int, unpaused bool) { return s.failures, s.unpaused }
 
 // SetPause tells how long to pause after so many failures. It does nothing if the number of
-// failures has changed meanwhile, or no pause is wanted any more. A negative pause is none.
-func (s *State) SetPause(failures int, pause time.Duration) {
+// failures has changed meanwhile, or no pause is wanted any more. A negative pause is none. Cut says
+// that a long pause may be cut short because callers wait.
+func (s *State) SetPause(failures int, pause time.Duration, cut bool) {
 	if !s.unpaused || failures != s.failures {
 		return
 	}
-	s.unpaused, s.pause, s.retryAt = false, pause, s.badAt.Add(pause)
+	s.unpaused, s.pause, s.retryAt, s.cut = false, pause, s.badAt.Add(pause), cut
 }
 
 // Failures is how many connects in a row have failed, of those that say something, since a
@@ -212,9 +214,8 @@ func (s *State) Answers(now time.Time) bool {
 }
 
 // Next returns when the next connect is allowed, the zero Time if it is at once, and whether that
-// is known: it is not while [State.Unpaused] asks for the pause. If cut is set, a long pause is cut
-// short because callers wait.
-func (s *State) Next(now time.Time, cut bool) (at time.Time, known bool) {
+// is known: it is not while [State.Unpaused] asks for the pause. Wanted says that callers wait.
+func (s *State) Next(now time.Time, wanted bool) (at time.Time, known bool) {
 	s.settle(now)
 	switch {
 	case s.failures == 0:
@@ -225,7 +226,7 @@ func (s *State) Next(now time.Time, cut bool) (at time.Time, known bool) {
 		at = s.goodAt.Add(s.trial)
 	default:
 		at = s.retryAt
-		if floor := s.badAt.Add(WaiterFloor); cut && floor.Before(at) {
+		if floor := s.badAt.Add(WaiterFloor); s.cut && wanted && floor.Before(at) {
 			at = floor
 		}
 	}
@@ -236,8 +237,8 @@ func (s *State) Next(now time.Time, cut bool) (at time.Time, known bool) {
 }
 
 // Backoff is what is left of the pause before the next connect, 0 if there is none.
-func (s *State) Backoff(now time.Time, cut bool) time.Duration {
-	at, _ := s.Next(now, cut)
+func (s *State) Backoff(now time.Time, wanted bool) time.Duration {
+	at, _ := s.Next(now, wanted)
 	if at.IsZero() {
 		return 0
 	}

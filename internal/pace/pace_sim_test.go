@@ -362,6 +362,6 @@ func TestBoundsHoldAndThereIsAlwaysProgress(t *testing.T) {
 		require.GreaterOrEqual(t, len(s.conns), s.target, "seed %d", seed)
 		require.Empty(t, s.attempts, "seed %d", seed)
 		require.Zero(t, s.Failures(s.now), "seed %d", seed)
-		require.Zero(t, s.Backoff(s.now, false), "seed %d", seed)
+		require.Zero(t, s.Backoff(s.now), "seed %d", seed)
 	}
 }

@@ -66,12 +66,12 @@ func failed(started Epoch) func(*State, time.Time) {
 func refused(pause time.Duration) func(*State, time.Time) {
 	return func(s *State, now time.Time) {
 		s.Failed(s.Epoch(), now)
-		s.SetPause(s.failures, pause)
+		s.SetPause(s.failures, pause, true)
 	}
 }
 
 func pause(failures int, d time.Duration) func(*State, time.Time) {
-	return func(s *State, _ time.Time) { s.SetPause(failures, d) }
+	return func(s *State, _ time.Time) { s.SetPause(failures, d, true) }
 }
 
 func connected(s *State, now time.Time) { s.Connected(now) }
@@ -425,7 +425,7 @@ func TestWaitersCutALongPauseShort(t *testing.T) {
 		s.Failed(0, begin)
 		require.Zero(t, s.Backoff(begin, true), "not known yet")
 
-		s.SetPause(1, c.pause)
+		s.SetPause(1, c.pause, true)
 		require.Equal(t, c.want, s.Backoff(begin.Add(c.at), true), "%+v", c)
 		require.Equal(t, max(0, c.pause-c.at), s.Backoff(begin.Add(c.at), false), "%+v", c)
 	}
@@ -455,7 +455,7 @@ func TestFailuresDoNotOverflow(t *testing.T) {
 
 	s.Failed(s.Epoch(), begin)
 	require.Equal(t, maxFailures, s.Failures(begin))
-	s.SetPause(maxFailures, time.Hour)
+	s.SetPause(maxFailures, time.Hour, true)
 	require.Equal(t, time.Hour, s.Backoff(begin, false))
 }
 
@@ -465,7 +465,7 @@ func TestThePauseForEverWithTheRealClock(t *testing.T) {
 
 	now := time.Now()
 	s.Failed(0, now)
-	s.SetPause(1, forever)
+	s.SetPause(1, forever, true)
 	require.Greater(t, s.Backoff(now, false), forever/2)
 	require.Greater(t, s.Backoff(now.Add(time.Hour), false), forever/2)
 	require.Equal(t, WaiterFloor, s.Backoff(now, true))

@@ -4,13 +4,13 @@ package pace_test
 // that use it count connects and measure simulated time.
 
 import (
-	"container/heap"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"go.atomizer.io/plex/internal/pace"
+	"go.atomizer.io/plex/internal/pace/pacesim"
 )
 
 const (
@@ -32,48 +32,21 @@ type service struct {
 
 var healthy = service{dial: ms, hangsUp: never}
 
-type event struct {
-	at time.Time
-	n  int // in order of planning where times are equal
-	do func()
-}
-
-type agenda []event
-
-func (a agenda) Len() int      { return len(a) }
-func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
-func (a agenda) Less(i, j int) bool {
-	if !a[i].at.Equal(a[j].at) {
-		return a[i].at.Before(a[j].at)
-	}
-
-	return a[i].n < a[j].n
-}
-func (a *agenda) Push(e any) { *a = append(*a, e.(event)) }
-func (a *agenda) Pop() any {
-	last := len(*a) - 1
-	e := (*a)[last]
-	*a = (*a)[:last]
-
-	return e
-}
-
 type attempt struct {
-	epoch pace.Epoch
-	grows bool
-	slow  bool
+	epoch pace.Epochs
+	stage pace.Stage
 }
 
 type connection struct {
 	n        int // in the order of their admission
-	epoch    pace.Epoch
+	epoch    pace.Epochs
 	admitted time.Time
 	lost     bool
 }
 
-// simulation is a pool that owns a State.
+// simulation is a pool that owns a Service with one address, 0.
 type simulation struct {
-	pace.State
+	pace.Service[int]
 
 	service service
 	rng     *rand.Rand
@@ -82,35 +55,36 @@ type simulation struct {
 	target, capacity, maxConnecting, waiting, overdue int
 
 	now      time.Time
-	planned  int
 	admitted int
-	agenda   agenda
+	agenda   pacesim.Agenda
 	wake     time.Time
 
 	attempts map[*attempt]bool
 	conns    map[*connection]bool
 
 	dials    []time.Time
-	most     int        // connects under way at once
-	inTime   int        // the same, of those that have not taken too long
-	beside   int        // connects that started beside a probe of a service that is down
-	answered pace.Epoch // the epoch in which the last connect succeeded
-	earliest time.Time  // no connect may start before, by the pauses and their floor
-	early    int        // connects that did
-	wholeAt  time.Time  // when the pool was last made whole
+	most     int         // connects under way at once
+	inTime   int         // the same, of those that have not taken too long
+	beside   int         // connects that started beside a probe of a service that is down
+	answered pace.Epochs // the epoch in which the last connect succeeded
+	earliest time.Time   // no connect may start before, by the pauses and their floor
+	early    int         // connects that did
+	wholeAt  time.Time   // when the pool was last made whole
 }
 
 func simulate(seed uint64, target int, s service) *simulation {
-	return &simulation{
+	sim := &simulation{
 		service: s, target: target, capacity: target, now: start,
 		rng:      rand.New(rand.NewPCG(seed, 1)),
 		attempts: map[*attempt]bool{}, conns: map[*connection]bool{},
 	}
+	sim.List([]int{0}, start)
+
+	return sim
 }
 
 func (s *simulation) after(d time.Duration, do func()) {
-	s.planned++
-	heap.Push(&s.agenda, event{s.now.Add(d), s.planned, do})
+	s.agenda.Plan(s.now.Add(d).Sub(start), do)
 }
 
 // run goes on until so long after the present moment.
@@ -118,13 +92,13 @@ func (s *simulation) run(d time.Duration) {
 	end := s.now.Add(d)
 	s.decide()
 
-	for len(s.agenda) > 0 && !s.agenda[0].at.After(end) {
-		e := heap.Pop(&s.agenda).(event)
-		s.now = e.at
-		e.do()
+	for at, ok := s.agenda.First(); ok && !start.Add(at).After(end); {
+		s.now = start.Add(at)
+		s.agenda.Take()()
 
-		if len(s.agenda) == 0 || s.agenda[0].at.After(s.now) { // as a supervisor, woken by several things at once
+		if at, ok = s.agenda.First(); !ok || start.Add(at).After(s.now) { // as a supervisor, woken by several things at once
 			s.decide()
+			at, ok = s.agenda.First()
 		}
 	}
 
@@ -142,13 +116,13 @@ func (s *simulation) untilWhole(most time.Duration) time.Duration {
 }
 
 func (s *simulation) decide() {
-	if failures, is := s.Unpaused(); is {
+	if state, failures := s.Unpaused(); state != nil {
 		pause := pace.DefaultBackoff(failures, s.rng.Float64())
 		if s.backoff != nil {
 			pause = s.backoff(failures)
 		}
 
-		s.SetPause(failures, pause)
+		state.SetPause(failures, pause, s.backoff == nil)
 		s.earliest = s.now.Add(pause) // asked for in the moment of the failure
 		if s.waiting > 0 && s.backoff == nil && pause > pace.WaiterFloor {
 			s.earliest = s.now.Add(pace.WaiterFloor)
@@ -157,29 +131,21 @@ func (s *simulation) decide() {
 
 	d := pace.Demand{
 		Target: s.target, Capacity: s.capacity, Open: len(s.conns), Connecting: len(s.attempts), MaxConnecting: s.maxConnecting,
-		Waiting: s.waiting, Overdue: s.overdue, Cut: s.backoff == nil,
+		Waiting: s.waiting, Overdue: s.overdue,
 	}
 
-	for a := range s.attempts {
-		switch {
-		case a.slow:
-		case a.grows:
-			d.Growing++
-		default:
-			d.Healing++
-		}
-	}
-
-	got, wake := s.Decide(s.now, d)
+	starts, wake := s.Decide(s.now, d, nil)
 	if !wake.IsZero() && !wake.Equal(s.wake) {
 		s.wake = wake
 		s.after(wake.Sub(s.now), func() { s.wake = time.Time{} })
 	}
 
-	s.target += got.Grow
+	for _, c := range starts {
+		if c.Grows {
+			s.target++
+		}
 
-	for i := range got.Heal + got.Grow {
-		s.connect(i >= got.Heal)
+		s.connect(c.Grows)
 	}
 }
 
@@ -188,16 +154,21 @@ func (s *simulation) connect(grows bool) {
 		s.early++
 	}
 
-	a := &attempt{epoch: s.Epoch(), grows: grows}
+	a := &attempt{epoch: s.Epoch(0), stage: pace.Healing}
+	if grows {
+		a.stage = pace.Growing
+	}
+
+	s.Begin(0, a.stage)
 	inTime := 1
 
 	for other := range s.attempts {
-		if !other.slow {
+		if other.stage != pace.Slow {
 			inTime++
 		}
 
 		// A consumer that has killed the connection that came says nothing about the service.
-		if other.epoch == a.epoch && !other.slow && s.Failures(s.now) > 0 && s.answered != a.epoch {
+		if other.epoch == a.epoch && other.stage != pace.Slow && s.Failures(s.now) > 0 && s.answered != a.epoch {
 			s.beside++
 		}
 	}
@@ -209,21 +180,26 @@ func (s *simulation) connect(grows bool) {
 	as := s.service
 
 	if as.dial > pace.Patience {
-		s.after(pace.Patience, func() { a.slow = true; s.Failed(a.epoch, s.now) })
+		s.after(pace.Patience, func() {
+			s.Turn(0, a.stage, pace.Slow)
+			a.stage = pace.Slow
+			s.Failed(0, a.epoch, s.now)
+		})
 	}
 
 	s.after(as.dial, func() {
 		delete(s.attempts, a)
+		s.End(0, a.stage)
 
 		if as.refuses {
-			s.Failed(a.epoch, s.now)
+			s.Failed(0, a.epoch, s.now)
 			return
 		}
 
 		s.earliest = time.Time{} // the service is there
 		s.admitted++
-		s.answered = s.Epoch()
-		c := &connection{n: s.admitted, admitted: s.now, epoch: s.Connected(s.now)}
+		s.answered = s.Epoch(0)
+		c := &connection{n: s.admitted, admitted: s.now, epoch: s.Connected(0, s.now)}
 		s.conns[c] = true
 
 		if len(s.conns) == s.target && len(s.attempts) == 0 {
@@ -232,13 +208,13 @@ func (s *simulation) connect(grows bool) {
 		}
 
 		if as.greets {
-			s.Delivered(c.epoch, c.admitted, s.now)
+			s.Delivered(0, c.epoch, c.admitted, s.now)
 		}
 
 		if as.hangsUp != never {
 			s.after(as.hangsUp, func() {
 				if as.parts && !c.lost {
-					s.Delivered(c.epoch, c.admitted, s.now)
+					s.Delivered(0, c.epoch, c.admitted, s.now)
 				}
 
 				s.lose(c)
@@ -251,7 +227,7 @@ func (s *simulation) lose(c *connection) {
 	if !c.lost {
 		c.lost = true
 		delete(s.conns, c)
-		s.Lost(c.epoch, c.admitted, s.now)
+		s.Lost(0, c.epoch, c.admitted, s.now)
 	}
 }
 
@@ -260,7 +236,7 @@ func (s *simulation) kill(c *connection) {
 	if !c.lost {
 		c.lost = true
 		delete(s.conns, c)
-		s.Gone(c.epoch, c.admitted, s.now)
+		s.Gone(0, c.epoch, c.admitted, s.now)
 	}
 }
 

@@ -1,4 +1,6 @@
-package main
+// Package echo is what the examples about healing and about several addresses have in common: a server that sends back
+// what it gets, and can go away and come back, the protocol that is spoken with it, and callers.
+package echo
 
 import (
 	"encoding/binary"
@@ -9,10 +11,10 @@ import (
 	"sync"
 )
 
-// server sends back every byte that it gets, over the connection that it came over. Its connections can be broken, and
+// Server sends back every byte that it gets, over the connection that it came over. Its connections can be broken, and
 // it can go away and come back.
-type server struct {
-	address string
+type Server struct {
+	Address string // once it is up
 
 	mu       sync.Mutex
 	listener net.Listener // nil while the server is down
@@ -20,18 +22,18 @@ type server struct {
 	serving  sync.WaitGroup
 }
 
-// up starts the server, on a free port the first time and on the same one from then on. It is a port that the system
+// Up starts the server, on a free port the first time and on the same one from then on. It is a port that the system
 // gives to no outgoing connection, so that it is free when the server comes back.
-func (s *server) up() (err error) {
+func (s *Server) Up() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.address != "" {
-		s.listener, err = net.Listen("tcp", s.address)
+	if s.Address != "" {
+		s.listener, err = net.Listen("tcp", s.Address)
 	}
-	for try := 0; s.address == "" && try < 50; try++ {
+	for try := 0; s.Address == "" && try < 50; try++ {
 		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
 		if s.listener, err = net.Listen("tcp", address); err == nil {
-			s.address = address
+			s.Address = address
 		}
 	}
 	if err != nil {
@@ -47,8 +49,8 @@ func (s *server) up() (err error) {
 	return nil
 }
 
-// down closes the port and every connection, as the end of a process does.
-func (s *server) down() {
+// Down closes the port and every connection, as the end of a process does.
+func (s *Server) Down() {
 	s.mu.Lock()
 	if s.listener != nil {
 		_ = s.listener.Close()
@@ -61,8 +63,8 @@ func (s *server) down() {
 	s.serving.Wait()
 }
 
-// breakOne breaks a connection: the client sees a reset or, in good order, an EOF.
-func (s *server) breakOne(reset bool) {
+// BreakOne breaks a connection: the client sees a reset or, in good order, an EOF.
+func (s *Server) BreakOne(reset bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn := range s.conns { // in no particular order
@@ -74,7 +76,7 @@ func (s *server) breakOne(reset bool) {
 	}
 }
 
-func (s *server) serve(conn net.Conn) {
+func (s *Server) serve(conn net.Conn) {
 	defer conn.Close()
 	s.mu.Lock()
 	if s.conns == nil { // the server has gone down meanwhile
@@ -91,20 +93,20 @@ func (s *server) serve(conn net.Conn) {
 	s.mu.Unlock()
 }
 
-// protocol tells package request what is spoken: an identifier, by which the reply is found, and a number that comes back.
-type protocol struct{}
+// Protocol tells package request what is spoken: an identifier, by which the reply is found, and a number that comes back.
+type Protocol struct{}
 
-func (protocol) Append(dst []byte, id, number uint64) ([]byte, error) {
+func (Protocol) Append(dst []byte, id, number uint64) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(dst, id), number), nil
 }
 
-func (protocol) Split(data []byte, _ bool) (advance int, token []byte, err error) {
+func (Protocol) Split(data []byte, _ bool) (advance int, token []byte, err error) {
 	if len(data) < 16 {
 		return 0, nil, nil
 	}
 	return 16, data[:16:16], nil
 }
 
-func (protocol) Parse(message []byte) (id, number uint64, err error) {
+func (Protocol) Parse(message []byte) (id, number uint64, err error) {
 	return binary.BigEndian.Uint64(message), binary.BigEndian.Uint64(message[8:]), nil
 }
