@@ -37,8 +37,9 @@ var ErrFull = errors.New("message: the sender's queue is full")
 // and no connector, all is handed back.
 //
 // Messages are written in the order in which they were given, batch by batch, over whichever
-// connection is free. So over one connection their order is kept. Over several it is not: the peer
-// may read one connection sooner than another. A Write that lasts, because its peer has stopped
+// connection is free. So their order is kept where the pool has one connection, also when that is
+// lost and another takes its place. Over several it is not: the peer may read one connection sooner
+// than another, and what one of them did not take follows over another. A Write that lasts, because its peer has stopped
 // reading, delays only the messages in it; the others go over other connections.
 //
 // On a datagram connection each message is one Write and one datagram, never gathered. What the

@@ -52,6 +52,7 @@ type senderFlusher struct {
 	place   int    // in busy
 	seen    bool   // the timer had been set when the Write began, or has fired since
 	stalled bool   // it has lasted for watchPatience
+	awaited bool   // it was given the lead because it is about to fail; once is enough
 	due     time.Time
 	overdue bool // its connection is killed for it
 }
@@ -167,9 +168,14 @@ func (s *Sender) writeOne(f *senderFlusher) (next bool) {
 		n, err = w.Write(p) // the error was about an earlier datagram, and is told once
 	}
 	returned = true
-	f.dead = err != nil && w.Err() != nil
-	_ = w.Close() // has nothing to add to what Write returned
-	return s.settle(f, n, err)
+	if err == nil {
+		_ = w.Close()
+		return s.settle(f, n, nil)
+	}
+	f.dead = w.Err() != nil
+	next = s.settle(f, n, err) // what was not sent is in the queue before anybody gets the connection
+	_ = w.Close()              // has nothing to add to what Write returned
+	return next
 }
 
 // take gives the first batch to a flusher. If there is none, it returns nil, and f does not lead any
@@ -178,10 +184,15 @@ func (s *Sender) take(f *senderFlusher, datagram bool) *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.first
-	switch {
-	case b == nil:
+	if b == nil {
 		s.resignLocked(f)
 		return nil
+	}
+	if earlier := s.failingLocked(); earlier != nil {
+		s.leaveToLocked(earlier)
+		return nil
+	}
+	switch {
 	case datagram && b.live > 1:
 		b = s.splitLocked(b)
 	default:
@@ -194,6 +205,26 @@ func (s *Sender) take(f *senderFlusher, datagram bool) *batch {
 	f.batch, f.crowd = b, b.live > 1
 	s.beginLocked(f)
 	return b
+}
+
+// failingLocked returns a flusher whose Write fails, since its connection has failed. What it could
+// not write comes before all that is in the queue: where the pool has one connection, to write
+// something else first over the one that has taken its place would change the order.
+func (s *Sender) failingLocked() *senderFlusher {
+	for _, f := range s.busy {
+		if !f.awaited && f.writer.Conn().Info().Err != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// leaveToLocked gives the lead to a flusher that is busy. It leads when its Write has ended, or
+// loses the lead again if that lasts.
+func (s *Sender) leaveToLocked(f *senderFlusher) {
+	s.leader = f.number
+	f.awaited = true
+	s.lookAfterLocked(f)
 }
 
 // splitLocked makes a batch of the first message of another, which stays in the queue.
@@ -356,8 +387,14 @@ func (s *Sender) partLocked(b *batch, p part, err error) {
 // beginLocked begins to watch the Write of f. The timer fires at most once in watchPatience, because
 // to set it for each Write would cost more.
 func (s *Sender) beginLocked(f *senderFlusher) {
-	f.place, f.seen, f.stalled, f.overdue = len(s.busy), false, false, false
+	f.place, f.awaited, f.overdue = len(s.busy), false, false
 	s.busy = append(s.busy, f)
+	s.lookAfterLocked(f)
+}
+
+// lookAfterLocked has the timer look whether the Write of f lasts, from now on.
+func (s *Sender) lookAfterLocked(f *senderFlusher) {
+	f.seen, f.stalled = false, false
 	if !s.soon {
 		s.soon, f.seen = true, true
 		s.watcher.Reset(watchPatience)

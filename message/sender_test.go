@@ -617,6 +617,59 @@ func TestSenderGoesAroundAPeerThatStalls(t *testing.T) {
 	})
 }
 
+// A Write lasts, and the only connection is lost under it. What the Write has not sent comes before
+// what was queued later, also if the Write returns only when there is another connection. For one
+// that does not return, nobody waits.
+func TestSenderKeepsTheOrderWhenItsOnlyConnectionIsReplaced(t *testing.T) {
+	for _, how := range []string{"killed by the user", "killed by the sender"} {
+		for _, c := range []struct {
+			late  time.Duration // how long after the loss the Write returns
+			early string        // what is written before that
+		}{
+			{100 * time.Microsecond, ""},
+			{10 * time.Millisecond, "three;"},
+		} {
+			t.Run(fmt.Sprint(how, " ", c.late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					d := fakenet.NewDialer(t)
+					m := w.mux(plex.WithConnector(plex.DialFunc(d.Dial)), plex.WithMaxCapacity(1))
+					lost, first := w.Pair()
+					returns := make(chan struct{})
+					release := sync.OnceFunc(func() { close(returns) })
+					defer release()
+					lost.OnWrite(fakenet.Then(func(int, error) { <-returns }))
+					first.Allow(0)
+					s := sender(t, m, message.WithWriteTimeout(time.Second))
+					require.NoError(t, s.Queue([]byte("one;")))
+					require.NoError(t, s.Queue([]byte("two;")))
+					d.Next().Succeed(lost)
+					time.Sleep(10 * time.Millisecond) // somebody else leads
+					require.NoError(t, s.Queue([]byte("three;")))
+					synctest.Wait()
+					require.Equal(t, 1, m.Stats().Waiting)
+					if how == "killed by the user" {
+						for conn := range m.Conns() {
+							conn.Kill()
+						}
+					}
+					fresh, second := w.Pair()
+					d.Next().Succeed(fresh)
+					time.Sleep(c.late)
+					synctest.Wait()
+					require.Equal(t, c.early, second.Unread())
+					release()
+					require.NoError(t, s.Flush(t.Context()))
+					require.Equal(t, c.early+strings.TrimSuffix("one;two;three;", c.early), second.Unread())
+					require.NoError(t, s.Close(t.Context()))
+					requireAccount(t, s, 3)
+					synctest.Wait() // who has killed the connection is out
+				})
+			})
+		}
+	}
+}
+
 // Whatever a transport does costs its own connection and batch.
 func TestSenderSurvivesItsTransports(t *testing.T) {
 	for _, c := range []struct {

@@ -122,4 +122,18 @@ var streamDefects = []defect{
 		edits: []edit{in("Sender.lasting", drop("s.resignLocked(f)"))},
 		tests: []suite{own("message", "TestSenderGoesAroundAPeerThatStalls")},
 	},
+	{
+		name:  "sender-overtakes-what-failed",
+		what:  "over the connection that replaces a pool's only one, a Sender writes what was queued later before what the lost one did not take",
+		pkg:   "message",
+		edits: []edit{in("Sender.take", never("earlier != nil"))},
+		tests: []suite{own("message", "TestSenderKeepsTheOrderWhenItsOnlyConnectionIsReplaced")},
+	},
+	{
+		name:  "sender-waits-for-a-lost-write",
+		what:  "a Sender waits for ever for a Write that does not return though its connection is lost",
+		pkg:   "message",
+		edits: []edit{in("Sender.leaveToLocked", drop("f.awaited = true"))},
+		tests: []suite{own("message", "TestSenderKeepsTheOrderWhenItsOnlyConnectionIsReplaced")},
+	},
 }
