@@ -31,9 +31,7 @@ func Acquire(goroutines int) *harness.Case {
 		Title:    plural(goroutines, "goroutine"),
 		Compares: fmt.Sprintf("taking a connection and giving it back at once, %s on %d connections", plural(goroutines, "goroutine"), connections),
 		Metrics:  []harness.Metric{harness.Time, harness.Allocs},
-		Subjects: ofPools(pools.All, inMemory(connections), func(p pools.Pool, n int) (harness.Sample, error) {
-			return harness.Sample{}, parallel(goroutines, n, func(_, n int) error { return p.Cycle(n) })
-		}),
+		Subjects: cycling(pools.All, goroutines),
 	}
 	switch {
 	case goroutines == 1:

@@ -141,12 +141,12 @@ func waiters(n int, wait func(context.Context), ready func() bool, end func()) (
 	}}, nil
 }
 
-func newClient(dial dialer, conns int) (*plex.Multiplexer, *request.Client[time.Duration, struct{}], error) {
+func newClient(dial dialer, conns int, options ...request.Option) (*plex.Multiplexer, *request.Client[time.Duration, struct{}], error) {
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.DialFunc(dial)), plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := request.New(mux, frames{})
+	client, err := request.New(mux, frames{}, options...)
 	if err != nil {
 		_ = mux.Close() // it returns nil
 		return nil, nil, err
