@@ -43,8 +43,8 @@ func Acquire(goroutines int) *harness.Case {
 		c.Targets = append(c.Targets, harness.AtMost(0.25, pools.Puddle.Name, harness.TimePerOp))
 	}
 	if goroutines > 512 {
-		c.Turn = 200 * time.Millisecond // to start so many takes a while
-		c.Rounds = 15
+		c.Turn = 150 * time.Millisecond // to start so many takes a while
+		c.Rounds = 9
 	}
 	c.Targets = append(c.Targets, harness.Below(0, harness.AllocsPerOp))
 	return c

@@ -43,8 +43,8 @@ func client(p *peer.Process, service time.Duration) *harness.Case {
 		Compares: fmt.Sprintf("%s that each send a request of %d bytes and wait for the reply, over package request with %d connections, or over %s connections, one for each; %s",
 			plural(callers, "goroutine"), peer.FrameSize, conns, harness.Thousands(callers), Serving(service)),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    400 * time.Millisecond,
-		Rounds:  9,
+		Turn:    300 * time.Millisecond,
+		Rounds:  7,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) {
 				mux, client, err := newClient(dial, conns)

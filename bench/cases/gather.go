@@ -43,8 +43,8 @@ func gathering(p *peer.Process, callers int) *harness.Case {
 			plural(callers, "goroutine"), peer.FrameSize, conns),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
 		Targets: []harness.Target{harness.AtLeast(limit, byHand, requests.Key)},
-		Turn:    200 * time.Millisecond,
-		Rounds:  15,
+		Turn:    150 * time.Millisecond,
+		Rounds:  11,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) {
 				mux, client, err := newClient(dial, conns)

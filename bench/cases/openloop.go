@@ -105,14 +105,14 @@ func openLoop(name, title, what string, busy bool, subjects ...fixedRate) *harne
 		Group: GroupOpen, Name: name, Title: title,
 		Metrics: []harness.Metric{replyP50, replyP99, begun, late},
 		Ops:     1, // a turn
-		Rounds:  9,
+		Rounds:  7,
 		// The goroutines that keep the processors busy would fill it.
 		NoProfile: true,
 	}
 	turn, beside := 300*time.Millisecond, "nothing else to do"
 	if busy {
 		turn, beside = 600*time.Millisecond, "a goroutine for each processor that computes without end"
-		c.Name, c.Title, c.Rounds = c.Name+"/busy", c.Title+", all processors busy", 7
+		c.Name, c.Title, c.Rounds = c.Name+"/busy", c.Title+", all processors busy", 5
 	}
 	c.Compares = fmt.Sprintf("%s, with %s; each is begun when it is due, at %g of the rate that %d callers of the slowest subject reach in turn under the same conditions, and its time counts from then",
 		what, beside, openShare, openCallers)

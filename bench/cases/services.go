@@ -24,6 +24,9 @@ import (
 	"go.atomizer.io/plex/examples/nats/bus"
 )
 
+// usualFactor is how much faster the clients of the examples have to be than the usual ones.
+const usualFactor = 1.5
+
 // serviceCallers is how many goroutines use a service at once.
 const serviceCallers = 64
 
@@ -34,11 +37,15 @@ func serviceCases(p *peer.Process) []*harness.Case {
 
 // serviceCase is a case of requests to a service, by plex and by another client that needs a connection for each caller.
 func serviceCase(name, title, compares string, subjects ...harness.Subject) *harness.Case {
-	return &harness.Case{
+	c := &harness.Case{
 		Group: GroupServices, Name: name, Title: title, Compares: compares,
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    300 * time.Millisecond, Rounds: 9, Subjects: subjects,
+		Turn:    200 * time.Millisecond, Rounds: 7, Subjects: subjects,
 	}
+	for _, other := range subjects[1:] {
+		c.Targets = append(c.Targets, harness.AtLeast(usualFactor, other.Name, requests.Key))
+	}
+	return c
 }
 
 // asking is a subject of so many callers. open returns what one of them does, and how to close the client.
@@ -189,6 +196,12 @@ var memcached = program{name: "memcached", args: func(host, port string) []strin
 // natsBatch how many are published with one Write, where they are.
 const natsWindow, natsBatch = 8 << 10, 64
 
+// Ways to use nats.go.
+const (
+	natsOne   = "nats.go, 1 connection"
+	natsFlush = "nats.go, a Flush after each"
+)
+
 // natsCase compares with nats.go. That gathers what is published in a buffer, which a goroutine of its own writes out; so a
 // Publish that returned nil may not even have reached the operating system. With a Flush it waits for the server to say
 // that it has got everything.
@@ -243,12 +256,15 @@ func natsCase(p *peer.Process) *harness.Case {
 		Compares: fmt.Sprintf("messages of %d bytes that %d goroutines publish to nats-server and get back: over %d connections by examples/nats, with a Write for each message or for %d; by nats.go, which gathers in a buffer",
 			size, publishers, connections, natsBatch),
 		Metrics: []harness.Metric{messages, harness.Allocs},
-		Turn:    300 * time.Millisecond, Rounds: 9,
+		Targets: []harness.Target{
+			harness.AtLeast(usualFactor, natsOne, messages.Key), harness.AtLeast(usualFactor, natsFlush, messages.Key),
+		},
+		Turn: 200 * time.Millisecond, Rounds: 7,
 		Subjects: []harness.Subject{
 			ours("plex", 1), ours(fmt.Sprintf("plex, %d a Write", natsBatch), natsBatch),
-			usual("nats.go, 1 connection", 1, false),
+			usual(natsOne, 1, false),
 			usual(fmt.Sprintf("nats.go, %d connections", connections), connections, false),
-			usual("nats.go, a Flush after each", connections, true),
+			usual(natsFlush, connections, true),
 		},
 	}
 }
