@@ -29,7 +29,7 @@ func duplex(goroutines int) *harness.Case {
 		Compares: fmt.Sprintf("taking a whole connection and giving it back at once, %s on %d connections; plex lends a Duplex, and beside it a Writer, which is half of one",
 			plural(goroutines, "goroutine"), connections),
 		Metrics:  []harness.Metric{harness.Time, harness.Allocs},
-		Rounds:   21,
+		Rounds:   15,
 		Subjects: cycling(pools.Whole, goroutines),
 		Targets:  []harness.Target{harness.AtMost(1.6, pools.PlexWriter.Name, harness.TimePerOp)},
 	}

@@ -61,8 +61,11 @@ func redisCase(callers int) *harness.Case {
 		Compares: fmt.Sprintf("%s that each GET a value of %d bytes from one redis-server and wait for it: over %d connections by examples/redis (request.NewOrdered) and by rueidis with its automatic pipelining, and by that over one connection; by go-redis with a pool of %d connections, and by its experimental AutoPipeline, which has one batch in flight at a time",
 			plural(callers, "goroutine"), redisValue, redisConnections, redisPool),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    150 * time.Millisecond,
+		Turn:    100 * time.Millisecond,
 		Rounds:  7,
+	}
+	if callers >= 1_000 {
+		c.Turn = 200 * time.Millisecond // so that each of them asks a few times
 	}
 	for _, client := range redisClients() {
 		c.Subjects = append(c.Subjects, asking(client.name, callers, client.opener(server)))

@@ -139,7 +139,7 @@ func measureAll(ctx context.Context, all []*harness.Case, o harness.Options) ([]
 
 // profileMissed finds out where the time goes in cases that miss a target which is about time.
 func profileMissed(ctx context.Context, results []*harness.Result, short bool) (map[string]*harness.Profile, error) {
-	length := 2 * time.Second
+	length := 1500 * time.Millisecond
 	if short {
 		length = 200 * time.Millisecond
 	}
