@@ -2,7 +2,6 @@ package bench_test
 
 import (
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -18,18 +17,15 @@ var likeAnother = map[string]string{
 	"idle/10000": "idle/1000",
 }
 
-// every is all cases.
-func every() []*harness.Case { return append(cases.All(other), cases.Services(other)...) }
-
 func TestEveryCaseRuns(t *testing.T) {
-	for _, c := range every() {
+	for _, c := range cases.All(other) {
 		if like := likeAnother[c.Name]; like != "" {
 			t.Logf("%s is not run: it is %s with a larger number", c.Name, like)
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			if _, err := exec.LookPath(cases.MemcachedProgram); c.Name == "memcached" && err != nil && os.Getenv("CI") != "true" {
-				t.Skipf("%v; on Debian: apt-get install memcached", err)
+			if c.Lacks != "" && (c.Group == cases.GroupProcs || os.Getenv("CI") != "true") {
+				t.Skip(c.Lacks) // a processor cannot be installed
 			}
 			once := *c
 			if once.Ops == 0 {
@@ -50,7 +46,7 @@ func TestEveryCaseRuns(t *testing.T) {
 
 func TestEveryCaseSaysWhatItIs(t *testing.T) {
 	names := make(map[string]bool)
-	for _, c := range every() {
+	for _, c := range cases.All(other) {
 		assert.NotContains(t, names, c.Name, "names are unique")
 		names[c.Name] = true
 		assert.NotContains(t, c.Name, " ")

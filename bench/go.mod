@@ -10,6 +10,8 @@ require (
 	github.com/miekg/dns v1.1.72
 	github.com/nats-io/nats-server/v2 v2.12.15
 	github.com/nats-io/nats.go v1.53.1
+	github.com/redis/go-redis/v9 v9.22.0
+	github.com/redis/rueidis v1.0.79
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/stretchr/testify v1.12.1
 	go.atomizer.io/plex v0.0.0
@@ -19,12 +21,14 @@ require (
 
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.7.2-default-no-op // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
 	github.com/klauspost/compress v1.19.2 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect
 	github.com/nats-io/jwt/v2 v2.8.2 // indirect
 	github.com/nats-io/nkeys v0.4.16 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
+	go.uber.org/atomic v1.11.0 // indirect
 	golang.org/x/crypto v0.55.0 // indirect
 	golang.org/x/mod v0.38.0 // indirect
 	golang.org/x/net v0.57.0 // indirect
@@ -44,6 +48,7 @@ require (
 	go.atomizer.io/plex/examples/dns v0.0.0
 	go.atomizer.io/plex/examples/memcached v0.0.0
 	go.atomizer.io/plex/examples/nats v0.0.0
+	go.atomizer.io/plex/examples/redis v0.0.0
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/image v0.30.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
@@ -58,3 +63,5 @@ replace go.atomizer.io/plex/examples/dns => ../examples/dns
 replace go.atomizer.io/plex/examples/memcached => ../examples/memcached
 
 replace go.atomizer.io/plex/examples/nats => ../examples/nats
+
+replace go.atomizer.io/plex/examples/redis => ../examples/redis

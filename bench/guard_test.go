@@ -50,7 +50,7 @@ func TestAcquireCostsLittleMoreThanAChannel(t *testing.T) {
 // runtime allocates for itself in a turn does not show.
 func TestTheCommonPathsAllocateNothing(t *testing.T) {
 	for name, most := range map[string]float64{
-		"acquire/1": 0, "acquire/32": 0, "write/tcp/64": 0, "write/tcp/64/lease": 0, "read/tcp/64": 0, "send": 0,
+		"acquire/1": 0, "acquire/32": 0, "duplex/1": 0, "duplex/32": 0, "write/tcp/64": 0, "write/tcp/64/lease": 0, "read/tcp/64": 0, "send": 0,
 		"gather/1": 0.3, // a client pins its connections anew from time to time, by the clock
 	} {
 		t.Run(name, func(t *testing.T) {

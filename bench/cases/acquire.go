@@ -31,9 +31,7 @@ func Acquire(goroutines int) *harness.Case {
 		Title:    plural(goroutines, "goroutine"),
 		Compares: fmt.Sprintf("taking a connection and giving it back at once, %s on %d connections", plural(goroutines, "goroutine"), connections),
 		Metrics:  []harness.Metric{harness.Time, harness.Allocs},
-		Subjects: ofPools(pools.All, inMemory(connections), func(p pools.Pool, n int) (harness.Sample, error) {
-			return harness.Sample{}, parallel(goroutines, n, func(_, n int) error { return p.Cycle(n) })
-		}),
+		Subjects: cycling(pools.All, goroutines),
 	}
 	switch {
 	case goroutines == 1:
@@ -45,8 +43,8 @@ func Acquire(goroutines int) *harness.Case {
 		c.Targets = append(c.Targets, harness.AtMost(0.25, pools.Puddle.Name, harness.TimePerOp))
 	}
 	if goroutines > 512 {
-		c.Turn = 200 * time.Millisecond // to start so many takes a while
-		c.Rounds = 15
+		c.Turn = 150 * time.Millisecond // to start so many takes a while
+		c.Rounds = 9
 	}
 	c.Targets = append(c.Targets, harness.Below(0, harness.AllocsPerOp))
 	return c

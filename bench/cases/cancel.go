@@ -127,7 +127,7 @@ func cancelSome() *harness.Case {
 			return cancelWhile(p, goroutines, n, patience)
 		}),
 		Turn:   200 * time.Millisecond,
-		Rounds: 11,
+		Rounds: 7,
 	}
 }
 

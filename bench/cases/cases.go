@@ -15,6 +15,7 @@ import (
 // The headings.
 const (
 	GroupAcquire = "Acquire and close"
+	GroupDuplex  = "Whole connections"
 	GroupWait    = "Waiting"
 	GroupCancel  = "Giving up"
 	GroupData    = "Read and write"
@@ -25,17 +26,21 @@ const (
 	GroupRequest = "Requests and replies"
 	GroupMessage = "Packages message and request"
 
+	GroupOpen     = "Requests at a fixed rate"
+	GroupProcs    = "Number of processors"
+	GroupRedis    = "Ordered replies: Redis"
 	GroupServices = "Clients of services"
 )
 
 // connections is how many connections a pool has in most cases.
 const connections = 8
 
-// All returns all cases but those of Services. What they connect to is p, where it is not a server
-// in this process.
+// All returns all cases. What they connect to is p, where it is not a server in this process or one
+// that is installed.
 func All(p *peer.Process) []*harness.Case {
 	var all []*harness.Case
 	all = append(all, acquireCases()...)
+	all = append(all, duplexCases()...)
 	all = append(all, waitCases()...)
 	all = append(all, cancelCases()...)
 	all = append(all, dataCases(p)...)
@@ -46,6 +51,10 @@ func All(p *peer.Process) []*harness.Case {
 	all = append(all, requestCases(p)...)
 	all = append(all, messageCases(p)...)
 	all = append(all, clientCases(p)...)
+	all = append(all, openLoopCases(p)...)
+	all = append(all, redisCases()...)
+	all = append(all, serviceCases(p)...)
+	all = append(all, procsCases(p)...)
 	return all
 }
 

@@ -43,8 +43,8 @@ func client(p *peer.Process, service time.Duration) *harness.Case {
 		Compares: fmt.Sprintf("%s that each send a request of %d bytes and wait for the reply, over package request with %d connections, or over %s connections, one for each; %s",
 			plural(callers, "goroutine"), peer.FrameSize, conns, harness.Thousands(callers), Serving(service)),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    400 * time.Millisecond,
-		Rounds:  9,
+		Turn:    300 * time.Millisecond,
+		Rounds:  7,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) {
 				mux, client, err := newClient(dial, conns)
@@ -141,12 +141,12 @@ func waiters(n int, wait func(context.Context), ready func() bool, end func()) (
 	}}, nil
 }
 
-func newClient(dial dialer, conns int) (*plex.Multiplexer, *request.Client[time.Duration, struct{}], error) {
+func newClient(dial dialer, conns int, options ...request.Option) (*plex.Multiplexer, *request.Client[time.Duration, struct{}], error) {
 	mux, err := plex.New(context.Background(), plex.WithConnector(plex.DialFunc(dial)), plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := request.New(mux, frames{})
+	client, err := request.New(mux, frames{}, options...)
 	if err != nil {
 		_ = mux.Close() // it returns nil
 		return nil, nil, err

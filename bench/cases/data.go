@@ -41,6 +41,7 @@ func dataCase(operation, network string, size int) *harness.Case {
 		Title:    fmt.Sprintf("%s of %s, %s", operation, harness.Size.Format(float64(size)), network),
 		Compares: fmt.Sprintf("a %s of %s through a lease and on the bare connection, over %s on loopback", operation, harness.Size.Format(float64(size)), network),
 		Metrics:  []harness.Metric{harness.Time, harness.Allocs},
+		Rounds:   21,
 	}
 	if network == peer.TCP && size != 4<<10 {
 		c.Targets = []harness.Target{harness.AtMost(1.03, bare, harness.TimePerOp)}

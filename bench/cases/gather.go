@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/bench/harness"
 	"go.atomizer.io/plex/bench/peer"
 )
@@ -35,7 +36,7 @@ func gathering(p *peer.Process, callers int) *harness.Case {
 			return ask(callers, n, func(int) error { return one() })
 		}
 	}
-	return &harness.Case{
+	c := &harness.Case{
 		Group: GroupMessage,
 		Name:  fmt.Sprintf("gather/%d", callers),
 		Title: plural(callers, "caller"),
@@ -43,8 +44,8 @@ func gathering(p *peer.Process, callers int) *harness.Case {
 			plural(callers, "goroutine"), peer.FrameSize, conns),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
 		Targets: []harness.Target{harness.AtLeast(limit, byHand, requests.Key)},
-		Turn:    200 * time.Millisecond,
-		Rounds:  15,
+		Turn:    150 * time.Millisecond,
+		Rounds:  11,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) {
 				mux, client, err := newClient(dial, conns)
@@ -74,6 +75,33 @@ func gathering(p *peer.Process, callers int) *harness.Case {
 			}},
 		},
 	}
+	if callers == 1 {
+		c.Compares += "; and by a caller that leases a Duplex for each request and reads the reply itself"
+		c.Subjects = append(c.Subjects, askingOver(dial, conns))
+	}
+	return c
+}
+
+// askingOver is a lone caller that needs no client: it leases a whole connection for each request.
+// The pool is one whose read halves are asked for when they are ready, as that of a client is.
+func askingOver(dial dialer, conns int) harness.Subject {
+	return asking("plex, a Duplex", 1, func() (func(int) error, func() error, error) {
+		mux, err := plex.New(context.Background(), plex.WithConnector(plex.DialFunc(dial)),
+			plex.WithMinConnections(conns), plex.WithMaxCapacity(conns))
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, err := mux.ReadyReader(context.Background(), -1); !errors.Is(err, plex.ErrTimeout) {
+			return nil, nil, errors.Join(fmt.Errorf("a connection that is not used is ready: %w", err), mux.Close())
+		}
+		return func(int) error {
+			d, err := mux.Duplex(context.Background(), 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(exchange(d, 0), d.Close())
+		}, mux.Close, nil
+	})
 }
 
 // gatherer is the client written by hand.

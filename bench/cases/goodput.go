@@ -30,8 +30,8 @@ func goodput() *harness.Case {
 			{Name: "plex", Open: func() (harness.Work, error) { return openGoodput(conns, time.Second*10/conns) }},
 			{Name: "undisturbed", Open: func() (harness.Work, error) { return openGoodput(conns, 0) }},
 		},
-		Turn:   2 * time.Second,
-		Rounds: 9,
+		Turn:   1500 * time.Millisecond,
+		Rounds: 5,
 	}
 }
 

@@ -43,8 +43,8 @@ func receiving(p *peer.Process, service peer.Service) *harness.Case {
 			harness.Size.Format(float64(size)), connections, plural(messageReceivers, "goroutine")),
 		Metrics: []harness.Metric{messages, harness.Allocs, harness.Bytes},
 		Targets: []harness.Target{harness.AtLeast(0.9, byHand, messages.Key)},
-		Turn:    200 * time.Millisecond,
-		Rounds:  15,
+		Turn:    150 * time.Millisecond,
+		Rounds:  11,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) { return receiveAll(dial) }},
 			{Name: byHand, Open: func() (harness.Work, error) { return receiveByHand(dial) }},

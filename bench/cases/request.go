@@ -60,8 +60,8 @@ func requesting(p *peer.Process, service time.Duration) *harness.Case {
 		Compares: fmt.Sprintf("%s that each send a request of %d bytes and wait for a reply, over %d connections, and %s",
 			plural(callers, "goroutine"), peer.FrameSize, conns, Serving(service)),
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    400 * time.Millisecond,
-		Rounds:  9,
+		Turn:    250 * time.Millisecond,
+		Rounds:  7,
 	}
 	dial := p.Dialer(peer.Echo, peer.TCP)
 	c.Subjects = append(c.Subjects, harness.Subject{Name: "plex", Open: func() (harness.Work, error) {

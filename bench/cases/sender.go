@@ -34,8 +34,8 @@ func sending(p *peer.Process) *harness.Case {
 			plural(goroutines, "goroutine"), sendingSize),
 		Metrics: []harness.Metric{messages, harness.Allocs},
 		Targets: []harness.Target{harness.AtLeast(0.9, byHand, messages.Key)},
-		Turn:    200 * time.Millisecond,
-		Rounds:  15,
+		Turn:    150 * time.Millisecond,
+		Rounds:  11,
 		Subjects: []harness.Subject{
 			{Name: "plex", Open: func() (harness.Work, error) {
 				mux, err := plex.New(context.Background(), plex.WithConnector(plex.DialFunc(dial)),

@@ -7,12 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -28,22 +24,28 @@ import (
 	"go.atomizer.io/plex/examples/nats/bus"
 )
 
+// usualFactor is how much faster the clients of the examples have to be than the usual ones.
+const usualFactor = 1.5
+
 // serviceCallers is how many goroutines use a service at once.
 const serviceCallers = 64
 
-// Services returns the cases that compare the clients of the examples with those that everybody uses. They are not among
-// All: they say more about the protocols and those clients than about plex, and one of them needs memcached.
-func Services(p *peer.Process) []*harness.Case {
+// serviceCases compare the clients of the examples with those that everybody uses.
+func serviceCases(p *peer.Process) []*harness.Case {
 	return []*harness.Case{dnsCase(p, peer.TCP), dnsCase(p, peer.TLS), memcachedCase(), natsCase(p)}
 }
 
 // serviceCase is a case of requests to a service, by plex and by another client that needs a connection for each caller.
 func serviceCase(name, title, compares string, subjects ...harness.Subject) *harness.Case {
-	return &harness.Case{
+	c := &harness.Case{
 		Group: GroupServices, Name: name, Title: title, Compares: compares,
 		Metrics: []harness.Metric{requests, replyP50, replyP99, harness.Allocs},
-		Turn:    300 * time.Millisecond, Rounds: 9, Subjects: subjects,
+		Turn:    200 * time.Millisecond, Rounds: 7, Subjects: subjects,
 	}
+	for _, other := range subjects[1:] {
+		c.Targets = append(c.Targets, harness.AtLeast(usualFactor, other.Name, requests.Key))
+	}
+	return c
 }
 
 // asking is a subject of so many callers. open returns what one of them does, and how to close the client.
@@ -136,7 +138,7 @@ func (kv keyValues) callers(n int) func(caller int) error {
 func memcachedCase() *harness.Case {
 	open := func(callers int, client func(address string) (keyValues, func() error, error)) func() (func(int) error, func() error, error) {
 		return func() (func(int) error, func() error, error) {
-			address, kill, err := startMemcached()
+			address, kill, err := memcached.start()
 			if err != nil {
 				return nil, nil, err
 			}
@@ -165,7 +167,7 @@ func memcachedCase() *harness.Case {
 				}, client.Close, nil
 			}))
 	}
-	return serviceCase("memcached", "memcached",
+	return memcached.needs(serviceCase("memcached", "memcached",
 		fmt.Sprintf("gets, and a set among ten, of values of 100 bytes: %d callers on %d connections by examples/memcached; %d and %d callers with a connection each by gomemcache",
 			serviceCallers, connections, connections, serviceCallers),
 		asking("plex", serviceCallers, open(serviceCallers, func(address string) (keyValues, func() error, error) {
@@ -178,46 +180,27 @@ func memcachedCase() *harness.Case {
 				set: func(key string, value []byte) error { return client.Set(context.Background(), key, value, 0) },
 			}, client.Close, nil
 		})),
-		usual(connections), usual(serviceCallers))
+		usual(connections), usual(serviceCallers)))
 }
 
-// MemcachedProgram is what has to be installed for the case memcached.
-const MemcachedProgram = "memcached"
-
-// startMemcached starts the one that is installed.
-func startMemcached() (address string, kill func() error, err error) {
-	host, port := "127.0.0.1", 10_000+rand.IntN(20_000) // the system gives it to no outgoing connection
-	if runtime.GOOS == "linux" {                        // there all of 127.0.0.0/8 is this machine
-		host = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
-	}
-	args := []string{"-l", host, "-p", strconv.Itoa(port), "-U", "0"}
+// memcached refuses to run as root.
+var memcached = program{name: "memcached", args: func(host, port string) []string {
+	args := []string{"-l", host, "-p", port, "-U", "0"}
 	if os.Getuid() == 0 {
-		args = append(args, "-u", "nobody") // it refuses to run as root
+		args = append(args, "-u", "nobody")
 	}
-	cmd := exec.Command(MemcachedProgram, args...)
-	if err := cmd.Start(); err != nil {
-		return "", nil, fmt.Errorf("%w; on Debian: apt-get install %s", err, MemcachedProgram)
-	}
-	kill = func() error {
-		err := cmd.Process.Kill()
-		_ = cmd.Wait() // that it was killed is no news
-		return err
-	}
-	address = net.JoinHostPort(host, strconv.Itoa(port))
-	for begun := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			return address, kill, conn.Close()
-		}
-		if time.Since(begun) > 30*time.Second {
-			return "", nil, errors.Join(fmt.Errorf("memcached takes no connections: %w", err), kill())
-		}
-	}
-}
+	return args
+}}
 
 // natsWindow is how many messages are on their way at the most, so that the server cuts nobody off as too slow a consumer;
 // natsBatch how many are published with one Write, where they are.
 const natsWindow, natsBatch = 8 << 10, 64
+
+// Ways to use nats.go.
+const (
+	natsOne   = "nats.go, 1 connection"
+	natsFlush = "nats.go, a Flush after each"
+)
 
 // natsCase compares with nats.go. That gathers what is published in a buffer, which a goroutine of its own writes out; so a
 // Publish that returned nil may not even have reached the operating system. With a Flush it waits for the server to say
@@ -273,12 +256,15 @@ func natsCase(p *peer.Process) *harness.Case {
 		Compares: fmt.Sprintf("messages of %d bytes that %d goroutines publish to nats-server and get back: over %d connections by examples/nats, with a Write for each message or for %d; by nats.go, which gathers in a buffer",
 			size, publishers, connections, natsBatch),
 		Metrics: []harness.Metric{messages, harness.Allocs},
-		Turn:    300 * time.Millisecond, Rounds: 9,
+		Targets: []harness.Target{
+			harness.AtLeast(usualFactor, natsOne, messages.Key), harness.AtLeast(usualFactor, natsFlush, messages.Key),
+		},
+		Turn: 200 * time.Millisecond, Rounds: 7,
 		Subjects: []harness.Subject{
 			ours("plex", 1), ours(fmt.Sprintf("plex, %d a Write", natsBatch), natsBatch),
-			usual("nats.go, 1 connection", 1, false),
+			usual(natsOne, 1, false),
 			usual(fmt.Sprintf("nats.go, %d connections", connections), connections, false),
-			usual("nats.go, a Flush after each", connections, true),
+			usual(natsFlush, connections, true),
 		},
 	}
 }

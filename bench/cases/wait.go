@@ -49,8 +49,8 @@ func wait(goroutines int, name, holding string, hold func()) *harness.Case {
 		Subjects: ofPools(pools.All, inMemory(connections), func(p pools.Pool, n int) (harness.Sample, error) {
 			return waitFor(p, goroutines, n, hold)
 		}),
-		Turn:   200 * time.Millisecond,
-		Rounds: 11,
+		Turn:   150 * time.Millisecond,
+		Rounds: 7,
 	}
 }
 

@@ -27,6 +27,12 @@ type Case struct {
 	Rounds int
 	// Ops is how many operations make a turn. If it is 0, as many as fill Turn.
 	Ops int
+
+	// Lacks says why this machine cannot measure the case, as in "redis-server is not installed".
+	// It is empty where it can.
+	Lacks string
+	// NoProfile says that a profile would not show where the time of a missed target goes.
+	NoProfile bool
 }
 
 // Subject is what can do the work of a case.

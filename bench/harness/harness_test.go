@@ -3,6 +3,7 @@ package harness_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -83,6 +84,43 @@ func TestVerdicts(t *testing.T) {
 	assert.True(t, verdicts[2].Met)
 	assert.Equal(t, "≤ 3 ns", verdicts[2].Limit())
 	assert.Equal(t, "2 ns (2 ns – 3 ns)", verdicts[2].Reached())
+}
+
+func TestACaseEndsEarlyWhereTheMachineHasBecomeSlower(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		slower       time.Duration
+		ops          int
+		wantMeasured int
+	}{
+		{"as fast", 1, 0, 20},
+		{"twice as slow", 2, 0, 16}, // when it begins, 15 have taken just as long as they may
+		{"much slower", 100, 0, 3},
+		{"much slower, with a given number of operations", 100, 10, 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				each, calibrated := time.Millisecond, false
+				subject := harness.Subject{Name: "plex", Open: func() (harness.Work, error) {
+					return harness.Work{
+						Run: func(n int) (harness.Sample, error) {
+							time.Sleep(each * time.Duration(n))
+							if n == 10 && !calibrated { // the last try before the rounds
+								calibrated, each = true, each*test.slower
+							}
+							return harness.Sample{}, nil
+						},
+						Close: func() {},
+					}, nil
+				}}
+				r, err := harness.Run(t.Context(), &harness.Case{
+					Ops: test.ops, Turn: 10 * time.Millisecond, Subjects: []harness.Subject{subject},
+				}, harness.Options{Rounds: 20})
+				require.NoError(t, err)
+				assert.Len(t, r.Rounds, test.wantMeasured)
+			})
+		})
+	}
 }
 
 func TestTheOrderOfTurnsChangesFromRoundToRound(t *testing.T) {

@@ -48,6 +48,18 @@ var (
 	SQL     = Kind{"database/sql", openSQL}
 )
 
+// Whole connections. Plex lends both halves of one, as other pools do; PlexWriter is what it lends
+// otherwise, under another name. Wrapped is the channel as a pool that can be used: a wrapper for
+// each lease, whose Close gives the connection back.
+var (
+	PlexDuplex = Kind{"plex", openDuplex}
+	PlexWriter = Kind{"plex, a Writer", openPlex}
+	Wrapped    = Kind{"channel pool", openWrapped}
+)
+
+// Whole is what can lend whole connections, and the Writer beside it.
+var Whole = []Kind{PlexDuplex, PlexWriter, Channel, Wrapped, Puddle, Commons}
+
 // All is plex and what it is compared with.
 var All = []Kind{Plex, Channel, Puddle, Commons, SQL}
 

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +21,8 @@ type machine struct {
 	Go      string
 	Date    string
 	Commit  string
-	Load    string // before the run
-	Modules []module
+	Load    string   // before the run
+	Modules []module // and programs
 }
 
 type module struct{ Path, Version string }
@@ -33,14 +35,31 @@ func thisMachine() machine {
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, d := range info.Deps {
-			switch d.Path {
-			case "github.com/jackc/puddle/v2", "github.com/jolestar/go-commons-pool/v2":
+			if slices.Contains(compared, d.Path) {
 				m.Modules = append(m.Modules, module{d.Path, d.Version})
 			}
 		}
 	}
+	for _, p := range programs {
+		if text, err := exec.Command(p[0], p[1]).Output(); err == nil {
+			m.Modules = append(m.Modules, module{p[0], version.FindString(string(text))})
+		}
+	}
 	return m
 }
+
+// compared are the modules that plex is compared with.
+var compared = []string{
+	"github.com/bradfitz/gomemcache", "github.com/jackc/puddle/v2", "github.com/jolestar/go-commons-pool/v2",
+	"github.com/miekg/dns", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go",
+	"github.com/redis/go-redis/v9", "github.com/redis/rueidis",
+}
+
+// programs are the servers that are used where they are installed, and how each is asked for its
+// version.
+var programs = [][2]string{{"memcached", "-V"}, {"redis-server", "--version"}}
+
+var version = regexp.MustCompile(`[0-9]+(\.[0-9]+)+`)
 
 // cpuModel is what the system calls the processor; "unknown" where it does
 // not say.

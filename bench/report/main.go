@@ -35,7 +35,6 @@ func main() {
 func run() error {
 	short := flag.Bool("short", false, "few rounds, to see whether all works; the figures are rough")
 	only := flag.String("only", "", "run only the cases whose name matches this regular `expression`, and write nothing unless -out says where")
-	services := flag.Bool("services", false, "also compare the clients of the examples with those that everybody uses; needs memcached")
 	list := flag.Bool("list", false, "list the cases, with what each compares and its target, and do nothing")
 	out := flag.String("out", "", "the `directory` to write to (default: docs at the top of the repository)")
 	addresses := flag.Bool("addresses", false, "only simulate services with several addresses, and write that section again and nothing else")
@@ -63,9 +62,6 @@ func run() error {
 	}
 	defer func() { _ = other.Close() }() // it has nothing to say
 	all := cases.All(other)
-	if *services || *list {
-		all = append(all, cases.Services(other)...)
-	}
 	all = slices.DeleteFunc(all, func(c *harness.Case) bool { return !expression.MatchString(c.Name) })
 	if len(all) == 0 {
 		return fmt.Errorf("-only: no case matches %q; -list shows their names", *only)
@@ -75,6 +71,9 @@ func run() error {
 			fmt.Printf("%-20s %s\n", c.Name, c.Compares)
 			if limits := c.Limits(); len(limits) > 0 {
 				fmt.Printf("%-20s target: %s\n", "", strings.Join(limits, ", "))
+			}
+			if c.Lacks != "" {
+				fmt.Printf("%-20s cannot be measured here: %s\n", "", c.Lacks)
 			}
 		}
 		return nil
@@ -87,6 +86,7 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	r := &report{Machine: thisMachine(), Short: *short, Options: options}
+	all, r.Left = possible(all)
 	start := time.Now()
 	if r.Results, err = measureAll(ctx, all, options); err != nil {
 		return err
@@ -104,6 +104,19 @@ func run() error {
 	}
 	fmt.Printf("written to %s in %v\n", *out, r.Took.Round(time.Second))
 	return nil
+}
+
+// possible divides cases into those that this machine can measure, and those that it cannot.
+func possible(all []*harness.Case) (can, cannot []*harness.Case) {
+	for _, c := range all {
+		if c.Lacks != "" {
+			fmt.Printf("%-22s left out: %s\n", c.Name, c.Lacks)
+			cannot = append(cannot, c)
+			continue
+		}
+		can = append(can, c)
+	}
+	return can, cannot
 }
 
 // measureAll runs the cases and shows how it goes.
@@ -126,7 +139,7 @@ func measureAll(ctx context.Context, all []*harness.Case, o harness.Options) ([]
 
 // profileMissed finds out where the time goes in cases that miss a target which is about time.
 func profileMissed(ctx context.Context, results []*harness.Result, short bool) (map[string]*harness.Profile, error) {
-	length := 4 * time.Second
+	length := 1500 * time.Millisecond
 	if short {
 		length = 200 * time.Millisecond
 	}
@@ -148,6 +161,9 @@ func profileMissed(ctx context.Context, results []*harness.Result, short bool) (
 
 // missedAgainst returns the subject that plex is too slow beside.
 func missedAgainst(r *harness.Result) (subject string, missed bool) {
+	if r.Case.NoProfile {
+		return "", false
+	}
 	for _, v := range r.Verdicts() {
 		switch v.Metric.Unit {
 		case harness.Nanoseconds, harness.PerSecond, harness.BytesPerSecond:

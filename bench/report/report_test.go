@@ -78,6 +78,29 @@ func TestThePageHasAllCasesAndCharts(t *testing.T) {
 	}
 }
 
+func TestWhatTheMachineCannotMeasureIsSaid(t *testing.T) {
+	lacking := func(group, name string) *harness.Case {
+		return &harness.Case{Group: group, Name: name, Title: "the title of " + name, Lacks: "there is no " + name}
+	}
+	result := invented(t)[0]
+	can, cannot := possible([]*harness.Case{
+		lacking(result.Case.Group, "one"), result.Case, lacking(result.Case.Group, "two"), lacking(cases.GroupRedis, "three"),
+	})
+	require.Equal(t, []*harness.Case{result.Case}, can)
+	r := &report{Machine: thisMachine(), Results: []*harness.Result{result}, Left: cannot}
+	dir := t.TempDir()
+	require.NoError(t, r.write(dir))
+	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	require.NoError(t, err)
+	page := string(text)
+	assert.NotContains(t, page, "\n\n\n")
+	measured, unmeasured, found := strings.Cut(page, "## "+cases.GroupRedis)
+	require.True(t, found, "a group of which nothing was measured has its heading all the same")
+	assert.Contains(t, measured, "\n\nNot measured: the title of one (there is no one).\nNot measured: the title of two (there is no two).\n\n| case |")
+	assert.Contains(t, unmeasured, cases.About[cases.GroupRedis]+"\n\nNot measured: the title of three (there is no three).\n")
+	assert.NotContains(t, unmeasured, "| case |")
+}
+
 func TestChartsOfCasesThatWereNotRunAreLeftOut(t *testing.T) {
 	dir := t.TempDir()
 	r := &report{Machine: thisMachine(), Results: invented(t)[:1], Short: true}
@@ -135,12 +158,14 @@ func TestWhatIsTooSlowIsProfiled(t *testing.T) {
 		name    string
 		unit    harness.Unit
 		targets []harness.Target
+		never   bool
 		want    string
 	}{
-		{"too slow", harness.Nanoseconds, ratio(0.4), "other"},
-		{"fast enough", harness.Nanoseconds, ratio(0.6), ""},
-		{"too large", harness.Size, ratio(0.4), ""},
-		{"a figure alone", harness.Nanoseconds, []harness.Target{harness.Below(1, "f")}, ""},
+		{"too slow", harness.Nanoseconds, ratio(0.4), false, "other"},
+		{"fast enough", harness.Nanoseconds, ratio(0.6), false, ""},
+		{"too large", harness.Size, ratio(0.4), false, ""},
+		{"a figure alone", harness.Nanoseconds, []harness.Target{harness.Below(1, "f")}, false, ""},
+		{"a profile would not show it", harness.Nanoseconds, ratio(0.4), true, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			figure := func(name string, v float64) harness.Subject {
@@ -155,7 +180,8 @@ func TestWhatIsTooSlowIsProfiled(t *testing.T) {
 			}
 			r, err := harness.Run(t.Context(), &harness.Case{
 				Ops: 1, Metrics: []harness.Metric{{Key: "f", Unit: test.unit}}, Targets: test.targets,
-				Subjects: []harness.Subject{figure("plex", 10), figure("other", 20)},
+				NoProfile: test.never,
+				Subjects:  []harness.Subject{figure("plex", 10), figure("other", 20)},
 			}, harness.Options{Rounds: 1})
 			require.NoError(t, err)
 			against, missed := missedAgainst(r)

@@ -22,6 +22,7 @@ type report struct {
 	Short   bool
 	Options harness.Options
 	Results []*harness.Result
+	Left    []*harness.Case // that this machine cannot measure
 	// Profiles are of the cases that are too slow, by name.
 	Profiles map[string]*harness.Profile
 	Took     time.Duration
@@ -52,6 +53,7 @@ func (r *report) write(dir string) error {
 		"groups":    r.groups,
 		"targets":   r.targets,
 		"table":     table,
+		"join":      func(lines []string) string { return strings.Join(lines, "\n") },
 		"profile":   r.profile,
 		"addresses": func() (string, error) { return writeAddresses(dir, r.Simulated) },
 		"chart":     func(group string) string { return shown[group].markdown() },
@@ -72,17 +74,28 @@ type group struct {
 	Name    string
 	About   string
 	Results []*harness.Result
+	Left    []string // what was left out, and why, in sentences
 }
 
+// groups are in the order of the cases. One of which everything was left out comes last.
 func (r *report) groups() []group {
 	var groups []group
-	for _, result := range r.Results {
-		name := result.Case.Group
-		if len(groups) == 0 || groups[len(groups)-1].Name != name {
-			groups = append(groups, group{Name: name, About: cases.About[name]})
+	of := func(name string) *group {
+		for i := range groups {
+			if groups[i].Name == name {
+				return &groups[i]
+			}
 		}
-		last := &groups[len(groups)-1]
-		last.Results = append(last.Results, result)
+		groups = append(groups, group{Name: name, About: cases.About[name]})
+		return &groups[len(groups)-1]
+	}
+	for _, result := range r.Results {
+		g := of(result.Case.Group)
+		g.Results = append(g.Results, result)
+	}
+	for _, c := range r.Left {
+		g := of(c.Group)
+		g.Left = append(g.Left, fmt.Sprintf("Not measured: %s (%s).", c.Title, c.Lacks))
 	}
 	return groups
 }
