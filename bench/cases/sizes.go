@@ -6,6 +6,7 @@ package cases
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/bench/harness"
@@ -72,10 +73,13 @@ func sizeCases() []*harness.Case {
 	return all
 }
 
+// SizesName is the name of the case for a mass operation.
+func SizesName(mass string) string { return "sizes/" + mass }
+
 func (mass Mass) asCase() *harness.Case {
 	c := &harness.Case{
 		Group:    GroupSizes,
-		Name:     "sizes/" + mass.Name,
+		Name:     SizesName(mass.Name),
 		Title:    mass.Title,
 		Compares: fmt.Sprintf("processor time for each, with %s and with fewer: %s", harness.Thousands(mass.Sizes[0]), mass.Does),
 		Ops:      1,
@@ -106,6 +110,7 @@ func (mass Mass) asCase() *harness.Case {
 
 // Measure returns what each step costs for each of n.
 func (mass Mass) Measure(n int) (map[string]float64, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(1000)) // or what warmUp has would go back to the system at once
 	warmUp(n)
 	s := &Steps{Figures: make(map[string]float64)}
 	err := mass.Run(n, s)

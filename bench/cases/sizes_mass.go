@@ -322,9 +322,12 @@ func massWaiters(n int, s *Steps) error {
 	}
 	var callers sync.WaitGroup
 	var told atomic.Int64
-	come := func() error {
+	// A caller is a goroutine that is there before, so that its stack does not count.
+	gather := func() (start chan struct{}) {
+		start = make(chan struct{})
 		for range n {
 			callers.Go(func() {
+				<-start
 				w, err := mux.Writer(ctx, time.Hour)
 				if err != nil {
 					told.Add(1)
@@ -333,6 +336,11 @@ func massWaiters(n int, s *Steps) error {
 				_ = w.Close()
 			})
 		}
+		untilQuiet()
+		return start
+	}
+	come := func(start chan struct{}) error {
+		close(start)
 		for mux.Stats().Waiting < n {
 			time.Sleep(time.Millisecond)
 		}
@@ -348,8 +356,9 @@ func massWaiters(n int, s *Steps) error {
 			return nil
 		}
 	}
+	start := gather()
 	if err := errors.Join(
-		s.measure("come", n, mux, come),
+		s.measure("come", n, mux, func() error { return come(start) }),
 		s.measure("failed", failures, mux, fail(time.Nanosecond)),
 		s.measure("refused", failures, mux, fail(-1)),
 		s.measure("served", n, mux, func() error {
@@ -363,7 +372,7 @@ func massWaiters(n int, s *Steps) error {
 	if held, err = mux.Writer(ctx, 0); err != nil {
 		return err
 	}
-	if err := come(); err != nil {
+	if err := come(gather()); err != nil {
 		return err
 	}
 	if err := s.measure("told", n, mux, func() error {

@@ -53,6 +53,7 @@ func (r *report) write(dir string) error {
 		"targets":   r.targets,
 		"table":     table,
 		"profile":   r.profile,
+		"shards":    r.shards,
 		"addresses": func() (string, error) { return writeAddresses(dir, r.Simulated) },
 		"chart":     func(group string) string { return shown[group].markdown() },
 		"round":     func(d time.Duration) time.Duration { return d.Round(time.Second) },
