@@ -166,12 +166,12 @@ var MassOperations = []Mass{
 		Steps: []Step{{"down", "a connect that fails"}},
 	},
 	{
-		Name: "leaks", Title: "leak detection", Sizes: ends(Sizes), Run: massLeaks, Rounds: 1,
+		Name: "leaks", Title: "leak detection", Sizes: []int{20_000, 5_000}, Run: massLeaks, Rounds: 1,
 		Does:  "New with a minimum of n, with WithLeakDetection",
 		Steps: []Step{{"watched", "growth to n"}},
 	},
 	{
-		Name: "duplex", Title: "whole connections that are ready", Sizes: []int{8_000, 2_000}, Run: massDuplex, Rounds: 1,
+		Name: "duplex", Title: "whole connections that are ready", Sizes: []int{10_000, 5_000}, Run: massDuplex, Rounds: 1,
 		Does:  "something has arrived on all of n connections, and Duplex leases each of them",
 		Steps: []Step{{"duplex", "Duplex"}},
 	},
@@ -187,11 +187,8 @@ var MassOperations = []Mass{
 		},
 	},
 	{
-		Name: "named", Title: "callers who wait for one connection by its name", Sizes: Waiters, Run: massNamed, Rounds: 1,
+		Name: "named", Title: "callers who wait for one connection", Sizes: Waiters, Run: massNamed, Rounds: 1,
 		Does:  "n callers wait in Conn.Writer, and are served one after the other",
 		Steps: []Step{{"named", "to be served"}},
 	},
 }
-
-// ends returns the first and the last.
-func ends(sizes []int) []int { return []int{sizes[0], sizes[len(sizes)-1]} }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 
 	"go.atomizer.io/plex"
 	"go.atomizer.io/plex/bench/cases"
@@ -23,13 +24,16 @@ func main() {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(2 << 30)
 	longest := make(map[string]float64)
-	for _, mass := range cases.Locked() {
+	for _, mass := range slices.Repeat(cases.Locked(), 2) {
 		err := mass.Run(*n, &cases.Steps{
 			Figures: make(map[string]float64),
 			Begun:   func(m *plex.Multiplexer) { m.Holds() },
 			Done: func(step string, m *plex.Multiplexer) {
 				h := m.Holds()
-				longest[step] = float64(h.Longest)
+				// A virtual machine may lose its processor in the middle of a hold, but hardly twice.
+				if before, ok := longest[step]; !ok || float64(h.Longest) < before {
+					longest[step] = float64(h.Longest)
+				}
 				if *stacks {
 					fmt.Fprintf(os.Stderr, "%s: %v of %d holds, %v altogether\n%s\n", step, h.Longest, h.Holds, h.Total, h.Stack)
 				}

@@ -94,7 +94,7 @@ whose connections are all lent elsewhere may wait for ever. Also, the channel ha
 caller who waits in the same step in which it takes it, so no wake-up is lost and whoever gives up
 has the half or has never had it. With many queues, a caller who finds all of them empty has to
 enter a line, look again, and leave the line; a half that is given back has to look for lines. That
-is a lock or a protocol of its own, on a path that takes two atomic operations today.
+is a lock or a protocol of its own, on a path that adds two atomic operations to a channel today.
 
 **So it is not built.** It would be worth it for programs with more than sixteen cores that send
 small messages one by one and do little else. Two pools, with half of the connections each, give
