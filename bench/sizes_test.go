@@ -53,6 +53,7 @@ var growing = map[string]string{
 	"down":   "handBackLocked copies all losses, under the lock, for each connect that fails",
 	"leaks":  "reportLeaks looks at all connections each time the supervisor wakes up",
 	"duplex": "unlist turns the whole queue for each lease by name of a half that is ready",
+	"parked": "pairing.idle takes all idle write halves and gives them back where no read half is idle",
 	"named":  "the line of those who wait for one half is a slice: the first leaves it by a copy of the rest",
 }
 

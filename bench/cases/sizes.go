@@ -176,6 +176,11 @@ var MassOperations = []Mass{
 		Steps: []Step{{"duplex", "Duplex"}},
 	},
 	{
+		Name: "parked", Title: "whole connections that are read while they idle", Sizes: []int{20_000, 5_000}, Run: massParked, Rounds: 1,
+		Does:  "a goroutine reads on each of n idle connections, as WithQuietIdle and connections in memory want it; Duplex leases one after the other",
+		Steps: []Step{{"parked", "Duplex and Close"}},
+	},
+	{
 		Name: "waiters", Title: "callers who wait", Sizes: Waiters, Run: massWaiters, Rounds: 2,
 		Does: "n callers wait for one connection: what it costs to come, for one more caller to give up beside them, to be served one after the other, and to be told of the end",
 		Steps: []Step{

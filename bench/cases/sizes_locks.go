@@ -32,7 +32,7 @@ const longestHold = 1e6 // ns
 
 // Locked are the operations that are measured: those in which many connections change.
 func Locked() []Mass {
-	without := []string{"leaks", "duplex", "named"}
+	without := []string{"leaks", "duplex", "parked", "named"}
 	return slices.DeleteFunc(slices.Clone(MassOperations), func(m Mass) bool { return slices.Contains(without, m.Name) })
 }
 

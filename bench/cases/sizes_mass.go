@@ -269,6 +269,31 @@ func massDuplex(n int, s *Steps) error {
 	})
 }
 
+func massParked(n int, s *Steps) error {
+	var from stills
+	mux, err := openSized(&from, n, plex.WithQuietIdle())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = mux.Close() }()
+	for runtime.NumGoroutine() < n {
+		time.Sleep(time.Millisecond)
+	}
+	const calls = 300
+	return s.measure("parked", calls, mux, func() error {
+		for range calls {
+			d, err := mux.Duplex(context.Background(), time.Minute)
+			if err != nil {
+				return err
+			}
+			if err := d.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // untilQuiet waits until nothing goes on any more that takes time.
 func untilQuiet() {
 	for {

@@ -71,20 +71,23 @@ const aboutShards = `## More than eight cores
 One queue holds all idle halves of a kind. It is a channel, and a channel serves one goroutine at a
 time. Its memory moves to the core that uses it, so with many cores each lease waits for it to move,
 and adding cores adds nothing any more. This machine has too few cores to measure that. So it is
-simulated (` + "`bench/shards`" + `), with the times that were measured above: %s for an acquire and close on one
-core, %s when cores compete, and %s for a Write of 64 B over TCP, which is all that is done with a
-lease. In the model each processor has eight goroutines that lease, write and close, over and over.
+simulated (` + "`bench/shards`" + `), with the times that were measured above:
+
+- %s for an acquire and close on one core, %s when cores compete;
+- %s for a Write of 64 B over TCP, which is all that is done with a lease.
+
+In the model each processor has eight goroutines that lease, write and close, over and over.
 
 The other columns are of a queue for each processor. A caller takes an idle half from its own queue,
 or else from any other, or else waits. A half that is given back goes to whoever waits in the same
 queue, and every 16th to the caller who has waited longest, wherever that is. The second half of the
 table has half as many connections as processors, so that callers wait.`
 
-const conclusionShards = `**What it would give.** Up to eight cores little. Beyond about sixteen, one queue is the limit, but
-only for a program that does nothing else with a lease than one small Write. Each lease there costs
-a system call; the work that a program does to make and to read a message comes on top, and every
-microsecond of it doubles the number of cores that one queue is enough for. Package request takes
-one lease for many requests, hundreds at a time under load, and so does a message.Sender.
+const conclusionShards = `**What it would give.** Little up to four cores, and less than twice as many leases with eight.
+Beyond that one queue is the limit, but only for a program that does nothing else than one small
+Write with each lease. The work to make a message and to handle its reply comes on top, and each
+microsecond of it is good for about ten more cores. Package request takes one lease for many
+requests, hundreds at a time under load, and so does a message.Sender.
 
 **What it would cost.** First come, first served is lost, and with it what keeps the longest waits
 short. It can be bounded: if every k-th release of each of P processors goes to the caller who has

@@ -18,7 +18,7 @@ func TestTheSectionAboutManyCoresGoesByWhatWasMeasured(t *testing.T) {
 	require.NoError(t, err)
 	page := string(text)
 	assert.Contains(t, page, "## More than eight cores")
-	assert.Contains(t, page, "100 ns for an acquire and close on one\ncore, 100 ns when cores compete")
+	assert.Contains(t, page, "- 100 ns for an acquire and close on one core, 100 ns when cores compete;")
 	assert.NotContains(t, page, "%!")
 	assert.NotContains(t, page, "\n\n\n")
 	rows := strings.Count(page, " × |")

@@ -57,7 +57,6 @@ type worker struct {
 	processor int
 	holds     bool          // it has a lease
 	from      time.Duration // when it can go on
-	came      int           // its number among all who have waited
 	found     int           // how many waited when it came
 	overtaken int
 }
