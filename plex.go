@@ -121,9 +121,9 @@ type Multiplexer struct {
 	news    news
 	watcher *watcher
 
-	mu       sync.Mutex // guards what follows and the fields that say so
-	changed  sync.Cond  // signalled when something that Shutdown or a connect waits for may have happened
-	accounts            // see books.go
+	mu       mutex     // guards what follows and the fields that say so
+	changed  sync.Cond // signalled when something that Shutdown or a connect waits for may have happened
+	accounts           // see books.go
 	healer   healer
 	scaler   scaler
 	expiries expiries

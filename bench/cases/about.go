@@ -67,6 +67,8 @@ net/http notices, and does not replace it.`,
 only for callers that have waited for too long. The other pools connect at once for every caller
 that finds no idle connection; they have no other way.`,
 
+	GroupSizes: aboutSizes,
+
 	GroupRequest: `Each goroutine sends a request and waits for the reply. With plex, one connection
 carries many requests at the same time, and the number in a reply says which caller it is for, as
 protocols with identifiers allow. The other pools lend a connection until the reply has come. That

@@ -48,6 +48,8 @@ func All(p *peer.Process) []*harness.Case {
 	all = append(all, idleCases(p)...)
 	all = append(all, healCases()...)
 	all = append(all, scaleCases()...)
+	all = append(all, sizeCases()...)
+	all = append(all, lockCases()...)
 	all = append(all, requestCases(p)...)
 	all = append(all, messageCases(p)...)
 	all = append(all, clientCases(p)...)

@@ -21,7 +21,7 @@ const (
 )
 
 func idleCases(p *peer.Process) []*harness.Case {
-	return []*harness.Case{Idle(p, 1_000), Idle(p, 10_000)}
+	return []*harness.Case{Idle(p, 1_000), Idle(p, 10_000), idleKinds(p, 5_000)}
 }
 
 // Idle compares what pools add to connections that idle.
@@ -37,7 +37,7 @@ func Idle(p *peer.Process, conns int) *harness.Case {
 			{Key: GoroutinesPerConn, Title: "goroutines for each", Unit: harness.Count},
 		},
 		Targets: []harness.Target{
-			harness.Below(1<<10, BytesPerConn),
+			harness.Below(IdleBytes, BytesPerConn),
 			harness.Below(0.01, GoroutinesPerConn), // one or two for the whole pool
 		},
 		Ops:    1,

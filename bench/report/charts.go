@@ -34,7 +34,7 @@ func (c chart) markdown() string {
 
 func (r *report) charts() ([]chart, error) {
 	var charts []chart
-	for _, draw := range []func() (*chart, *plot.Plot, error){r.acquireChart, r.deathChart, r.dataChart, r.requestChart} {
+	for _, draw := range []func() (*chart, *plot.Plot, error){r.acquireChart, r.deathChart, r.dataChart, r.requestChart, r.sizesChart} {
 		c, p, err := draw()
 		if err != nil {
 			return nil, err

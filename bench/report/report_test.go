@@ -70,7 +70,7 @@ func TestThePageHasAllCasesAndCharts(t *testing.T) {
 	assert.NotContains(t, page, "A short run")
 	assert.NotContains(t, page, "<no value>")
 	assert.NotContains(t, page, "\n\n\n", "no paragraph is left empty")
-	for _, file := range []string{"acquire.svg", "deaths.svg", "data.svg", "requests.svg"} {
+	for _, file := range []string{"acquire.svg", "deaths.svg", "data.svg", "requests.svg", "sizes.svg"} {
 		assert.Contains(t, page, "]("+file+")")
 		svg, err := os.ReadFile(filepath.Join(dir, file))
 		require.NoError(t, err)

@@ -55,6 +55,7 @@ func (r *report) write(dir string) error {
 		"table":     table,
 		"join":      func(lines []string) string { return strings.Join(lines, "\n") },
 		"profile":   r.profile,
+		"shards":    r.shards,
 		"addresses": func() (string, error) { return writeAddresses(dir, r.Simulated) },
 		"chart":     func(group string) string { return shown[group].markdown() },
 		"round":     func(d time.Duration) time.Duration { return d.Round(time.Second) },

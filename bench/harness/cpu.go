@@ -1,0 +1,5 @@
+package harness
+
+import "time"
+
+var began = time.Now()
