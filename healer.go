@@ -20,9 +20,9 @@ import (
 type healer struct {
 	supervised sync.Once // for the start of the supervisor; safe without mu
 
-	target int    // connections that there should be
-	losses []loss // what is to be replaced, oldest first
-	first  int    // connects for New's minimum that are yet to be started
+	target int // connections that there should be
+	losses losses
+	first  int // connects for New's minimum that are yet to be started
 	pace   pace.Service[Address]
 
 	resolver *resolver // constant; nil without WithResolver
@@ -42,6 +42,62 @@ type loss struct {
 	first    bool // there has been none: it is one of New's minimum
 	why      why  // it has left
 	attempts int  // connects that have failed to replace it
+}
+
+// losses are what is to be replaced: what a failed connect was for goes first, and then the oldest.
+// They are a list, since a slice would be copied as it grows, under the lock, when all peers close
+// at once.
+type losses struct{ first, last *lossEntry }
+
+type lossEntry struct {
+	loss
+	next *lossEntry
+}
+
+// add puts a loss behind all others.
+func (ls *losses) add(l loss) {
+	e := &lossEntry{loss: l}
+	if ls.last == nil {
+		ls.first = e
+	} else {
+		ls.last.next = e
+	}
+	ls.last = e
+}
+
+// handBack puts a loss that was taken ahead of all others.
+func (ls *losses) handBack(l loss) {
+	ls.first = &lossEntry{l, ls.first}
+	if ls.last == nil {
+		ls.last = ls.first
+	}
+}
+
+// take takes out the first loss, and reports false if there is none.
+func (ls *losses) take() (loss, bool) {
+	e := ls.first
+	if e == nil {
+		return loss{}, false
+	}
+	if ls.first = e.next; ls.first == nil {
+		ls.last = nil
+	}
+	return e.loss, true
+}
+
+// from returns a function that says from which address the i-th loss is, the zero Address if there
+// are not so many. From one call to the next, i must not fall.
+func (ls *losses) from() func(i int) Address {
+	e, at := ls.first, 0
+	return func(i int) (a Address) {
+		for ; e != nil && at < i; at++ {
+			e = e.next
+		}
+		if e != nil {
+			a = e.loss.from
+		}
+		return a
+	}
 }
 
 // attempt is one connect that the supervisor has started.
@@ -80,7 +136,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 		m.writers.line.age(now, m.cfg.scalingTimeout(), next)
 	}
 	demand := m.demandLocked()
-	starts, wake := h.pace.Decide(now, demand, h.lostFrom)
+	starts, wake := h.pace.Decide(now, demand, h.losses.from())
 	if !wake.IsZero() {
 		sooner(next, wake)
 	}
@@ -106,7 +162,7 @@ func (m *Multiplexer) connectsLocked(now time.Time, next *time.Time) {
 		sooner(next, now.Add(proofPause)) // the service may have proved well by then
 	}
 	if whole && m.connecting == 0 {
-		h.losses = nil
+		h.losses = losses{}
 		h.pace.Whole(now)
 	}
 	m.short.Store(!whole || m.open == m.leaving)
@@ -190,21 +246,11 @@ func (h *healer) of(stage pace.Stage) *list.List {
 	return nil
 }
 
-// lostFrom returns the address of the i-th loss.
-func (h *healer) lostFrom(i int) (a Address) {
-	if i < len(h.losses) {
-		a = h.losses[i].from
-	}
-	return a
-}
-
 // nextLossLocked takes the loss to be replaced next. Losses may have been forgotten when the pool
 // was whole for a moment; the place is then still to be filled.
 func (m *Multiplexer) nextLossLocked() loss {
 	h := &m.healer
-	if len(h.losses) > 0 {
-		l := h.losses[0]
-		h.losses = h.losses[1:]
+	if l, ok := h.losses.take(); ok {
 		return l
 	}
 	l := loss{addr: m.Addr(), at: time.Now(), first: h.first > 0}
@@ -280,7 +326,7 @@ func (a *attempt) handBackLocked(m *Multiplexer, others int) {
 	case !a.tries:
 		again := a.loss
 		again.attempts++
-		h.losses = append([]loss{again}, h.losses...)
+		h.losses.handBack(again)
 	}
 }
 
@@ -300,7 +346,7 @@ func (c *conn) leftLocked() {
 		return
 	}
 	if y != whySurplus {
-		m.healer.losses = append(m.healer.losses, loss{addr: c.remote, from: c.at, at: c.leftAt, why: y})
+		m.healer.losses.add(loss{addr: c.remote, from: c.at, at: c.leftAt, why: y})
 	}
 	switch p := &m.healer.pace; {
 	case !c.dialed:

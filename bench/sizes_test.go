@@ -50,7 +50,6 @@ func TestTheLongestHoldsOfTheLockAreMeasured(t *testing.T) {
 
 // growing are costs that are known to grow with the pool, with the reason.
 var growing = map[string]string{
-	"down":   "handBackLocked copies all losses, under the lock, for each connect that fails",
 	"leaks":  "reportLeaks looks at all connections each time the supervisor wakes up",
 	"duplex": "unlist turns the whole queue for each lease by name of a half that is ready",
 	"parked": "pairing.idle takes all idle write halves and gives them back where no read half is idle",

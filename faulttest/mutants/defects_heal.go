@@ -30,6 +30,18 @@ var healDefects = []defect{
 		tests: []suite{root("TestAFailedFirstConnectIsRetriedForThoseWhoWaitAndForNobodyElse", "TestTheCapacityHoldsThroughBurstsLossesAndRefusals")},
 	},
 	{
+		name:  "failed-connect-goes-last",
+		what:  "what a failed connect was for is replaced after all that was lost since, not first",
+		edits: []edit{in("attempt.handBackLocked", replace("h.losses.handBack(again)", "h.losses.add(again)"))},
+		tests: []suite{root("TestAFailedConnectHandsItsLossBack")},
+	},
+	{
+		name:  "loss-behind-the-last-is-dropped",
+		what:  "once all losses have been taken, the next ones are not remembered",
+		edits: []edit{in("losses.take", drop("ls.last = nil"))},
+		tests: []suite{root("TestWhatAFailedConnectWasForIsReplacedFirst")},
+	},
+	{
 		name:  "addresses-at-random",
 		what:  "connects go to any address that answers, not to the one with the fewest connections",
 		pkg:   "internal/pace",

@@ -26,7 +26,7 @@ func (d Demand) wanted() bool { return d.Waiting > 0 || d.Tried }
 // nothing is started there, and the owner asks again once it has told it.
 //
 // Lost says from which address the connection is gone that the i-th healing connect replaces; it
-// may be nil.
+// may be nil. It is asked in order: i never falls.
 func (s *Service[K]) Decide(now time.Time, d Demand, lost func(i int) K) (starts []Start[K], wake time.Time) {
 	room := d.Capacity - d.Open - d.Connecting
 	if d.MaxConnecting > 0 {
