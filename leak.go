@@ -47,16 +47,25 @@ func (h *half) remember(lease word, half string) {
 	}
 }
 
-// reportLeaks logs the leases that have become suspicious.
-func (m *Multiplexer) reportLeaks(now time.Time, next *time.Time) {
-	d := m.cfg.leakThreshold
-	if !d.Given() {
+// detector finds the leases that have become suspicious. It belongs to the supervisor's goroutine.
+type detector struct{ at time.Time } // of the next look
+
+// look logs them. It looks at all connections, so it does that twice in each threshold, however
+// often the supervisor wakes up: a lease is reported when it is half as old again at the latest.
+func (d *detector) look(m *Multiplexer, now time.Time, next *time.Time) {
+	threshold := m.cfg.leakThreshold
+	if !threshold.Given() {
 		return
 	}
-	sooner(next, now.Add(max(min(d.Get(), maxWait)/2, time.Millisecond)))
+	if now.Before(d.at) {
+		sooner(next, d.at)
+		return
+	}
+	d.at = now.Add(max(min(threshold.Get(), maxWait)/2, time.Millisecond))
+	sooner(next, d.at)
 	for _, c := range m.roster.all() {
 		for _, h := range []*half{&c.r, &c.w} {
-			if l, ok := h.suspect(now, d.Get()); ok {
+			if l, ok := h.suspect(now, threshold.Get()); ok {
 				m.mu.Lock()
 				m.stats.SuspectedLeaks++
 				m.mu.Unlock()

@@ -191,7 +191,8 @@ func WithName(name string) Option {
 }
 
 // WithLeakDetection reports leases that are held for longer than threshold, with the stack that
-// took them, to the logger. It costs a clock reading and a stack for every lease. Off by default.
+// took them, to the logger, each when it is half as old again at the latest. It costs a clock
+// reading and a stack for every lease. Off by default.
 func WithLeakDetection(threshold time.Duration) Option {
 	return func(c *config) { c.leakThreshold.Give(threshold) }
 }

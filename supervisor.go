@@ -23,6 +23,7 @@ func (m *Multiplexer) startSupervisor() {
 func (m *Multiplexer) supervise() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var leaks detector
 	var probes prober
 	for {
 		now := time.Now()
@@ -41,7 +42,7 @@ func (m *Multiplexer) supervise() {
 		for _, c := range due {
 			c.retireDue()
 		}
-		m.reportLeaks(now, &next)
+		leaks.look(m, now, &next)
 		probes.look(m, now, &next)
 		if move {
 			m.healer.resolver.moveOne(overfull)

@@ -50,7 +50,6 @@ func TestTheLongestHoldsOfTheLockAreMeasured(t *testing.T) {
 
 // growing are costs that are known to grow with the pool, with the reason.
 var growing = map[string]string{
-	"leaks":  "reportLeaks looks at all connections each time the supervisor wakes up",
 	"duplex": "unlist turns the whole queue for each lease by name of a half that is ready",
 	"parked": "pairing.idle takes all idle write halves and gives them back where no read half is idle",
 	"named":  "the line of those who wait for one half is a slice: the first leaves it by a copy of the rest",

@@ -28,6 +28,12 @@ var reviewedDefects = []defect{
 		tests: []suite{root("TestLeakDetectionDoesNotWaitForALock")},
 	},
 	{
+		name:  "leaks-at-each-wake-up",
+		what:  "leak detection looks at all connections each time that the supervisor wakes up",
+		edits: []edit{in("detector.look", replace("now.Before(d.at)", "false"))},
+		tests: []suite{root("TestLeaksAreLookedForTwiceInEachThreshold")},
+	},
+	{
 		name:  "backlog-too-old",
 		what:  "a connection that is replaced for its age takes with it what a stream has left to deliver",
 		edits: []edit{in("conn.readOut", replace("c.afterLook(fromRead)", "intoRetire"))},
