@@ -72,10 +72,15 @@ func (m *Multiplexer) Renew(ctx context.Context) error {
 	m.healer.resolver.refresh(ctx)
 	old := slices.DeleteFunc(m.roster.all(), func(c *conn) bool { return !c.isOpen() })
 	rand.Shuffle(len(old), func(i, j int) { old[i], old[j] = old[j], old[i] })
+	starts := renewal{at: time.Now(), most: min(renewPause, renewPauses/time.Duration(max(1, len(old))))}
 	for _, c := range old {
 		Conn{c}.Retire()
+		pause := starts.pause(time.Now())
+		if pause <= 0 {
+			continue
+		}
 		select {
-		case <-time.After(rand.N(min(renewPause, renewPauses/time.Duration(len(old))))):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		case <-m.ctx.Done():
 		}
@@ -86,21 +91,44 @@ func (m *Multiplexer) Renew(ctx context.Context) error {
 		m.changed.Broadcast()
 	})
 	defer stop()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for len(old) > 0 {
-		switch {
-		case m.refusing:
-			return ErrClosed
-		case old[0].life.phase == phaseClosed:
-			old = old[1:]
-		case ctx.Err() != nil:
-			return caller.ContextError(ctx)
-		default:
-			m.changed.Wait()
+	for _, c := range old {
+		if err := c.awaitClosed(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// renewal is when the connections begin to be retired, one after the other.
+type renewal struct {
+	at   time.Time     // of the next
+	most time.Duration // from one to the next
+}
+
+// pause draws when the next one is, and returns how long that is from now. It is not from the one
+// before: a timer may come a millisecond late, which is longer than the pauses of a large pool.
+func (r *renewal) pause(now time.Time) time.Duration {
+	r.at = r.at.Add(rand.N(r.most))
+	return r.at.Sub(now)
+}
+
+// awaitClosed waits until a connection is closed, the multiplexer begins to close, or ctx ends,
+// which broadcasts changed.
+func (c *conn) awaitClosed(ctx context.Context) error {
+	m := c.m
+	m.mu.Lock() // for each, so that nobody waits while a large pool is looked through
+	defer m.mu.Unlock()
+	for {
+		switch {
+		case m.refusing:
+			return ErrClosed
+		case c.life.phase == phaseClosed:
+			return nil
+		case ctx.Err() != nil:
+			return caller.ContextError(ctx)
+		}
+		m.changed.Wait()
+	}
 }
 
 // ConnInfo is a snapshot of one connection.

@@ -128,6 +128,12 @@ var healDefects = []defect{
 		tests: []suite{root("TestRenewAsksForTheAddressesFirst")},
 	},
 	{
+		name:  "renewal-without-a-schedule",
+		what:  "each pause of Renew begins when the one before has ended, so a large pool is renewed for as long as its timers are late",
+		edits: []edit{in("renewal.pause", replace("r.at.Add", "now.Add"))},
+		tests: []suite{root("TestThePausesOfARenewalAreTwoSecondsAtMost")},
+	},
+	{
 		name:  "certificate-of-the-address",
 		what:  "a certificate is checked against the address that is dialled, not the name that was resolved",
 		edits: []edit{in("DialResolved", replace("expecting(d, to.Name)", "d"))},
