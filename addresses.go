@@ -221,7 +221,7 @@ func (r *resolver) hurry() {
 // fewest. But an address that has failed, and that nothing was connected to since, is tried first
 // where there is room, so that no connection is given up for one that is still dead.
 func (r *resolver) balanceLocked(now time.Time, next *time.Time) (from Address, move bool) {
-	if r == nil || r.m.refusing || r.m.connecting > 0 || len(r.m.due) > 0 {
+	if r == nil || r.m.refusing || r.m.connecting > 0 || r.m.due.Len() > 0 {
 		return from, false
 	}
 	m, h := r.m, &r.m.healer

@@ -186,12 +186,12 @@ type conn struct {
 	leftAt     time.Time
 	expiresAt  time.Time     // when it becomes due, and later when pins no longer keep it; zero without a maximal lifetime
 	graceEnds  time.Time     // when pins no longer keep it, once it leaves; zero if it was not pinned then
-	queued     bool          // it is in Multiplexer.due
 	parkWake   chan struct{} // has the goroutine that parks go back to its Read; nil if there is none
 	ends       map[*afterEnd]struct{}
 	rosterAt   int // its place in the roster, and in the heap of expiries; from 1, 0 if none
 	expiryAt   int
 	remainsAt  *list.Element // its place among the remains; nil if none
+	dueAt      *list.Element // its place in Multiplexer.due; nil if none
 
 	w half
 }
@@ -374,6 +374,7 @@ func (c *conn) leaveLocked(y why) bool {
 	m.healer.pace.Left(c.at, c.life.due())
 	c.life, c.leftAt = next, time.Now()
 	m.expiries.drop(c)
+	c.tryNoMoreLocked() // or another would be connected to replace it first, one too many
 	m.leaving++
 	if next.why.retires() {
 		m.stats.Retired++

@@ -4,6 +4,7 @@ package plex
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"io"
 	"maps"
@@ -136,7 +137,7 @@ var steps = map[string]func(w *walk) bool{
 		defer w.m.mu.Unlock()
 		next, ok := w.c.life.turn(phaseOpen, whyExpired)
 		if ok {
-			w.c.life, w.c.queued = next, true // in no list of the supervisor's, so that only steps try it
+			w.c.life, w.c.dueAt = next, new(list.Element) // in no list of the supervisor's, so that only steps try it
 			w.c.r.set(connDue)
 			w.c.w.set(connDue)
 		}

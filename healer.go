@@ -176,7 +176,7 @@ func (m *Multiplexer) demandLocked() pace.Demand {
 		waiting += int(m.readers.waiting.Load())
 	}
 	target := h.target
-	if len(m.due) > 0 && target < m.capacity {
+	if m.due.Len() > 0 && target < m.capacity {
 		target++ // what is due is replaced first
 	}
 	return pace.Demand{
@@ -257,8 +257,9 @@ func (m *Multiplexer) nextLossLocked() loss {
 	switch {
 	case l.first:
 		h.first--
-	case len(m.due) > 0:
-		l.addr, l.from, l.why = m.due[0].remote, m.due[0].at, m.due[0].life.why
+	case m.due.Len() > 0:
+		c := m.firstDueLocked()
+		l.addr, l.from, l.why = c.remote, c.at, c.life.why
 	}
 	return l
 }

@@ -28,8 +28,8 @@ func jitteredLifetime(d time.Duration, chance float64) time.Duration {
 	return d - time.Duration(0.1*chance*float64(d))
 }
 
-// dueLocked marks connections that have become due, and returns those to try now.
-func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
+// dueLocked marks connections that have become due, and returns how many to try now at most.
+func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) int {
 	for range dueBatch {
 		c := m.expiries.due(now)
 		if c == nil {
@@ -42,28 +42,48 @@ func (m *Multiplexer) dueLocked(now time.Time, next *time.Time) []*conn {
 	if t, ok := m.expiries.next(); ok {
 		sooner(next, t)
 	}
-	if m.due = stillDue(m.due); len(m.due) == 0 || !m.canSpareLocked(now) {
-		return nil
+	n := m.due.Len()
+	if n == 0 || !m.canSpareLocked(now) {
+		return 0
 	}
-	n := min(len(m.due), dueBatch)
-	batch := m.due[:n:n]
-	for _, c := range batch { // at most dueBatch
-		c.queued = false
-	}
-	if m.due = stillDue(m.due[n:]); len(m.due) > 0 {
+	if n > dueBatch {
 		sooner(next, now.Add(duePause))
 	}
-	return batch
+	return min(n, dueBatch)
 }
 
-// stillDue drops what has left meanwhile from the front of those that are due, so that nothing is
-// connected to replace it first.
-func stillDue(due []*conn) []*conn {
-	for len(due) > 0 && !due[0].life.due() {
-		due[0].queued = false
-		due = due[1:]
+// retireDue tries n of the connections that are due, or as many as can be spared.
+func (m *Multiplexer) retireDue(n int) {
+	for range n {
+		c := m.nextDue()
+		if c == nil {
+			return // when that changes, the supervisor wakes up
+		}
+		c.retireDue()
 	}
-	return due
+}
+
+// nextDue takes out the connection that is to be tried next, nil if none can be spared.
+func (m *Multiplexer) nextDue() *conn {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.firstDueLocked()
+	if c == nil || !m.canSpareLocked(time.Now()) {
+		return nil
+	}
+	c.tryNoMoreLocked()
+	if m.due.Len() == 0 {
+		m.kick() // nothing is to be replaced first any more
+	}
+	return c
+}
+
+// firstDueLocked returns the connection that is to be tried next, nil if there is none.
+func (m *Multiplexer) firstDueLocked() *conn {
+	if front := m.due.Front(); front != nil {
+		return front.Value.(*conn)
+	}
+	return nil
 }
 
 // markDueLocked makes a connection due since a moment, and has the supervisor try it. It reports
@@ -94,10 +114,17 @@ func (c *conn) turnOut(y why) bool {
 
 // tryLaterLocked has the supervisor try a connection that is due, once one can be spared.
 func (c *conn) tryLaterLocked() {
-	if c.life.due() && !c.queued {
-		c.queued = true
-		c.m.due = append(c.m.due, c)
+	if c.life.due() && c.dueAt == nil {
+		c.dueAt = c.m.due.PushBack(c)
 		c.m.kick() // it is replaced first
+	}
+}
+
+// tryNoMoreLocked is for a connection that is just tried, or that has left.
+func (c *conn) tryNoMoreLocked() {
+	if c.dueAt != nil {
+		c.m.due.Remove(c.dueAt)
+		c.dueAt = nil
 	}
 }
 

@@ -34,5 +34,5 @@ func TestWhatHasLeftIsNotReplacedFirst(t *testing.T) {
 	require.True(t, conns[1].leaveLocked(whyRenewed))
 	m.dueLocked(now, &next)
 	require.Equal(t, 2, m.demandLocked().Target)
-	require.False(t, conns[0].queued || conns[1].queued)
+	require.False(t, conns[0].dueAt != nil || conns[1].dueAt != nil)
 }

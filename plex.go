@@ -78,6 +78,7 @@
 package plex
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"net"
@@ -127,7 +128,7 @@ type Multiplexer struct {
 	healer   healer
 	scaler   scaler
 	expiries expiries
-	due      []*conn // too old, and to be tried again
+	due      list.List // of connections that are due, and to be tried
 	remains  remains
 }
 

@@ -39,9 +39,7 @@ func (m *Multiplexer) supervise() {
 		m.mu.Unlock()
 
 		m.closeSurplus(surplus)
-		for _, c := range due {
-			c.retireDue()
-		}
+		m.retireDue(due)
 		leaks.look(m, now, &next)
 		probes.look(m, now, &next)
 		if move {

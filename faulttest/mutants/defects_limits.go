@@ -114,7 +114,7 @@ var limitDefects = []defect{
 	{
 		name:  "due-and-gone-is-replaced-again",
 		what:  "what has left while it waited to be tried is replaced once more, by one too many",
-		edits: []edit{in("stillDue", never("len(due) > 0"))},
+		edits: []edit{in("conn.leaveLocked", drop("c.tryNoMoreLocked()"))},
 		tests: []suite{root("TestWhatHasLeftIsNotReplacedFirst")},
 	},
 	{
