@@ -85,9 +85,11 @@ type pairing struct {
 // of returns the leased halves of one connection, of that of w or of another.
 func (p *pairing) of(w *half, wid word) (*half, word, word, error) {
 	for {
-		if other, otherID, rid, ok := p.idle(); ok {
-			_ = w.close(wid)
-			return other, otherID, rid, nil
+		if p.othersMayBeIdle(w.conn) {
+			if other, otherID, rid, ok := p.idle(); ok {
+				_ = w.close(wid)
+				return other, otherID, rid, nil
+			}
 		}
 		rid, err := w.conn.r.leaseNamed(p.ctx, p.left(), true)
 		if err == nil && w.conn.inStep(rid) {
@@ -116,6 +118,16 @@ func (p *pairing) left() time.Duration {
 		return left
 	}
 	return -1
+}
+
+// othersMayBeIdle reports whether it is worth while to look for another connection than c, of which
+// the read half is not idle. It is not if plex reads there and stops as soon as somebody comes, nor
+// if no read half is idle, which is known where all that are idle are listed.
+func (p *pairing) othersMayBeIdle(c *conn) bool {
+	if c.attention == parked && c.isFree() && !c.r.word().is(leaseLive) {
+		return false
+	}
+	return p.m.reading.Load() != readsAny || p.m.readers.listed() > 0
 }
 
 // idle leases a connection of which both halves are idle, if there is one. It looks at each idle

@@ -53,8 +53,6 @@ var growing = map[string]string{
 	"down":   "handBackLocked copies all losses, under the lock, for each connect that fails",
 	"leaks":  "reportLeaks looks at all connections each time the supervisor wakes up",
 	"duplex": "unlist turns the whole queue for each lease by name of a half that is ready",
-	"parked": "pairing.idle takes all idle write halves and gives them back where no read half is idle",
-	"named":  "the line of those who wait for one half is a slice: the first leaves it by a copy of the rest",
 }
 
 // growth is how much more each may cost where there are eight times as many. A cost that is square

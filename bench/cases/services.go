@@ -192,8 +192,8 @@ var memcached = program{name: "memcached", args: func(host, port string) []strin
 	return args
 }}
 
-// natsWindow is how many messages are on their way at the most, so that the server cuts nobody off as too slow a consumer, and all that is queued has room;
-// natsBatch how many are published with one call, where they are.
+// natsWindow is how many messages are on their way at the most, so that the server cuts nobody off as too slow a consumer,
+// and all that is queued has room; natsBatch how many are published with one call, where they are.
 const natsWindow, natsBatch = 4 << 10, 64
 
 // Ways to use nats.go.
