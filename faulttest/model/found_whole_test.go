@@ -6,6 +6,7 @@ package model
 
 import (
 	"context"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -291,4 +292,22 @@ func TestADuplexThatWouldNotWaitGetsAConnectionThatPlexReads(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, d.Close())
 	})
+}
+
+// A probe that gets no answer ends in time, and so does its connection. That is not the context of whoever asks for the
+// connection later.
+func TestWhatAProbeHasDiedOfIsNotTheCallersContext(t *testing.T) {
+	t.Skip(known)
+	played(t, 1, func(t *testing.T, s *scene) {
+		w := s.writer()
+		name := w.Conn()
+		require.NoError(t, w.Close())
+		time.Sleep(time.Minute)
+		_, err := name.Writer(t.Context(), 0)
+		require.ErrorIs(t, err, plex.ErrProbe)
+		require.Zero(t, s.m.Stats().Canceled)
+	}, plex.WithProbe(time.Second, time.Second, func(ctx context.Context, _ net.Conn) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}))
 }

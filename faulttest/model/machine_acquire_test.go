@@ -26,7 +26,8 @@ type lease struct {
 	came  int         // when, see machine.arrived
 	ahead bool        // of the line, as just this connection was asked for
 
-	pending bool // it is of a caller who waits for the other half
+	probe   *probe // it is that of a probe
+	pending bool   // it is of a caller who waits for the other half
 
 	deadline time.Time
 	closing  bool // Close or Kill has been called
@@ -89,11 +90,11 @@ type waiter struct {
 }
 
 func (m *machine) acquire(t *rapid.T) {
-	m.drawAcquire(t, rapid.SampledFrom(m.asked()).Draw(t, "kind"))
+	m.drawAcquire(t, rapid.SampledFrom(m.kinds()).Draw(t, "kind"))
 }
 
-// asked is what the pool is asked for: writers, and read halves in one of the two ways.
-func (m *machine) asked() []*side {
+// kinds is what the pool is asked for: writers, and read halves in one of the two ways.
+func (m *machine) kinds() []*side {
 	if m.attending {
 		return []*side{&m.ready, &m.writers, &m.whole}
 	}
@@ -298,6 +299,7 @@ func (m *machine) tookWhatEnded(s *side, c *conn) bool {
 func (m *machine) begins(l *lease, c *conn) {
 	m.arrived++
 	l.conn, l.came = c, m.arrived
+	c.used = time.Now()
 	s := l.side
 	if s == &m.readers {
 		c.vague = false
@@ -377,6 +379,7 @@ func (m *machine) ended(l *lease) {
 	}
 	l.over = true
 	c := l.conn
+	c.used = time.Now()
 	l.side.leases = slices.DeleteFunc(l.side.leases, func(x *lease) bool { return x == l })
 	m.stale = append(m.stale, l)
 	if l.side == &m.writers {

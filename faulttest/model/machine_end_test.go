@@ -18,7 +18,7 @@ func (m *machine) end() {
 	for _, c := range m.pending() {
 		m.unpinAll(c) // see stuck
 	}
-	m.settle(t)
+	m.letProbesPass()
 	m.cancelStuck()
 	switch rapid.SampledFrom([]string{"calm", "close", "shutdown", "impatient", "context"}).Draw(t, "end") {
 	case "calm":
@@ -133,7 +133,7 @@ func (m *machine) shutdown() {
 		func() bool { return !hurry }, // a stream may have to help its sender to the end
 		func() { done = true; require.NoError(m.t, err) })
 	m.settle(t)
-	for _, s := range m.asked() {
+	for _, s := range m.kinds() {
 		m.begin(s, nil, 0, false) // refused
 	}
 	m.settle(t)

@@ -49,6 +49,9 @@ func (m *machine) checkNamed(w *waiter) {
 // refusedNamed compares the reason why the writer of one connection is not to be had.
 func (m *machine) refusedNamed(w *waiter, err error) {
 	require.True(m.t, w.of.writeGone() || m.closed, "%v", err)
+	if errors.Is(err, context.DeadlineExceeded) { // see TestWhatAProbeHasDiedOfIsNotTheCallersContext
+		m.canceled++
+	}
 	m.tellsTheEndToNamed(w.of, err)
 }
 
@@ -218,7 +221,7 @@ func (m *machine) checkService() {
 }
 
 // learnLeaving finds connections that are leaving while a consumer reads, or because something is expected of them. Their
-// write half was retired. Readers who come for what has arrived do not keep a connection for ever.
+// write half was retired. The consumer may have been given the reader a moment before. Readers who come for what has arrived do not keep a connection for ever.
 func (m *machine) learnLeaving() {
 	if m.closed {
 		return
@@ -226,7 +229,7 @@ func (m *machine) learnLeaving() {
 	var leave []*conn
 	for _, c := range m.order {
 		w := c.peek()
-		if m.serves(c) && (c.reader != nil && c.writer == nil || len(c.pins) > 0) && w.closes == 0 && !w.eofTold && !w.errTold {
+		if m.serves(c) && (c.writer == nil || len(c.pins) > 0) && w.closes == 0 && !w.eofTold && !w.errTold {
 			leave = append(leave, c)
 		}
 	}

@@ -74,6 +74,7 @@ func checkMachine(t *testing.T, attending bool) {
 				"cancelN": m.cancelRenew,
 				"pin":     m.pin,
 				"unpin":   m.unpin,
+				"probed":  m.probeEnds,
 			})
 			m.end()
 		})
@@ -86,6 +87,7 @@ type setup struct {
 	connector, scaling, lifetime   bool
 	scaleAfter, idleAfter, maxLife time.Duration
 	grace                          time.Duration // of a retirement, for pins
+	probed                         bool
 }
 
 const connectTimeout = 2 * time.Second
@@ -126,7 +128,13 @@ type machine struct {
 	acquired, timedOut, canceled, connected, connectFailed, lost, killed, scaledDown, expired int
 	renewed, detached                                                                         int
 
-	pairing   bool     // somebody waits for a whole connection, and so leases what nobody gets
+	pairing bool        // somebody waits for a whole connection, and so leases what nobody gets
+	probes  []*probe    // under way
+	asked   []*probe    // ever; guarded by mu
+	pass    atomic.Bool // probes succeed at once
+
+	seenProbes int // by learnProbes
+
 	held      []*lease // pending ones of before
 	displaced int      // how many of those that wait for one have lost their place, as their connection has ended
 
@@ -148,19 +156,20 @@ type conn struct {
 	writer     *lease
 	dead       bool // the connection has failed
 	cause      error
-	givenUp    bool // by whoever killed it, and with it what is left to be read
-	atEnd      bool // plex has seen the peer's end
-	ended      bool // plex has seen an end, the peer's or an error, up to which it has read everything
-	untold     bool // and was not reading for a consumer, so a ready reader is to be told of it
-	offered    bool // which is what the next lease is for, if nothing is left to be read
-	vague      bool // or not; the pool is asked
-	retired    bool // closed because it was too many or too old
-	dropped    bool // its remains were given up
-	kept       bool // it is in machine.remains
-	draining   bool // retired by Shutdown
-	leaving    bool // its write half is retired for its age; its read half will be, with its lease
-	counted    bool // its loss is
-	justEnded  bool // since the last comparison, so what was leased before that may not have been noted yet
+	givenUp    bool      // by whoever killed it, and with it what is left to be read
+	atEnd      bool      // plex has seen the peer's end
+	ended      bool      // plex has seen an end, the peer's or an error, up to which it has read everything
+	untold     bool      // and was not reading for a consumer, so a ready reader is to be told of it
+	offered    bool      // which is what the next lease is for, if nothing is left to be read
+	vague      bool      // or not; the pool is asked
+	retired    bool      // closed because it was too many or too old
+	dropped    bool      // its remains were given up
+	kept       bool      // it is in machine.remains
+	used       time.Time // when a lease of it began or ended last
+	draining   bool      // retired by Shutdown
+	leaving    bool      // its write half is retired for its age; its read half will be, with its lease
+	counted    bool      // its loss is
+	justEnded  bool      // since the last comparison, so what was leased before that may not have been noted yet
 	name       plex.Conn
 	pins       []func()  // that have not been undone
 	asked      time.Time // since when it is to be retired, because somebody has asked for it; zero if nobody has
@@ -262,6 +271,9 @@ func newMachine(t *rapid.T, attending bool) *machine {
 			c.lifetime, c.maxLife = true, 4*time.Second
 			opts = append(opts, plex.WithMaxLifetime(c.maxLife))
 		}
+	}
+	if c.probed = rapid.IntRange(0, 2).Draw(t, "probed") == 0; c.probed {
+		opts = append(opts, plex.WithProbe(probeIdle, probeTimeout, m.probe))
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	pool, err := plex.New(m.ctx, opts...)
@@ -365,6 +377,7 @@ func (m *machine) learn() {
 	}
 	m.dials = slices.DeleteFunc(m.dials, func(d *dial) bool { return d.noted })
 	m.learnNames()
+	m.learnProbes()
 	m.learnPending()
 	m.learnLeaving()
 	inService := m.inService()
@@ -497,7 +510,7 @@ func (m *machine) checkStats() {
 		want := [...]int{
 			m.cfg.capacity, m.open(), len(m.dials), len(m.readers.waiters) + len(m.writers.waiters) + len(m.whole.waiters) - pending,
 			len(m.idle(&m.readers)), len(m.idle(&m.writers)),
-			leased(&m.readers), leased(&m.writers) + pending, len(m.ready.waiters),
+			leased(&m.readers) + len(m.probes), leased(&m.writers) + pending + len(m.probes), len(m.ready.waiters),
 		}
 		got := [...]int{s.Capacity, s.Open, s.Connecting, s.Waiting, s.IdleReaders, s.IdleWriters, s.LeasedReaders, s.LeasedWriters, s.WaitingReady}
 		require.Equal(m.t, want, got, "Capacity, Open, Connecting, Waiting, IdleReaders, IdleWriters, LeasedReaders, LeasedWriters, WaitingReady")

@@ -37,7 +37,7 @@ func (m *machine) idleWhole() []*conn {
 // pending returns the connections whose write half is held by a caller who waits for the read half.
 func (m *machine) pending() (pending []*conn) {
 	for _, c := range m.order {
-		if c.writer != nil && c.writer.pending {
+		if c.writer != nil && c.writer.pending && c.writer.probe == nil {
 			pending = append(pending, c)
 		}
 	}
