@@ -242,10 +242,10 @@ func (m *machine) learnLeaving() {
 			continue
 		}
 		in := c.name.Info()
-		if m.kept(c) && in.Reader.State != plex.HalfRetired && in.Err == nil {
+		if in.Reader.State != plex.HalfRetired && in.Err == nil {
 			continue
 		}
-		if c.writer != nil {
+		if c.writer != nil && !c.writer.closing {
 			m.t.Skip("see TestAWriteLeaseIsNotCutShortWhenPinsGo")
 		}
 		if c.reader == nil && in.Reader.State == plex.HalfRetired {

@@ -387,9 +387,8 @@ func (m *machine) learn() {
 		}
 		w := c.peek()
 		own := m.attending && (c.reader == nil || c.reader.closing) // it was plex itself that has read
-		if (w.errTold || w.eofTold) && !c.counted && m.isDue(c) && c.name.Info().Leaving != "lost" {
-			m.countRetired(c) // it was about to leave, and plex has come to its end by that
-			c.leaving, c.counted, c.drains = true, true, time.Now()
+		if w.errTold || w.eofTold {
+			m.hadLeft(c)
 		}
 		if w.errTold && !c.dead {
 			c.justEnded = true
@@ -428,6 +427,24 @@ func (m *machine) learn() {
 	}
 }
 
+// hadLeft finds out whether a connection that has ended had begun to leave just before, so that it is not lost.
+func (m *machine) hadLeft(c *conn) {
+	if c.counted || m.closed || !m.isDue(c) || c.name.Info().Leaving == "lost" {
+		return
+	}
+	m.countRetired(c)
+	c.leaving, c.counted, c.drains = true, true, time.Now()
+}
+
+// foundTorn notes that the last write of a lease that has ended was cut short.
+func (m *machine) foundTorn(c *conn) {
+	if !c.dead {
+		m.hadLeft(c)
+		c.justEnded = true
+	}
+	m.fail(c, plex.ErrPartialWrite)
+}
+
 // seesEnd notes that plex has come to an end without a consumer. Then what is left, and the end, wait for ready readers.
 func (m *machine) seesEnd(c *conn) {
 	c.ended, c.untold, c.offered = true, true, true
@@ -460,10 +477,7 @@ func (m *machine) letPlexLook() {
 func (m *machine) settleCalls() {
 	for _, c := range m.calls { // the end of one lease explains what others were told
 		if c.isDone() && c.ends != nil && c.ends.conn.peek().torn {
-			if !c.ends.conn.dead {
-				c.ends.conn.justEnded = true
-			}
-			m.fail(c.ends.conn, plex.ErrPartialWrite)
+			m.foundTorn(c.ends.conn)
 		}
 	}
 	m.calls = slices.DeleteFunc(m.calls, func(c *call) bool {
@@ -485,7 +499,7 @@ func (m *machine) checkConns() {
 				c.id, c.dead, c.atEnd, c.retired, c.draining, c.leaving, c.reader != nil, c.writer != nil, c.name.Info())
 		}
 		require.Equal(m.t, len(c.pins), c.name.Info().Pins)
-		require.False(m.t, c.leaving && !c.retired && !c.dead && !c.atEnd && (!m.attending || c.left() == 0) && c.reader == nil && !m.kept(c) && !c.readGone(), "connection %d leaves, and nothing keeps it", c.id)
+		require.False(m.t, c.leaving && !c.retired && !c.dead && !c.atEnd && (!m.attending || c.left() == 0) && c.reader == nil && c.writer == nil && !m.kept(c) && !c.readGone(), "connection %d leaves, and nothing keeps it", c.id)
 		require.NoError(m.t, c.verdict())
 		require.LessOrEqual(m.t, c.delivered, w.sent)
 	}

@@ -79,6 +79,11 @@ func (m *machine) keepPending() {
 			m.displaced++
 		}
 	}
+	for _, c := range m.order {
+		if c.justEnded { // somebody may have had its write half for less than the time between two comparisons
+			m.displaced++
+		}
+	}
 	m.held = nil
 	for _, c := range m.pending() {
 		m.held = append(m.held, c.writer)
