@@ -90,7 +90,6 @@ func told(t *testing.T, result <-chan error, what string) error {
 // Whoever waits for the read half beside his write half is told when the reader has come to the peer's end, and gets another
 // connection.
 func TestADuplexIsToldThatItsConnectionHasEnded(t *testing.T) {
-	t.Skip(known)
 	played(t, 1, func(t *testing.T, s *scene) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -107,7 +106,6 @@ func TestADuplexIsToldThatItsConnectionHasEnded(t *testing.T) {
 
 // So he is when somebody expects something of the connection, whatever it ends by.
 func TestADuplexThatWaitsForAPinIsToldOfTheEnd(t *testing.T) {
-	t.Skip(known)
 	for what, end := range map[string]func(s *scene, name plex.Conn){
 		"killed": func(_ *scene, name plex.Conn) { name.Kill() },
 		"closed": func(s *scene, _ plex.Conn) { _ = s.m.Close() },
@@ -130,7 +128,6 @@ func TestADuplexThatWaitsForAPinIsToldOfTheEnd(t *testing.T) {
 
 // Whoever waits for the writer of a connection is told when that is retired between two leases.
 func TestWhoWaitsForAWriterByNameIsToldThatItIsRetired(t *testing.T) {
-	t.Skip(known)
 	for what, reads := range map[string]bool{"idle": false, "while it is read": true} {
 		t.Run(what, func(t *testing.T) {
 			played(t, 1, func(t *testing.T, s *scene) {
@@ -157,7 +154,6 @@ func TestWhoWaitsForAWriterByNameIsToldThatItIsRetired(t *testing.T) {
 // A connection that leaves while it is pinned takes no new writers. One that has a lease goes on, though the pins go, and
 // though the grace is over.
 func TestAWriteLeaseIsNotCutShortWhenPinsGo(t *testing.T) {
-	t.Skip(known)
 	for what, unpins := range map[string]bool{"unpinned": true, "grace over": false} {
 		t.Run(what, func(t *testing.T) {
 			played(t, 1, func(t *testing.T, s *scene) {
@@ -183,7 +179,6 @@ func (s *scene) next(n int) []byte { return (&conn{memConn: s.n.conns[0]}).next(
 
 // A caller who has waited for a write half waits for the read half beside it only for what is left of his timeout.
 func TestTheTimeoutOfADuplexIsForBothHalves(t *testing.T) {
-	t.Skip(known)
 	played(t, 1, func(t *testing.T, s *scene) {
 		r, w := s.reader(), s.writer()
 		began := time.Now()
@@ -198,7 +193,6 @@ func TestTheTimeoutOfADuplexIsForBothHalves(t *testing.T) {
 
 // A pin keeps a connection that is to be retired for the grace at most, also if it came when the connection was leaving.
 func TestAPinOfAConnectionThatIsLeavingKeepsItForTheGraceAtMost(t *testing.T) {
-	t.Skip(known)
 	played(t, 1, func(t *testing.T, s *scene) {
 		r, w := s.reader(), s.writer()
 		r.Conn().Retire()
@@ -214,7 +208,6 @@ func TestAPinOfAConnectionThatIsLeavingKeepsItForTheGraceAtMost(t *testing.T) {
 // A read half that a reader is about to get, who has waited for it, is not taken by a caller of Duplex. The reader would
 // find himself behind all others.
 func TestADuplexDoesNotTakeWhatAReaderIsAboutToGet(t *testing.T) {
-	t.Skip(known)
 	for range 1000 {
 		played(t, 0, func(t *testing.T, s *scene) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -244,7 +237,6 @@ func TestADuplexDoesNotTakeWhatAReaderIsAboutToGet(t *testing.T) {
 
 // A connection whose last write was cut short goes back to nobody, not even its read half.
 func TestTheReadHalfOfATornDuplexGoesToNobody(t *testing.T) {
-	t.Skip(known)
 	for range 1000 {
 		played(t, 1, aReaderAndATornDuplex)
 	}
@@ -297,7 +289,6 @@ func TestADuplexThatWouldNotWaitGetsAConnectionThatPlexReads(t *testing.T) {
 // A probe that gets no answer ends in time, and so does its connection. That is not the context of whoever asks for the
 // connection later.
 func TestWhatAProbeHasDiedOfIsNotTheCallersContext(t *testing.T) {
-	t.Skip(known)
 	played(t, 1, func(t *testing.T, s *scene) {
 		w := s.writer()
 		name := w.Conn()

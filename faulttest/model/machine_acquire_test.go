@@ -172,8 +172,8 @@ func (m *machine) settleWaiters() {
 	held := len(m.held)
 	m.clearPending()
 	var served, refused []*waiter
-	// See TestADuplexDoesNotTakeWhatAReaderIsAboutToGet.
-	robbed := m.pairing || slices.ContainsFunc(m.order, m.isDue)
+	// What is due goes before the next lease, also if it has just been handed to a waiter.
+	robbed := slices.ContainsFunc(m.order, m.isDue)
 	for _, s := range m.sides() {
 		passed := make(map[*conn]bool) // someone before is still waiting
 		s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
@@ -241,13 +241,7 @@ func (m *machine) checkWaiters() {
 		for _, w := range s.waiters {
 			switch s {
 			case &m.whole: // see checkPending
-				if m.stuck(w) {
-					continue
-				}
 			case &m.named:
-				if m.stuck(w) {
-					continue
-				}
 				m.checkNamed(w)
 			default:
 				require.Empty(m.t, m.has(s), "a caller waits for a %s though there is one", s.name)
@@ -256,11 +250,7 @@ func (m *machine) checkWaiters() {
 			require.False(m.t, m.hopeless(), "a caller waits for a %s though there is nothing to wait for", s.name)
 			require.False(m.t, w.try, "a caller waits who did not want to")
 			require.NoError(m.t, w.ctx.Err())
-			late := w.deadline
-			if s == &m.whole {
-				late = late.Add(w.timeout) // see TestTheTimeoutOfADuplexIsForBothHalves
-			}
-			require.True(m.t, w.deadline.IsZero() || time.Now().Before(late), "a caller waits for a %s beyond its timeout", s.name)
+			require.True(m.t, w.deadline.IsZero() || time.Now().Before(w.deadline), "a caller waits for a %s beyond its timeout", s.name)
 		}
 	}
 }
@@ -286,13 +276,9 @@ func (m *machine) served(w *waiter) {
 	m.begins(l, c)
 }
 
-// tookWhatEnded reports whether a half may have been leased in the moment before its connection came to its end. See
-// TestTheReadHalfOfATornDuplexGoesToNobody for readers.
+// tookWhatEnded reports whether a write half may have been leased in the moment before its connection came to its end.
 func (m *machine) tookWhatEnded(s *side, c *conn) bool {
-	if s == &m.writers {
-		return c.justEnded && c.writer == nil
-	}
-	return c.justEnded && c.reader == nil && c.cause == plex.ErrPartialWrite
+	return s == &m.writers && c.justEnded && c.writer == nil
 }
 
 // begins notes that a lease has begun.

@@ -15,11 +15,7 @@ import (
 // end ends the pool.
 func (m *machine) end() {
 	t := m.t
-	for _, c := range m.pending() {
-		m.unpinAll(c) // see stuck
-	}
 	m.letProbesPass()
-	m.cancelStuck()
 	switch rapid.SampledFrom([]string{"calm", "close", "shutdown", "impatient", "context"}).Draw(t, "end") {
 	case "calm":
 		m.calm()
@@ -76,7 +72,6 @@ func (m *machine) calm() {
 		time.Sleep(time.Minute)
 		m.settle(t)
 	}
-	m.cancelStuck()
 	m.checkAllLeft()
 	require.Empty(t, m.named.waiters)
 	if !m.cfg.connector {

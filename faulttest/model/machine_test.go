@@ -151,32 +151,31 @@ type side struct {
 // conn is what the model knows about a connection.
 type conn struct {
 	*memConn
-	delivered  uint64
-	reader     *lease // nil if the half is not leased
-	writer     *lease
-	dead       bool // the connection has failed
-	cause      error
-	givenUp    bool      // by whoever killed it, and with it what is left to be read
-	atEnd      bool      // plex has seen the peer's end
-	ended      bool      // plex has seen an end, the peer's or an error, up to which it has read everything
-	untold     bool      // and was not reading for a consumer, so a ready reader is to be told of it
-	offered    bool      // which is what the next lease is for, if nothing is left to be read
-	vague      bool      // or not; the pool is asked
-	retired    bool      // closed because it was too many or too old
-	dropped    bool      // its remains were given up
-	kept       bool      // it is in machine.remains
-	used       time.Time // when a lease of it began or ended last
-	draining   bool      // retired by Shutdown
-	leaving    bool      // its write half is retired for its age; its read half will be, with its lease
-	counted    bool      // its loss is
-	justEnded  bool      // since the last comparison, so what was leased before that may not have been noted yet
-	name       plex.Conn
-	pins       []func()  // that have not been undone
-	asked      time.Time // since when it is to be retired, because somebody has asked for it; zero if nobody has
-	drains     time.Time // when it was seen to be leaving
-	pinnedLate bool      // if at all, it was pinned only then
-	drained    bool      // and nothing more is expected of it
-	detached   net.Conn  // what the consumer has who has taken it out of the pool; nil if it is in there
+	delivered uint64
+	reader    *lease // nil if the half is not leased
+	writer    *lease
+	dead      bool // the connection has failed
+	cause     error
+	givenUp   bool      // by whoever killed it, and with it what is left to be read
+	atEnd     bool      // plex has seen the peer's end
+	ended     bool      // plex has seen an end, the peer's or an error, up to which it has read everything
+	untold    bool      // and was not reading for a consumer, so a ready reader is to be told of it
+	offered   bool      // which is what the next lease is for, if nothing is left to be read
+	vague     bool      // or not; the pool is asked
+	retired   bool      // closed because it was too many or too old
+	dropped   bool      // its remains were given up
+	kept      bool      // it is in machine.remains
+	used      time.Time // when a lease of it began or ended last
+	draining  bool      // retired by Shutdown
+	leaving   bool      // its write half is retired for its age; its read half will be, with its lease
+	counted   bool      // its loss is
+	justEnded bool      // since the last comparison, so what was leased before that may not have been noted yet
+	name      plex.Conn
+	pins      []func()  // that have not been undone
+	asked     time.Time // since when it is to be retired, because somebody has asked for it; zero if nobody has
+	drains    time.Time // when it was seen to be leaving
+	drained   bool      // and nothing more is expected of it
+	detached  net.Conn  // what the consumer has who has taken it out of the pool; nil if it is in there
 }
 
 func (c *conn) left() uint64 { return c.peek().sent - c.delivered }

@@ -121,27 +121,8 @@ func (m *machine) checkPending() {
 		require.Empty(m.t, m.has(&m.writers), "a caller waits for a whole connection, and has no write half though there is one")
 	}
 	for _, c := range pending {
-		require.True(m.t, c.reader != nil || len(c.pins) > 0 || c.writeGone(), "a caller waits for the idle read half of connection %d", c.id)
+		require.True(m.t, c.reader != nil && !c.writeGone() || len(c.pins) > 0 && !c.writeGone(), "a caller waits for the idle read half of connection %d", c.id)
 	}
-}
-
-// stuck reports whether a caller waits for a half of a connection that has ended, of which plex does not tell him. See
-// TestADuplexThatWaitsForAPinIsToldOfTheEnd, TestADuplexIsToldThatItsConnectionHasEnded, and
-// TestWhoWaitsForAWriterByNameIsToldThatItIsRetired.
-func (m *machine) stuck(w *waiter) bool {
-	if w.side == &m.named {
-		return w.of.retired || w.of.leaving
-	}
-	return slices.ContainsFunc(m.pending(), func(c *conn) bool { return c.writeGone() })
-}
-
-func (m *machine) cancelStuck() {
-	for _, w := range slices.Concat(m.whole.waiters, m.named.waiters) {
-		if m.stuck(w) {
-			w.cancel()
-		}
-	}
-	m.settle(m.t)
 }
 
 // servedWhole notes the leases of a whole connection.

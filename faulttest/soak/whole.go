@@ -51,7 +51,7 @@ func (c *consumer) wholes() {
 // wholesWait says that callers of Duplex wait for what they ask for. A caller who waits for the reader of a connection is
 // not told that it has ended, and then waits for as long as its timeout lasts: see the tests in faulttest/model, in
 // found_whole_test.go, which are skipped until that is mended. Until then callers ask again and again.
-const wholesWait = false
+const wholesWait = true
 
 // takeWhole asks for a whole connection.
 func (c *consumer) takeWhole(ctx context.Context, timeout time.Duration) (plex.Duplex, error) {
