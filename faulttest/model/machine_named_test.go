@@ -239,7 +239,7 @@ func (m *machine) learnLeaving() {
 			continue
 		}
 		in := c.name.Info()
-		if in.Reader.State != plex.HalfRetired && in.Err == nil {
+		if in.Err != nil && !errors.Is(in.Err, plex.ErrRetired) || in.Reader.State != plex.HalfRetired && in.Err == nil {
 			continue
 		}
 		if c.writer != nil && !c.writer.closing {

@@ -76,6 +76,7 @@ func (w *whole) use() {
 	defer func() {
 		if !done { // the transport has ended the goroutine
 			w.end("closed late", w.Close)
+			_ = w.Close() // its write half, if it was the end of the read half that has ended the goroutine
 		}
 		w.letGo()
 	}()
