@@ -244,7 +244,7 @@ func (d Duplex) Err() error {
 // Close ends the lease and puts the connection back for the next. It may be called at any moment:
 // it interrupts this lease's blocked Read and Write and waits until they are out. A second Close
 // does nothing but return [ErrLeaseClosed].
-func (d Duplex) Close() error {
+func (d Duplex) Close() (err error) {
 	if d.w == nil {
 		return ErrLeaseClosed
 	}
@@ -257,8 +257,8 @@ func (d Duplex) Close() error {
 	if d.r.queue.attended {
 		end = d.r.closeWhole
 	}
-	err := end(d.rid)
-	return errors.Join(d.w.close(d.wid), err)
+	defer func() { err = errors.Join(d.w.close(d.wid), err) }() // also if the transport ends the goroutine
+	return end(d.rid)
 }
 
 // Kill ends the lease and the connection with it. The connection is closed and counts as lost.
@@ -267,7 +267,6 @@ func (d Duplex) Kill() error {
 	if d.w == nil {
 		return ErrLeaseClosed
 	}
-	err := d.w.kill(d.wid)
-	_ = d.r.kill(d.rid)
-	return err
+	defer func() { _ = d.r.kill(d.rid) }() // also if the transport ends the goroutine
+	return d.w.kill(d.wid)
 }
