@@ -138,10 +138,8 @@ func (h *half) retire() {
 
 // markRetired is the first part of retire. If it reports true, the caller has to settle h.
 func (h *half) markRetired() bool {
-	from, over := h.change(word.retired)
-	if from.is(poolNamed) {
-		h.failNamed()
-	}
+	_, over := h.change(word.retired)
+	h.failWaiting()
 	return over
 }
 
@@ -177,6 +175,7 @@ func (h *half) arrive(how arrival) {
 	})
 	switch {
 	case next.over():
+		h.failWaiting()
 		h.settle()
 	case next.is(poolHeld) && from.is(leaseLive) && next.is(connEnded|connDue):
 		c.look(h)

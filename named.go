@@ -83,7 +83,7 @@ func (c *conn) isFree() bool { return c.pins.Load() == 0 }
 // leaseNow leases h if it is idle. For a caller who wants it alone, nobody may expect anything of
 // the connection.
 func (h *half) leaseNow(alone bool) (word, bool) {
-	if alone && !h.conn.isFree() {
+	if alone && (!h.conn.isFree() || h.promised()) {
 		return 0, false
 	}
 	w := h.word()
@@ -171,12 +171,16 @@ func (h *half) offerNamed() {
 	}
 	waits, waitsNow := l.waits(h)
 	for waits {
+		if !h.writes() && h.word().idle() && h.promised() {
+			runtime.Gosched() // to the caller who is about to lease it
+			continue
+		}
 		w, promised := h.word(), false
 		if waitsNow {
 			w, promised = h.change(word.wanted)
 		}
 		switch {
-		case w.is(poolRetired):
+		case w.is(poolRetired), !h.writes() && h.conn.w.word().is(poolRetired):
 			h.failNamed()
 			return
 		case !waitsNow: // until the connection is free
@@ -228,6 +232,15 @@ func (h *half) grantNamed() bool {
 	}
 	w.got <- from.lease() + leaseOne // it holds one
 	return true
+}
+
+// failWaiting tells those who wait for a half by name that it is retired. Whoever has a write half
+// and waits for the read half beside it needs both.
+func (h *half) failWaiting() {
+	h.failNamed()
+	if h.writes() {
+		h.conn.r.failNamed()
+	}
 }
 
 // failNamed tells all in the line that the half is never leased again.
