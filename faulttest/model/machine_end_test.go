@@ -15,8 +15,10 @@ import (
 // end ends the pool.
 func (m *machine) end() {
 	t := m.t
-	for _, c := range m.pending() {
-		m.unpinAll(c) // see stuck
+	if len(m.whole.waiters) > 0 { // see stuck
+		for _, c := range m.order {
+			m.unpinAll(c)
+		}
 	}
 	m.letProbesPass()
 	m.cancelStuck()
