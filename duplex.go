@@ -134,7 +134,7 @@ func (p *pairing) left() time.Duration {
 // the read half is not idle. It is not if plex reads there and stops as soon as somebody comes, nor
 // if no read half is idle, which is known where all that are idle are listed.
 func (p *pairing) othersMayBeIdle(c *conn) bool {
-	if c.attention == parked && c.isFree() && !c.r.word().is(leaseLive) {
+	if c.isFree() && c.r.comesWhenAsked() {
 		return false
 	}
 	return p.m.reading.Load() != readsAny || p.m.readers.listed() > 0

@@ -97,6 +97,15 @@ func (h *half) leaseNow(alone bool) (word, bool) {
 	return from.lease() + leaseOne, ok
 }
 
+// comesWhenAsked reports whether the half is idle but for a Read of plex's own, which ends as soon as
+// somebody asks for the half.
+func (h *half) comesWhenAsked() bool {
+	p := &h.parking
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.in && p.next == nil && h.conn.attention != blind
+}
+
 // unlist drops the entry of a half that is listed on demand and has just been leased: what it is listed
 // for is read by this lease.
 func (h *half) unlist() {
@@ -115,7 +124,10 @@ func (h *half) leaseNamed(ctx context.Context, timeout time.Duration, alone bool
 		return id, nil
 	}
 	if timeout < 0 && !h.word().is(poolRetired) {
-		return 0, ErrTimeout
+		if alone && !h.conn.isFree() || !h.comesWhenAsked() {
+			return 0, ErrTimeout
+		}
+		timeout = interruptGrace
 	}
 	l := h.line()
 	w := l.add(alone)

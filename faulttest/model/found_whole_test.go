@@ -1,11 +1,11 @@
 package model
 
 // What the machine has found in whole connections, connections by name, and retirement with pins, each as a test of its
-// own. They are skipped as long as plex does not pass them, and the machine makes an exception for each, which names the
-// test.
+// own.
 
 import (
 	"context"
+	"io"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -14,9 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
 )
-
-// known is why a test is skipped.
-const known = "a defect that is known and not mended yet"
 
 // scene is a pool of a few connections, without a connector.
 type scene struct {
@@ -257,9 +254,8 @@ func aReaderAndATornDuplex(t *testing.T, s *scene) {
 	require.ErrorIs(t, told(t, result, "a caller waits for nothing"), plex.ErrNoConnections)
 }
 
-// The documentation of Detach says that the lease goes on when it fails.
-func TestTheLeaseGoesOnWhenDetachFails(t *testing.T) {
-	t.Skip(known)
+// Detach ends the lease also when it fails, and the pool is told of the connection's end.
+func TestTheLeaseEndsAlsoWhenDetachFails(t *testing.T) {
 	played(t, 1, func(t *testing.T, s *scene) {
 		d, err := s.m.Duplex(t.Context(), -1)
 		require.NoError(t, err)
@@ -267,15 +263,15 @@ func TestTheLeaseGoesOnWhenDetachFails(t *testing.T) {
 		_, err = d.Read(make([]byte, 1))
 		require.Error(t, err)
 		_, err = d.Detach()
-		require.Error(t, err)
-		require.NoError(t, d.Close())
+		require.ErrorIs(t, err, io.EOF)
+		require.ErrorIs(t, d.Close(), plex.ErrLeaseClosed)
+		require.Zero(t, s.m.Stats().LeasedReaders+s.m.Stats().LeasedWriters)
 	})
 }
 
 // With ready readers plex itself reads from an idle connection of which no poller tells what arrives. It is idle all the
 // same.
 func TestADuplexThatWouldNotWaitGetsAConnectionThatPlexReads(t *testing.T) {
-	t.Skip(known)
 	played(t, 1, func(t *testing.T, s *scene) {
 		_, err := s.m.ReadyReader(t.Context(), -1)
 		require.ErrorIs(t, err, plex.ErrTimeout)
