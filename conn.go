@@ -424,6 +424,7 @@ func (h *half) settle() {
 	m.mu.Lock()
 	y := whyShutDown // a connection in service whose halves are over: the multiplexer shuts down
 	closes := c.uselessLocked() && c.closeLocked(y)
+	drained := h.writes() && c.drainedLocked()
 	sayBye := h.writes() && c.life.phase == phaseLeaving && c.peer.reached(peerNoticed)
 	if h == &c.r {
 		c.endedLocked()
@@ -436,6 +437,8 @@ func (h *half) settle() {
 		c.end()
 	case sayBye:
 		m.tasks.start(c.closeWriteSide)
+	case drained:
+		m.tasks.start(c.endRetirement)
 	}
 }
 

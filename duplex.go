@@ -48,13 +48,20 @@ func (m *Multiplexer) Duplex(ctx context.Context, timeout time.Duration) (d Dupl
 			m.news.acquired(ctx, duplexName, began, d.w, d.wid, err)
 		}()
 	}
+	var start time.Time
+	if timeout > 0 {
+		start = time.Now()
+	}
 	w, wid, err := m.acquire(ctx, timeout, &m.writers)
 	if err != nil {
 		return Duplex{}, asDuplex(err)
 	}
 	rid, ok := w.conn.wholeNow()
 	if !ok {
-		if w, wid, rid, err = (&pairing{m, ctx, timeout, time.Now()}).of(w, wid); err != nil {
+		if start.IsZero() {
+			start = time.Now()
+		}
+		if w, wid, rid, err = (&pairing{m, ctx, timeout, start}).of(w, wid); err != nil {
 			return Duplex{}, err
 		}
 	}
@@ -85,15 +92,20 @@ type pairing struct {
 // of returns the leased halves of one connection, of that of w or of another.
 func (p *pairing) of(w *half, wid word) (*half, word, word, error) {
 	for {
-		if other, otherID, rid, ok := p.idle(); ok {
-			_ = w.close(wid)
-			return other, otherID, rid, nil
+		if p.othersMayBeIdle(w.conn) {
+			if other, otherID, rid, ok := p.idle(); ok {
+				_ = w.close(wid)
+				return other, otherID, rid, nil
+			}
 		}
 		rid, err := w.conn.r.leaseNamed(p.ctx, p.left(), true)
 		if err == nil && w.conn.inStep(rid) {
 			return w, wid, rid, nil
 		}
 		_ = w.close(wid)
+		if err != nil && p.ctx.Err() != nil { // which is why, even if the connection has ended by now
+			err = caller.ContextError(p.ctx)
+		}
 		if err != nil && (p.ctx.Err() != nil || errors.Is(err, ErrTimeout)) {
 			return nil, 0, 0, w.notLeased(duplexName, p.timeout, time.Since(p.start), err)
 		}
@@ -116,6 +128,16 @@ func (p *pairing) left() time.Duration {
 		return left
 	}
 	return -1
+}
+
+// othersMayBeIdle reports whether it is worth while to look for another connection than c, of which
+// the read half is not idle. It is not if plex reads there and stops as soon as somebody comes, nor
+// if no read half is idle, which is known where all that are idle are listed.
+func (p *pairing) othersMayBeIdle(c *conn) bool {
+	if c.isFree() && c.r.comesWhenAsked() {
+		return false
+	}
+	return p.m.reading.Load() != readsAny || p.m.readers.listed() > 0
 }
 
 // idle leases a connection of which both halves are idle, if there is one. It looks at each idle
@@ -147,6 +169,7 @@ func (p *pairing) idle() (w *half, wid, rid word, ok bool) {
 func (h *half) notLeased(name string, timeout, waited time.Duration, why error) error {
 	q := h.queue
 	switch {
+	case errors.Is(why, ErrProbe): // which may have ended with a context of its own
 	case errors.Is(why, ErrTimeout) && timeout < 0: // who would not wait has not been let down
 	case errors.Is(why, ErrTimeout):
 		q.timedOut.Add(1)
@@ -233,17 +256,21 @@ func (d Duplex) Err() error {
 // Close ends the lease and puts the connection back for the next. It may be called at any moment:
 // it interrupts this lease's blocked Read and Write and waits until they are out. A second Close
 // does nothing but return [ErrLeaseClosed].
-func (d Duplex) Close() error {
+func (d Duplex) Close() (err error) {
 	if d.w == nil {
 		return ErrLeaseClosed
+	}
+	if d.w.word().is(leaseTorn | leaseBusy) { // a write that is cut short is the end of the connection, also for a reader
+		err := d.w.close(d.wid)
+		return errors.Join(err, d.r.close(d.rid))
 	}
 	// The read half first, so that the next caller finds it idle.
 	end := d.r.closeNamed
 	if d.r.queue.attended {
 		end = d.r.closeWhole
 	}
-	err := end(d.rid)
-	return errors.Join(d.w.close(d.wid), err)
+	defer func() { err = errors.Join(d.w.close(d.wid), err) }() // also if the transport ends the goroutine
+	return end(d.rid)
 }
 
 // Kill ends the lease and the connection with it. The connection is closed and counts as lost.
@@ -252,7 +279,6 @@ func (d Duplex) Kill() error {
 	if d.w == nil {
 		return ErrLeaseClosed
 	}
-	err := d.w.kill(d.wid)
-	_ = d.r.kill(d.rid)
-	return err
+	defer func() { _ = d.r.kill(d.rid) }() // also if the transport ends the goroutine
+	return d.w.kill(d.wid)
 }

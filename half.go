@@ -34,16 +34,16 @@ type half struct {
 	mu        sync.Mutex
 	deadlines deadlines
 	parking   parking
-	named     named
-	out       chan struct{} // closed when the present operation leaves; nil if nobody waits
-	done      chan struct{} // the lease's Done; nil unless asked for
-	killed    bool          // the last lease there will be has been killed
-	whole     word          // the lease, if it is ending as part of a Duplex and must leave nothing unread
-	stream    *stream       // the stream that is running
-	result    *result       // what Err tells of a lease; nil if all is well
-	sent      *stream       // the lease's last write stream, running or not
-	unsent    *UnsentError  // of the lease's write streams before sent; nil if all was sent
-	origin    *origin       // of the present lease, with leak detection
+	named     atomic.Pointer[named] // nil before the first caller who waits for just this half
+	out       chan struct{}         // closed when the present operation leaves; nil if nobody waits
+	done      chan struct{}         // the lease's Done; nil unless asked for
+	killed    bool                  // the last lease there will be has been killed
+	whole     word                  // the lease, if it is ending as part of a Duplex and must leave nothing unread
+	stream    *stream               // the stream that is running
+	result    *result               // what Err tells of a lease; nil if all is well
+	sent      *stream               // the lease's last write stream, running or not
+	unsent    *UnsentError          // of the lease's write streams before sent; nil if all was sent
+	origin    *origin               // of the present lease, with leak detection
 }
 
 // result is how a stream of a lease, or its connection, ended. It outlives the lease, so that a
@@ -138,10 +138,8 @@ func (h *half) retire() {
 
 // markRetired is the first part of retire. If it reports true, the caller has to settle h.
 func (h *half) markRetired() bool {
-	from, over := h.change(word.retired)
-	if from.is(poolNamed) {
-		h.failNamed()
-	}
+	_, over := h.change(word.retired)
+	h.failWaiting()
 	return over
 }
 
@@ -177,6 +175,7 @@ func (h *half) arrive(how arrival) {
 	})
 	switch {
 	case next.over():
+		h.failWaiting()
 		h.settle()
 	case next.is(poolHeld) && from.is(leaseLive) && next.is(connEnded|connDue):
 		c.look(h)

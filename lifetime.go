@@ -292,7 +292,7 @@ func (c *conn) drained() bool {
 }
 
 func (c *conn) drainedLocked() bool {
-	return c.life.phase == phaseLeaving && c.life.why.retires() &&
+	return c.life.phase == phaseLeaving && c.life.why.retires() && c.w.word().over() &&
 		(c.pins.Load() == 0 || !c.graceEnds.IsZero() && !time.Now().Before(c.graceEnds))
 }
 

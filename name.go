@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"go.atomizer.io/plex/internal/caller"
 )
@@ -136,7 +137,15 @@ func (c Conn) Pin() (unpin func()) {
 	m := c.c.m
 	m.mu.Lock()
 	c.c.pins.Add(1)
+	grace := m.cfg.retireGrace.Get()
+	late := c.c.life.phase == phaseLeaving && c.c.graceEnds.IsZero()
+	if late {
+		c.c.graceEnds = time.Now().Add(grace)
+	}
 	m.mu.Unlock()
+	if late {
+		c.c.endRetirementAfter(grace)
+	}
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		free := c.c.pins.Add(-1) == 0

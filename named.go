@@ -5,30 +5,76 @@ package plex
 // ahead of the queue by whoever brings the half back.
 
 import (
+	"container/list"
 	"context"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
 	"go.atomizer.io/plex/internal/caller"
 )
 
-// named is the line of callers who wait for one half.
+// named is the line of callers who wait for one half. A half has one from the first of them on.
 type named struct {
 	mu   sync.Mutex
-	line []*namedWaiter // in the order in which they came
+	came uint64 // how many have come
+	// In the order in which they came: those who want the half alone, and the others.
+	alone, others list.List
 }
 
 // namedWaiter is a caller in that line.
 type namedWaiter struct {
-	alone bool      // it is served only while nobody expects anything of the connection, see Conn.Pin
-	got   chan word // its lease, once; 0 if the half has been retired
+	number uint64
+	list   *list.List
+	place  *list.Element // in the list; nil if it is not there any more
+	got    chan word     // its lease, once; 0 if the half has been retired
 }
 
-// first returns the first waiter that can be served, -1 if there is none.
-func (l *named) first(h *half) int {
-	return slices.IndexFunc(l.line, func(w *namedWaiter) bool { return !w.alone || h.conn.isFree() })
+// line returns the half's line.
+func (h *half) line() *named {
+	if l := h.named.Load(); l != nil {
+		return l
+	}
+	h.named.CompareAndSwap(nil, new(named))
+	return h.named.Load()
+}
+
+// add puts a caller at the end of the line. One who wants the half alone is served only while nobody
+// expects anything of the connection, see Conn.Pin.
+func (l *named) add(alone bool) *namedWaiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := &namedWaiter{number: l.came, list: &l.others, got: make(chan word, 1)}
+	if alone {
+		w.list = &l.alone
+	}
+	l.came++
+	w.place = w.list.PushBack(w)
+	return w
+}
+
+// first returns the first waiter that can be served, nil if there is none.
+func (l *named) first(h *half) *namedWaiter {
+	var first *namedWaiter
+	if e := l.others.Front(); e != nil {
+		first = e.Value.(*namedWaiter)
+	}
+	if e := l.alone.Front(); e != nil && h.conn.isFree() {
+		if w := e.Value.(*namedWaiter); first == nil || w.number < first.number {
+			first = w
+		}
+	}
+	return first
+}
+
+// leave takes a waiter out of the line. It reports false if it is not there any more.
+func (w *namedWaiter) leave() bool {
+	if w.place == nil {
+		return false
+	}
+	w.list.Remove(w.place)
+	w.place = nil
+	return true
 }
 
 // isFree reports whether nobody expects anything of the connection.
@@ -37,7 +83,7 @@ func (c *conn) isFree() bool { return c.pins.Load() == 0 }
 // leaseNow leases h if it is idle. For a caller who wants it alone, nobody may expect anything of
 // the connection.
 func (h *half) leaseNow(alone bool) (word, bool) {
-	if alone && !h.conn.isFree() {
+	if alone && (!h.conn.isFree() || h.promised()) {
 		return 0, false
 	}
 	w := h.word()
@@ -49,6 +95,15 @@ func (h *half) leaseNow(alone bool) (word, bool) {
 		h.unlist()
 	}
 	return from.lease() + leaseOne, ok
+}
+
+// comesWhenAsked reports whether the half is idle but for a Read of plex's own, which ends as soon as
+// somebody asks for the half.
+func (h *half) comesWhenAsked() bool {
+	p := &h.parking
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.in && p.next == nil && h.conn.attention != blind
 }
 
 // unlist drops the entry of a half that is listed on demand and has just been leased: what it is listed
@@ -69,12 +124,13 @@ func (h *half) leaseNamed(ctx context.Context, timeout time.Duration, alone bool
 		return id, nil
 	}
 	if timeout < 0 && !h.word().is(poolRetired) {
-		return 0, ErrTimeout
+		if alone && !h.conn.isFree() || !h.comesWhenAsked() {
+			return 0, ErrTimeout
+		}
+		timeout = interruptGrace
 	}
-	w := &namedWaiter{alone: alone, got: make(chan word, 1)}
-	h.named.mu.Lock()
-	h.named.line = append(h.named.line, w)
-	h.named.mu.Unlock()
+	l := h.line()
+	w := l.add(alone)
 	h.offerNamed()
 
 	var expired <-chan time.Time
@@ -92,7 +148,7 @@ func (h *half) leaseNamed(ctx context.Context, timeout time.Duration, alone bool
 	case <-expired:
 		err = ErrTimeout
 	}
-	if !h.named.remove(w) {
+	if !l.remove(w) {
 		return h.grantedTo(<-w.got) // it has been served at the same moment
 	}
 	return 0, err
@@ -114,26 +170,29 @@ func (h *half) grantedTo(id word) (word, error) {
 func (l *named) remove(w *namedWaiter) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := slices.Index(l.line, w)
-	if i < 0 {
-		return false
-	}
-	l.line = slices.Delete(l.line, i, i+1)
-	return true
+	return w.leave()
 }
 
 // offerNamed sees to it that the line is served: by whoever has the half now, when it arrives, or
 // here if it is idle. It is called when a waiter has come, and when one may be served that could
 // not be before.
 func (h *half) offerNamed() {
-	waits, waitsNow := h.named.waits(h)
+	l := h.named.Load()
+	if l == nil {
+		return
+	}
+	waits, waitsNow := l.waits(h)
 	for waits {
+		if !h.writes() && h.word().idle() && h.promised() {
+			runtime.Gosched() // to the caller who is about to lease it
+			continue
+		}
 		w, promised := h.word(), false
 		if waitsNow {
 			w, promised = h.change(word.wanted)
 		}
 		switch {
-		case w.is(poolRetired):
+		case w.is(poolRetired), !h.writes() && h.conn.w.word().is(poolRetired):
 			h.failNamed()
 			return
 		case !waitsNow: // until the connection is free
@@ -154,7 +213,7 @@ func (h *half) offerNamed() {
 func (l *named) waits(h *half) (waits, now bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.line) > 0, l.first(h) >= 0
+	return l.alone.Len()+l.others.Len() > 0, l.first(h) != nil
 }
 
 // serveNamed gives a half that is held to the first in the line, or brings it back if there is
@@ -166,17 +225,16 @@ func (h *half) serveNamed() {
 }
 
 func (h *half) grantNamed() bool {
-	l := &h.named
+	l := h.line()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := l.first(h)
-	if i < 0 {
+	w := l.first(h)
+	if w == nil {
 		h.unset(poolNamed)
 		return false
 	}
-	w := l.line[i]
-	l.line = slices.Delete(l.line, i, i+1)
-	more := l.first(h) >= 0
+	w.leave()
+	more := l.first(h) != nil
 	from, ok := h.change(func(w word) (word, bool) { return w.granted(more) })
 	if !ok { // it has been retired: nobody gets it any more
 		w.got <- 0
@@ -188,17 +246,30 @@ func (h *half) grantNamed() bool {
 	return true
 }
 
+// failWaiting tells those who wait for a half by name that it is retired. Whoever has a write half
+// and waits for the read half beside it needs both.
+func (h *half) failWaiting() {
+	h.failNamed()
+	if h.writes() {
+		h.conn.r.failNamed()
+	}
+}
+
 // failNamed tells all in the line that the half is never leased again.
 func (h *half) failNamed() {
-	l := &h.named
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failLocked()
+	if l := h.named.Load(); l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.failLocked()
+	}
 }
 
 func (l *named) failLocked() {
-	for _, w := range l.line {
-		w.got <- 0
+	for _, waiters := range []*list.List{&l.alone, &l.others} {
+		for e := waiters.Front(); e != nil; e = waiters.Front() {
+			w := e.Value.(*namedWaiter)
+			w.leave()
+			w.got <- 0
+		}
 	}
-	l.line = nil
 }

@@ -200,8 +200,8 @@ func (h *half) info() HalfInfo {
 
 // Detach takes the connection out of the pool and gives it to the caller, alive: to speak another
 // protocol on it from now on, or to keep it. What was read and not delivered comes first. Its slot
-// is free, and with a connector another is connected in its place. The lease ends. If the
-// connection has failed or its peer has ended it, Detach returns the cause and the lease goes on.
+// is free, and with a connector another is connected in its place. If the connection has failed or
+// its peer has ended it, Detach returns the cause. The lease ends either way.
 func (d Duplex) Detach() (net.Conn, error) {
 	if d.w == nil {
 		return nil, ErrLeaseClosed

@@ -65,9 +65,8 @@ func (m *Multiplexer) Stats() Stats {
 	s := m.stats
 	s.Acquired = halves.Acquired
 	s.Capacity, s.Open, s.Connecting = m.capacity, m.open, m.connecting
-	// A connection that was lost since its halves were counted is not open any more.
-	s.IdleReaders, s.LeasedReaders = min(halves.IdleReaders, s.Open), halves.LeasedReaders
-	s.IdleWriters, s.LeasedWriters = min(halves.IdleWriters, s.Open), halves.LeasedWriters
+	s.IdleReaders, s.LeasedReaders = halves.IdleReaders, halves.LeasedReaders
+	s.IdleWriters, s.LeasedWriters = halves.IdleWriters, halves.LeasedWriters
 	queues := []*queue{&m.writers, &m.readers}
 	if m.readers.ready.Load() {
 		queues = queues[:1] // waiting for what arrives says nothing about the pool

@@ -107,10 +107,9 @@ func TestStatsAreOneConsistentSnapshotAndCountersOnlyGrow(t *testing.T) {
 					s := m.Stats()
 
 					ok := assert.LessOrEqual(t, s.Open+s.Connecting, s.Capacity) &&
-						assert.LessOrEqual(t, s.IdleReaders, s.Open) && assert.LessOrEqual(t, s.IdleWriters, s.Open) &&
 						assert.LessOrEqual(t, s.Acquired, begun.Load(), "a lease counts once") &&
 						assert.GreaterOrEqual(t, min(s.Waiting, s.IdleReaders, s.LeasedReaders, s.IdleWriters, s.LeasedWriters), 0)
-					if !kill { // otherwise one that is being closed is open and has no halves to lease
+					if !kill { // otherwise one may be lost after its halves were counted, or is open while it is being closed
 						ok = ok && assert.Equal(t, 4, s.IdleReaders+s.LeasedReaders, "readers") &&
 							assert.Equal(t, 4, s.IdleWriters+s.LeasedWriters, "writers")
 					}

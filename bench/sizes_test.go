@@ -51,8 +51,6 @@ func TestTheLongestHoldsOfTheLockAreMeasured(t *testing.T) {
 // growing are costs that are known to grow with the pool, with the reason.
 var growing = map[string]string{
 	"duplex": "unlist turns the whole queue for each lease by name of a half that is ready",
-	"parked": "pairing.idle takes all idle write halves and gives them back where no read half is idle",
-	"named":  "the line of those who wait for one half is a slice: the first leaves it by a copy of the rest",
 }
 
 // growth is how much more each may cost where there are eight times as many. A cost that is square

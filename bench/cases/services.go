@@ -192,9 +192,9 @@ var memcached = program{name: "memcached", args: func(host, port string) []strin
 	return args
 }}
 
-// natsWindow is how many messages are on their way at the most, so that the server cuts nobody off as too slow a consumer;
-// natsBatch how many are published with one Write, where they are.
-const natsWindow, natsBatch = 8 << 10, 64
+// natsWindow is how many messages are on their way at the most, so that the server cuts nobody off as too slow a consumer,
+// and all that is queued has room; natsBatch how many are published with one call, where they are.
+const natsWindow, natsBatch = 4 << 10, 64
 
 // Ways to use nats.go.
 const (
@@ -208,7 +208,7 @@ const (
 func natsCase(p *peer.Process) *harness.Case {
 	const publishers, size = 32, 100
 	address := p.Address(peer.NATS, peer.TCP)
-	ours := func(name string, batch int) harness.Subject {
+	ours := func(name string, connections, batch int, queue bool) harness.Subject {
 		return publishing(name, publishers, batch, func(subject string, got func()) (func(int, int) error, func() error, error) {
 			client, err := bus.Dial(context.Background(), bus.Config{
 				Address: address, Connections: connections, Subject: subject, Handle: func(string, []byte) { got() },
@@ -217,6 +217,9 @@ func natsCase(p *peer.Process) *harness.Case {
 				return nil, nil, err
 			}
 			batch := slices.Repeat([][]byte{make([]byte, size)}, batch)
+			if queue {
+				return func(int, int) error { return client.Queue(subject, batch[0]) }, client.Close, nil
+			}
 			return func(_, n int) error { return client.Publish(context.Background(), subject, batch[:n]...) }, client.Close, nil
 		})
 	}
@@ -253,15 +256,16 @@ func natsCase(p *peer.Process) *harness.Case {
 	}
 	return &harness.Case{
 		Group: GroupServices, Name: "nats", Title: "NATS",
-		Compares: fmt.Sprintf("messages of %d bytes that %d goroutines publish to nats-server and get back: over %d connections by examples/nats, with a Write for each message or for %d; by nats.go, which gathers in a buffer",
-			size, publishers, connections, natsBatch),
+		Compares: fmt.Sprintf("messages of %d bytes that %d goroutines publish to nats-server and get back: over %d connections by examples/nats, whose Queue gathers and returns at once and whose Publish waits for the Write; by nats.go, which gathers in a buffer",
+			size, publishers, connections),
 		Metrics: []harness.Metric{messages, harness.Allocs},
 		Targets: []harness.Target{
 			harness.AtLeast(usualFactor, natsOne, messages.Key), harness.AtLeast(usualFactor, natsFlush, messages.Key),
 		},
 		Turn: 200 * time.Millisecond, Rounds: 7,
 		Subjects: []harness.Subject{
-			ours("plex", 1), ours(fmt.Sprintf("plex, %d a Write", natsBatch), natsBatch),
+			ours("plex", connections, 1, true), ours("plex, 1 connection", 1, 1, true), ours("plex, Publish", connections, 1, false),
+			ours(fmt.Sprintf("plex, Publish of %d", natsBatch), connections, natsBatch, false),
 			usual(natsOne, 1, false),
 			usual(fmt.Sprintf("nats.go, %d connections", connections), connections, false),
 			usual(natsFlush, connections, true),

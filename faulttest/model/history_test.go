@@ -5,9 +5,13 @@ package model
 // such an order a half is leased to one at a time, a caller that does not wait goes away empty only if nothing is idle,
 // and a connection that was killed is not leased again.
 //
+// A call of Duplex is a wait for a half of each kind, and Conn.Writer one for just this half.
+//
 // What the model leaves open: a caller whose timeout passes may have been unlucky, and goes away empty whatever is idle
 // by then. And a caller may have a half in its hands, and be about to lease it, when its connection is killed; then
-// nobody has ever had the half, and still it was not idle (see hands).
+// nobody has ever had the half, and still it was not idle (see hands). A caller of Duplex looks at write halves and lets
+// go of them again, and a caller who wants just this writer may get what another has just been handed. So where there are
+// such callers, whoever does not want to wait may go away empty.
 
 import (
 	"context"
@@ -31,8 +35,9 @@ import (
 
 // action is the input of an operation, on the halves of one kind.
 type action struct {
-	do   string // "try", "wait", "close", "kill", "add", "hand"
-	conn int    // of all but try and wait
+	do     string // "try", "wait", "named", "close", "kill", "add", "hand"
+	conn   int    // of all but try and wait
+	beside bool   // others ask for whole connections, and for writers by name
 }
 
 // result is its output: for try and wait the connection, or why there was none.
@@ -66,12 +71,14 @@ var leasing = (&porcupine.NondeterministicModel{
 		switch {
 		case out.err == nil:
 			bit = 1 << out.conn
-			possible = s.idle&bit != 0
+			possible = (in.do != "named" || out.conn == in.conn) && s.idle&bit != 0
 			s.idle &^= bit
 		case errors.Is(out.err, plex.ErrNoConnections):
 			possible = s.alive == 0
+		case in.do == "named":
+			possible = in.beside || s.idle&bit == 0
 		case in.do == "try":
-			possible = s.idle == 0
+			possible = in.beside || s.idle == 0
 		}
 		if !possible {
 			return nil
@@ -81,7 +88,7 @@ var leasing = (&porcupine.NondeterministicModel{
 	DescribeOperation: func(input, output any) string {
 		in, out := input.(action), output.(result)
 		switch {
-		case in.do != "try" && in.do != "wait":
+		case in.do != "try" && in.do != "wait" && in.do != "named":
 			return fmt.Sprintf("%s %d", in.do, in.conn)
 		case out.err != nil:
 			return fmt.Sprintf("%s: %v", in.do, out.err)
@@ -105,13 +112,13 @@ func hands(ops []porcupine.Operation) []porcupine.Operation {
 		earliest := kill.Return
 		for _, op := range ops {
 			do := op.Input.(action).do
-			if (do == "try" || do == "wait") && op.Call < kill.Return && op.Return > kill.Call {
+			if (do == "try" || do == "wait" || do == "named") && op.Call < kill.Return && op.Return > kill.Call {
 				earliest = min(earliest, op.Call)
 			}
 		}
 		if earliest < kill.Return {
 			all = append(all, porcupine.Operation{
-				ClientId: 1000 + len(all), Input: action{"hand", kill.Input.(action).conn},
+				ClientId: 1000 + len(all), Input: action{do: "hand", conn: kill.Input.(action).conn},
 				Call: earliest, Output: result{}, Return: kill.Return,
 			})
 		}
@@ -124,6 +131,20 @@ type recorder struct {
 	clock atomic.Int64
 	mu    sync.Mutex
 	ops   [2][]porcupine.Operation
+	names []plex.Conn
+}
+
+// named remembers a connection for those who want its writer, and picks one.
+func (r *recorder) named(rng *rand.Rand, name plex.Conn) plex.Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if (name != plex.Conn{}) {
+		r.names = append(r.names, name)
+	}
+	if len(r.names) == 0 {
+		return plex.Conn{}
+	}
+	return r.names[rng.IntN(len(r.names))]
 }
 
 // note records an operation on halves of the kinds given.
@@ -146,7 +167,7 @@ func TestHistoriesOfLeasesCouldHaveBeenSequential(t *testing.T) {
 	}
 	for round := range rounds {
 		seed := rand.Uint64()
-		r := play(t, seed)
+		r := play(t, seed, round%2 == 0)
 		for kind, ops := range r.ops {
 			verdict, info := porcupine.CheckOperationsVerbose(leasing, hands(ops), 10*time.Second)
 			if verdict != porcupine.Illegal {
@@ -161,7 +182,8 @@ func TestHistoriesOfLeasesCouldHaveBeenSequential(t *testing.T) {
 }
 
 // play has a few goroutines lease, close, kill, add and look at the figures, and records what they saw.
-func play(t *testing.T, seed uint64) *recorder {
+// Mixed says that they ask for whole connections and for writers by name, too.
+func play(t *testing.T, seed uint64, mixed bool) *recorder {
 	const clients, steps = 8, 30
 	var (
 		r       recorder
@@ -202,49 +224,27 @@ func play(t *testing.T, seed uint64) *recorder {
 		rng := rand.New(rand.NewPCG(seed, uint64(1+client)))
 		wg.Go(func() {
 			for range steps {
-				kind := rng.IntN(2)
 				in, timeout := action{do: "try"}, time.Duration(-1)
 				if rng.IntN(2) == 0 {
 					in.do, timeout = "wait", time.Duration(1+rng.IntN(200))*time.Microsecond
 				}
-				var reader plex.Reader
-				var writer plex.Writer
-				got := r.note(client, in, func() result {
-					var err error
-					var addr net.Addr
-					if kind == 0 {
-						reader, err = m.Reader(ctx, timeout)
-						addr = reader.RemoteAddr()
-					} else {
-						writer, err = m.Writer(ctx, timeout)
-						addr = writer.RemoteAddr()
-					}
-					return result{number(addr), err}
-				}, kind)
+				got, held := r.take(m, client, rng, in, timeout, mixed)
 				if got.err != nil {
 					if errors.Is(got.err, plex.ErrNoConnections) || rng.IntN(10) == 0 {
 						add(client)
 					}
 					continue
 				}
+				r.named(rng, held.name)
 				for range rng.IntN(3) {
 					runtime.Gosched()
 				}
-				in, kinds := action{do: "close", conn: got.conn}, []int{kind}
+				in, kinds := action{do: "close", conn: got.conn}, held.kinds
+				end := held.Close
 				if rng.IntN(12) == 0 {
-					in.do, kinds = "kill", []int{0, 1} // it ends the lease and the other half
+					in.do, kinds, end = "kill", []int{0, 1}, held.Kill // it ends the lease and the other half
 				}
-				r.note(client, in, func() result {
-					switch {
-					case kind == 0 && in.do == "kill":
-						return result{err: reader.Kill()}
-					case kind == 0:
-						return result{err: reader.Close()}
-					case in.do == "kill":
-						return result{err: writer.Kill()}
-					}
-					return result{err: writer.Close()}
-				}, kinds...)
+				r.note(client, in, func() result { return result{err: end()} }, kinds...)
 				if rng.IntN(20) == 0 {
 					s := m.Stats()
 					if s.Open > s.Capacity || s.LeasedReaders > clients || s.LeasedWriters > clients {
@@ -260,6 +260,72 @@ func play(t *testing.T, seed uint64) *recorder {
 		require.Equal(t, 1, c.peek().closes)
 	}
 	return &r
+}
+
+type handle interface {
+	Close() error
+	Kill() error
+	RemoteAddr() net.Addr
+}
+
+// held is a lease.
+type held struct {
+	handle
+	name  plex.Conn
+	kinds []int
+}
+
+// take asks for something.
+func (r *recorder) take(m *plex.Multiplexer, client int, rng *rand.Rand, in action, timeout time.Duration, mixed bool) (result, held) {
+	ctx, h, kind := context.Background(), held{}, rng.IntN(2)
+	if mixed {
+		kind = rng.IntN(6)
+	}
+	in.beside = mixed
+	name := r.named(rng, plex.Conn{})
+	if kind == 5 && name == (plex.Conn{}) {
+		kind = 1
+	}
+	lease := func() (err error) {
+		switch kind {
+		case 0, 2:
+			l, e := m.Reader(ctx, timeout)
+			h, err = held{l, l.Conn(), []int{0}}, e
+		case 1, 3:
+			l, e := m.Writer(ctx, timeout)
+			h, err = held{l, l.Conn(), []int{1}}, e
+		case 4:
+			l, e := m.Duplex(ctx, timeout)
+			h, err = held{l, l.Conn(), []int{0, 1}}, e
+		default:
+			l, e := name.Writer(ctx, timeout)
+			h, err = held{l, l.Conn(), []int{1}}, e
+		}
+		return err
+	}
+	call := r.clock.Add(1)
+	err := lease()
+	end := r.clock.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := result{number(h.RemoteAddr()), err}
+	switch {
+	case kind == 4:
+		if err != nil {
+			return out, h // it needs more than there may have been
+		}
+		in.do = "wait"
+	case kind == 5:
+		if errors.Is(err, plex.ErrTimeout) && in.do != "try" || err != nil && !errors.Is(err, plex.ErrTimeout) {
+			return out, h // it was unlucky, or the connection has ended
+		}
+		in.do, in.conn = "named", number(name.RemoteAddr())
+	}
+	kinds := h.kinds
+	for _, kind := range kinds {
+		r.ops[kind] = append(r.ops[kind], porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: end})
+	}
+	return out, h
 }
 
 // number is that of the connection with this address.
@@ -288,7 +354,11 @@ func TestTheModelOfHistoriesRefusesWhatMustNotBe(t *testing.T) {
 			add, op(1, 3, 4, action{do: "try"}, result{conn: 1}), op(1, 5, 6, action{do: "close", conn: 1}, result{}),
 			op(1, 7, 8, action{do: "close", conn: 1}, result{}),
 		},
-		"hopeless too soon": {add, op(1, 3, 4, action{do: "wait"}, result{err: plex.ErrNoConnections})},
+		"another one's writer": {
+			add, op(0, 3, 4, action{do: "add", conn: 2}, result{}), op(1, 5, 6, action{do: "named", conn: 1}, result{conn: 2}),
+		},
+		"refused by name though idle": {add, op(1, 3, 4, action{do: "named", conn: 1}, result{err: plex.ErrTimeout})},
+		"hopeless too soon":           {add, op(1, 3, 4, action{do: "wait"}, result{err: plex.ErrNoConnections})},
 	} {
 		require.False(t, porcupine.CheckOperations(leasing, history), name)
 	}
@@ -296,4 +366,53 @@ func TestTheModelOfHistoriesRefusesWhatMustNotBe(t *testing.T) {
 		add, op(1, 3, 6, action{do: "try"}, result{conn: 1}), op(2, 4, 5, action{do: "try"}, result{err: plex.ErrTimeout}),
 		op(1, 7, 9, action{do: "close", conn: 1}, result{}), op(2, 8, 10, action{do: "wait"}, result{conn: 1}),
 	}))
+}
+
+// Callers of Duplex, Reader and Writer and of writers by name, all of whom wait for as long as it takes, are all served.
+func TestWhoeverWaitsForWholeConnectionsBlocksNobodyElse(t *testing.T) {
+	for conns := 1; conns <= 3; conns++ {
+		var network network
+		m, err := plex.New(t.Context(), plex.WithMaxCapacity(conns))
+		require.NoError(t, err)
+		for range conns {
+			_, err := m.Add(t.Context(), network.dial())
+			require.NoError(t, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		end := func(l interface{ Close() error }, err error) {
+			if err == nil {
+				runtime.Gosched()
+				err = l.Close()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		var wg sync.WaitGroup
+		for i := range 12 {
+			wg.Go(func() {
+				for range 300 {
+					switch i % 4 {
+					case 0:
+						d, err := m.Duplex(ctx, 0)
+						end(d, err)
+					case 1:
+						r, err := m.Reader(ctx, 0)
+						end(r, err)
+					case 2:
+						w, err := m.Writer(ctx, 0)
+						end(w, err)
+					default:
+						for name := range m.Conns() {
+							w, err := name.Writer(ctx, 0)
+							end(w, err)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.NoError(t, m.Close())
+	}
 }

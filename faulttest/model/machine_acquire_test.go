@@ -17,10 +17,17 @@ import (
 
 // lease is a lease in the model's hands.
 type lease struct {
-	side *side
-	conn *conn
-	r    plex.Reader // of one kind or the other
-	w    plex.Writer
+	side  *side
+	conn  *conn
+	r     plex.Reader // of one kind or the other
+	w     plex.Writer
+	d     plex.Duplex // or both
+	mate  *lease      // the other half of a whole connection; nil if this is only a half
+	came  int         // when, see machine.arrived
+	ahead bool        // of the line, as just this connection was asked for
+
+	probe   *probe // it is that of a probe
+	pending bool   // it is of a caller who waits for the other half
 
 	deadline time.Time
 	closing  bool // Close or Kill has been called
@@ -35,14 +42,47 @@ type lease struct {
 
 func (l *lease) expired() bool { return !l.deadline.IsZero() && !time.Now().Before(l.deadline) }
 
-// waiter is a call of Reader or Writer.
+// The methods of both kinds, for each half of a whole connection, too.
+
+func (l *lease) read(p []byte) (int, error) {
+	if l.mate != nil {
+		return l.d.Read(p)
+	}
+	return l.r.Read(p)
+}
+
+func (l *lease) write(p []byte) (int, error) {
+	if l.mate != nil {
+		return l.d.Write(p)
+	}
+	return l.w.Write(p)
+}
+
+func (l *lease) setDeadline(deadline time.Time) error {
+	switch {
+	case l.mate != nil && l.side.name == "reader":
+		return l.d.SetReadDeadline(deadline)
+	case l.mate != nil:
+		return l.d.SetWriteDeadline(deadline)
+	case l.side.name == "reader":
+		return l.r.SetReadDeadline(deadline)
+	}
+	return l.w.SetWriteDeadline(deadline)
+}
+
+// waiter is a call of Reader or Writer, or of what else there is to lease.
 type waiter struct {
 	side     *side
 	ctx      context.Context
 	cancel   context.CancelFunc
 	deadline time.Time // zero: none
+	timeout  time.Duration
 	try      bool
 	dials    int // that were under way when it came
+	came     int // see machine.arrived
+	of       *conn
+	robbed   bool    // it may have been about to get a half that somebody else took, and lost its place by that
+	choice   []*conn // whole connections that were idle when it came for one
 	done     chan struct{}
 	lease    *lease
 	addr     net.Addr
@@ -50,26 +90,45 @@ type waiter struct {
 }
 
 func (m *machine) acquire(t *rapid.T) {
-	m.drawAcquire(t, rapid.SampledFrom(m.asked()).Draw(t, "kind"))
+	m.drawAcquire(t, rapid.SampledFrom(m.kinds()).Draw(t, "kind"))
 }
 
-// asked is what the pool is asked for: writers, and read halves in one of the two ways.
-func (m *machine) asked() []*side {
+// kinds is what the pool is asked for: writers, and read halves in one of the two ways.
+func (m *machine) kinds() []*side {
 	if m.attending {
-		return []*side{&m.ready, &m.writers}
+		return []*side{&m.ready, &m.writers, &m.whole}
 	}
-	return []*side{&m.readers, &m.writers}
+	return []*side{&m.readers, &m.writers, &m.whole}
+}
+
+func (m *machine) sides() []*side {
+	return []*side{&m.readers, &m.writers, &m.ready, &m.whole, &m.named}
+}
+
+// allWaiters returns those who wait for anything.
+func (m *machine) allWaiters() (all []*waiter) {
+	for _, s := range m.sides() {
+		all = append(all, s.waiters...)
+	}
+	return all
 }
 
 func (m *machine) drawAcquire(t *rapid.T, s *side) {
 	// For ever, not at all, or for a while; or with a ctx that has ended.
 	timeout := rapid.SampledFrom([]time.Duration{0, -1, -1, 10 * time.Millisecond, time.Second}).Draw(t, "timeout")
 	ended := rapid.IntRange(0, 9).Draw(t, "ended") == 0
-	m.begin(s, timeout, ended)
+	m.begin(s, nil, timeout, ended)
 }
 
-func (m *machine) begin(s *side, timeout time.Duration, ended bool) *waiter {
-	w := &waiter{side: s, try: timeout < 0, dials: len(m.dials), done: make(chan struct{})}
+func (m *machine) begin(s *side, of *conn, timeout time.Duration, ended bool) {
+	m.arrived++
+	w := &waiter{side: s, of: of, try: timeout < 0, timeout: timeout, dials: len(m.dials), came: m.arrived, done: make(chan struct{})}
+	if s == &m.whole {
+		m.pairing = true
+		if !ended && !m.attending && !m.closed { // where plex reads itself, a connection is not seen to be idle
+			w.choice = m.idleWhole()
+		}
+	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	if ended {
 		w.cancel()
@@ -89,6 +148,14 @@ func (m *machine) begin(s *side, timeout time.Duration, ended bool) *waiter {
 			l.r, w.err = m.pool.ReadyReader(w.ctx, timeout)
 			w.addr = l.r.RemoteAddr()
 			l.side = &m.readers
+		case &m.whole:
+			l.d, w.err = m.pool.Duplex(w.ctx, timeout)
+			w.addr = l.d.RemoteAddr()
+			l.side, l.mate = &m.readers, &lease{side: &m.writers, d: l.d, mate: l}
+		case &m.named:
+			l.w, w.err = of.name.Writer(w.ctx, timeout)
+			w.addr = l.w.RemoteAddr()
+			l.side = &m.writers
 		default:
 			l.w, w.err = m.pool.Writer(w.ctx, timeout)
 			w.addr = l.w.RemoteAddr()
@@ -97,36 +164,53 @@ func (m *machine) begin(s *side, timeout time.Duration, ended bool) *waiter {
 			w.lease = l
 		}
 	}()
-	return w
 }
 
 // settleWaiters compares who was served with who should be: those who came first, as long as there was anything to be
 // had, and nobody else.
 func (m *machine) settleWaiters() {
-	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
-		passed := false // someone before is still waiting
+	held := len(m.held)
+	m.clearPending()
+	var served, refused []*waiter
+	// What is due goes before the next lease, also if it has just been handed to a waiter.
+	robbed := slices.ContainsFunc(m.order, m.isDue)
+	for _, s := range m.sides() {
+		passed := make(map[*conn]bool) // someone before is still waiting
 		s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
 			select {
 			case <-w.done:
 			default:
-				passed = true
+				require.Empty(m.t, w.choice, "a caller waits for a whole connection though one was idle")
+				w.robbed = w.robbed || robbed && (s == &m.readers || s == &m.ready)
+				passed[w.of] = passed[w.of] || s != &m.whole && !w.robbed
 				return false
 			}
 			w.cancel() // the lease does not mind
 			if w.err != nil {
-				m.refused(w)
+				refused = append(refused, w)
 				return true
 			}
-			require.False(m.t, passed, "a %s was served before another who had come first", s.name)
+			require.False(m.t, passed[w.of], "a %s was served before another who had come first", s.name)
 			m.served(w)
+			served = append(served, w)
 			return true
 		})
 	}
+	m.learnPending()
+	m.keepPending()
+	for _, w := range refused {
+		m.refused(w)
+	}
+	m.checkOneLine(served, held)
 }
 
 // mayHave returns the connections of which a caller can have a lease, and those of which that is not known.
 func (m *machine) mayHave(s *side) []*conn {
-	if s != &m.ready {
+	switch s {
+	case &m.ready:
+	case &m.whole:
+		return m.idleWhole()
+	default:
 		return m.idle(s)
 	}
 	return slices.DeleteFunc(m.idle(&m.readers), func(c *conn) bool { return c.left() == 0 && !c.offered && !c.vague })
@@ -137,16 +221,36 @@ func (m *machine) has(s *side) []*conn {
 	return slices.DeleteFunc(m.mayHave(s), func(c *conn) bool { return s != &m.writers && c.vague })
 }
 
+// hasFor is has for one caller.
+func (m *machine) hasFor(w *waiter) (has []*conn) {
+	switch w.side {
+	case &m.named:
+		return slices.DeleteFunc(m.idle(&m.writers), func(c *conn) bool { return c != w.of })
+	case &m.whole:
+		if m.attending { // where plex reads itself, a connection is not seen to be idle
+			return nil
+		}
+	}
+	return m.has(w.side)
+}
+
 // checkWaiters looks whether those who wait have to.
 func (m *machine) checkWaiters() {
-	for _, s := range []*side{&m.readers, &m.writers, &m.ready} {
+	m.checkPending()
+	for _, s := range m.sides() {
 		for _, w := range s.waiters {
-			require.Empty(m.t, m.has(s), "a caller waits for a %s though there is one", s.name)
+			switch s {
+			case &m.whole: // see checkPending
+			case &m.named:
+				m.checkNamed(w)
+			default:
+				require.Empty(m.t, m.has(s), "a caller waits for a %s though there is one", s.name)
+			}
 			require.False(m.t, m.closed, "a caller waits for a %s of a closed pool", s.name)
 			require.False(m.t, m.hopeless(), "a caller waits for a %s though there is nothing to wait for", s.name)
 			require.False(m.t, w.try, "a caller waits who did not want to")
 			require.NoError(m.t, w.ctx.Err())
-			require.True(m.t, w.deadline.IsZero() || time.Now().Before(w.deadline), "a caller waits beyond its timeout")
+			require.True(m.t, w.deadline.IsZero() || time.Now().Before(w.deadline), "a caller waits for a %s beyond its timeout", s.name)
 		}
 	}
 }
@@ -155,16 +259,44 @@ func (m *machine) served(w *waiter) {
 	m.acquired++
 	l, s := w.lease, w.lease.side
 	c := m.conns[w.addr.String()]
-	require.NotNil(m.t, c, "%s of connection %v, which was not admitted", s.name, w.addr)
-	require.False(m.t, m.closed, "%s after the pool was closed", describe(s, c))
-	require.True(m.t, slices.Contains(m.mayHave(w.side), c), "%s, which was not to be had", describe(s, c))
-	l.conn = c
+	require.NotNil(m.t, c, "%s of connection %v, which was not admitted", w.side.name, w.addr)
+	require.False(m.t, m.closed, "%s after the pool was closed", describe(w.side, c))
+	switch w.side {
+	case &m.whole:
+		m.servedWhole(w, c)
+		return
+	case &m.named:
+		require.Same(m.t, w.of, c, "a writer of another connection")
+		require.True(m.t, slices.Contains(m.idle(&m.writers), c) || c.justEnded && c.writer == nil, "%s, which was not to be had", describe(w.side, c))
+	default:
+		require.True(m.t, slices.Contains(m.mayHave(w.side), c) || m.tookWhatEnded(s, c),
+			"%s, which was not to be had: dead %v, at its end %v, retired %v, leaving %v", describe(s, c), c.dead, c.atEnd, c.retired, c.leaving)
+	}
+	l.ahead = w.side == &m.named
+	m.begins(l, c)
+}
+
+// tookWhatEnded reports whether a write half may have been leased in the moment before its connection came to its end.
+func (m *machine) tookWhatEnded(s *side, c *conn) bool {
+	return s == &m.writers && c.justEnded && c.writer == nil
+}
+
+// begins notes that a lease has begun.
+func (m *machine) begins(l *lease, c *conn) {
+	m.arrived++
+	l.conn, l.came = c, m.arrived
+	c.used = time.Now()
+	s := l.side
 	if s == &m.readers {
 		c.vague = false
 		c.reader = l
 	} else {
 		c.writer = l
 	}
+	if (c.name == plex.Conn{}) {
+		c.name = l.name()
+	}
+	require.Equal(m.t, c.name, l.name(), "two names of connection %d", c.id)
 	s.leases = append(s.leases, l)
 }
 
@@ -188,11 +320,13 @@ func (m *machine) refused(w *waiter) {
 		require.True(m.t, e.Timeout())
 		require.True(m.t, w.try || !w.deadline.IsZero() && !time.Now().Before(w.deadline), "too soon: %v", e)
 		if w.try {
-			require.Empty(m.t, m.has(w.side), "%v, though there is a %s", e, w.side.name)
+			require.Empty(m.t, m.hasFor(w), "%v, though there is a %s", e, w.side.name)
 			require.Equal(m.t, m.open(), e.Open)
 			require.GreaterOrEqual(m.t, e.Connecting, w.dials)
 			require.LessOrEqual(m.t, e.Connecting, len(m.dials)) // it has itself begun to connect, for those who come later
 		}
+	case w.side == &m.named:
+		m.refusedNamed(w, e.Err)
 	case errors.Is(e.Err, plex.ErrNoConnections):
 		require.True(m.t, m.hopeless(), "%v", e)
 		require.Empty(m.t, m.has(w.side), "%v, though there is a %s", e, w.side.name)
@@ -205,7 +339,7 @@ func (m *machine) refused(w *waiter) {
 }
 
 func (m *machine) cancelWaiter(t *rapid.T) {
-	w := pick(t, "waiter", slices.Concat(m.readers.waiters, m.writers.waiters, m.ready.waiters))
+	w := pick(t, "waiter", m.allWaiters())
 	w.cancel()
 }
 
@@ -219,6 +353,11 @@ func (s *side) live() (live []*lease) {
 	return live
 }
 
+// single returns those of them that are not of a whole connection.
+func (s *side) single() []*lease {
+	return slices.DeleteFunc(s.live(), func(l *lease) bool { return l.mate != nil })
+}
+
 // ended notes the end of a lease: the half is idle again, unless there is a reason why not.
 func (m *machine) ended(l *lease) {
 	if l.over {
@@ -226,6 +365,7 @@ func (m *machine) ended(l *lease) {
 	}
 	l.over = true
 	c := l.conn
+	c.used = time.Now()
 	l.side.leases = slices.DeleteFunc(l.side.leases, func(x *lease) bool { return x == l })
 	m.stale = append(m.stale, l)
 	if l.side == &m.writers {
@@ -278,7 +418,9 @@ func (m *machine) useStaleHandle(t *rapid.T) {
 	op := rapid.IntRange(0, 5).Draw(t, "operation")
 	var err error
 	ctx, past := context.Background(), time.Unix(1, 0)
-	if l.side == &m.readers {
+	if l.mate != nil {
+		err = m.useStaleWhole(l.d, op)
+	} else if l.side == &m.readers {
 		switch op {
 		case 0:
 			_, err = l.r.Read(make([]byte, 5))

@@ -15,6 +15,7 @@ import (
 // end ends the pool.
 func (m *machine) end() {
 	t := m.t
+	m.letProbesPass()
 	switch rapid.SampledFrom([]string{"calm", "close", "shutdown", "impatient", "context"}).Draw(t, "end") {
 	case "calm":
 		m.calm()
@@ -26,7 +27,7 @@ func (m *machine) end() {
 	case "impatient":
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		busy := slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader != nil || c.writer != nil })
+		busy := slices.ContainsFunc(m.order, func(c *conn) bool { return c.reader != nil || c.writer != nil && !c.writer.pending })
 		m.close("Shutdown", func() error {
 			err := m.pool.Shutdown(ctx)
 			if !busy && err != nil {
@@ -51,6 +52,9 @@ func (m *machine) calm() {
 	for _, c := range m.peers() {
 		c.allow(-1)
 	}
+	for _, c := range m.order {
+		m.unpinAll(c)
+	}
 	for range 3 { // a connect that fails may be one of those that are waited for
 		for len(m.dials) > 0 {
 			d := m.dials[0]
@@ -68,9 +72,12 @@ func (m *machine) calm() {
 		time.Sleep(time.Minute)
 		m.settle(t)
 	}
+	m.checkAllLeft()
+	require.Empty(t, m.named.waiters)
 	if !m.cfg.connector {
 		return
 	}
+	require.Empty(t, m.whole.waiters)
 	require.Empty(t, m.readers.waiters)
 	require.Empty(t, m.writers.waiters)
 	require.GreaterOrEqual(t, m.open(), m.cfg.minimum, "the pool is not whole again")
@@ -78,10 +85,14 @@ func (m *machine) calm() {
 
 // endOne ends a lease.
 func (m *machine) endOne() {
-	if l := m.readers.live(); len(l) > 0 {
-		m.endReader(l[0], false)
-	} else {
-		m.endWriter(m.writers.live()[0], false)
+	l := slices.Concat(m.readers.live(), m.writers.live())[0]
+	switch {
+	case l.mate != nil:
+		m.endWhole(l, false)
+	case l.side == &m.readers:
+		m.endReader(l, false)
+	default:
+		m.endWriter(l, false)
 	}
 	m.settle(m.t)
 }
@@ -96,12 +107,12 @@ func (m *machine) close(what string, f func() error, want error) {
 		func() { require.ErrorIs(m.t, err, want) })
 	time.Sleep(time.Second)
 	for _, c := range m.order {
-		if !c.retired && !c.atEnd || c.writer != nil {
+		if c.detached == nil && (!c.retired && !c.atEnd || c.writer != nil) {
 			m.fail(c, plex.ErrClosed)
 		}
 	}
 	m.settle(m.t)
-	require.Zero(m.t, m.net.open(), "connections that Close left open")
+	require.Equal(m.t, m.spare(), m.net.open(), "connections that Close left open")
 }
 
 // shutdown ends the pool when its leases have ended.
@@ -117,8 +128,8 @@ func (m *machine) shutdown() {
 		func() bool { return !hurry }, // a stream may have to help its sender to the end
 		func() { done = true; require.NoError(m.t, err) })
 	m.settle(t)
-	for _, s := range m.asked() {
-		m.begin(s, 0, false) // refused
+	for _, s := range m.kinds() {
+		m.begin(s, nil, 0, false) // refused
 	}
 	m.settle(t)
 	for _, c := range m.peers() {
@@ -131,7 +142,7 @@ func (m *machine) shutdown() {
 	hurry = true
 	m.settle(t)
 	require.True(t, done, "Shutdown has not returned")
-	require.Zero(t, m.net.open(), "connections that Shutdown left open")
+	require.Equal(t, m.spare(), m.net.open(), "connections that Shutdown left open")
 }
 
 // leave ends what the model itself has under way.
@@ -140,13 +151,11 @@ func (m *machine) leave() {
 		m.dials[0].outcome <- succeeds
 		m.settle(m.t)
 	}
-	for _, l := range m.readers.live() {
-		m.endReader(l, false)
-	}
-	for _, l := range m.writers.live() {
-		m.endWriter(l, false)
+	for len(m.readers.live())+len(m.writers.live()) > 0 {
+		m.endOne()
 	}
 	m.settle(m.t)
+	m.closeDetached()
 	require.Empty(m.t, m.calls)
 	for _, l := range m.stale {
 		if l.in != nil {
@@ -165,13 +174,16 @@ func (m *machine) leave() {
 func (m *machine) abandon() {
 	close(m.quit)
 	m.cancel()
-	for _, w := range slices.Concat(m.readers.waiters, m.writers.waiters, m.ready.waiters) {
+	for _, w := range m.allWaiters() {
 		w.cancel()
 	}
 	for _, c := range m.net.conns {
 		c.allow(-1)
 	}
 	_ = m.pool.Close()
+	for _, r := range m.renews {
+		r.cancel()
+	}
 	for _, l := range slices.Concat(m.readers.leases, m.writers.leases, m.stale) {
 		if l.in != nil {
 			l.in.cancel()

@@ -71,7 +71,7 @@ func (m *machine) read(t *rapid.T) {
 	must, may := m.receives(l)
 	var n int
 	var err error
-	m.start("Read of "+describe(l.side, c), func() { n, err = l.r.Read(p) },
+	m.start("Read of "+describe(l.side, c), func() { n, err = l.read(p) },
 		func() bool {
 			w := c.peek()
 			return c.left() == 0 && !w.fin && w.err == nil && !c.dead && !c.retired && !l.closing && !l.expired()
@@ -117,7 +117,7 @@ func drawDeadline(t *rapid.T) time.Time {
 func (m *machine) setReadDeadline(t *rapid.T) {
 	l := pick(t, "reader", m.readers.live())
 	deadline := drawDeadline(t)
-	m.deadlineSet(l, l.r.SetReadDeadline(deadline), deadline)
+	m.deadlineSet(l, l.setDeadline(deadline), deadline)
 }
 
 func (m *machine) deadlineSet(l *lease, err error, deadline time.Time) {
@@ -140,7 +140,7 @@ func (m *machine) deadlineSet(l *lease, err error, deadline time.Time) {
 }
 
 func (m *machine) recv(t *rapid.T) {
-	l := pick(t, "reader", m.readers.live())
+	l := pick(t, "reader", m.readers.single())
 	if l.busy {
 		t.Skip("it would wait for its turn")
 	}
@@ -161,8 +161,7 @@ func (m *machine) recv(t *rapid.T) {
 		return
 	case err != nil:
 		in.cancel()
-		require.True(t, l.conn.dead, "%v", err)
-		require.ErrorIs(t, err, l.conn.cause)
+		m.tellsTheEnd(l.conn, err)
 		return
 	}
 	require.False(t, must, "two streams")
@@ -239,8 +238,9 @@ func (m *machine) cancelRecv(t *rapid.T) {
 	l.in.canceled = true
 }
 
-func (m *machine) closeReader(t *rapid.T) { m.endReader(pick(t, "reader", m.readers.live()), false) }
-func (m *machine) killReader(t *rapid.T)  { m.endReader(pick(t, "reader", m.readers.live()), true) }
+func (m *machine) closeReader(t *rapid.T) { m.endReader(pick(t, "reader", m.readers.single()), false) }
+
+func (m *machine) killReader(t *rapid.T) { m.endReader(pick(t, "reader", m.readers.single()), true) }
 
 func (m *machine) endReader(l *lease, kill bool) {
 	l.closing = true

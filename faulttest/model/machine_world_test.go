@@ -66,6 +66,7 @@ func (m *machine) sleep(t *rapid.T) {
 // dial is a call of the connector. How it ends is up to an action, or its ctx if it heeds that.
 type dial struct {
 	heeds   bool
+	began   time.Time
 	outcome chan outcome
 	noted   bool
 	fate    // guarded by machine.mu
@@ -97,7 +98,7 @@ var errDial = errors.New("no route to nowhere")
 
 // connect is the connector.
 func (m *machine) connect(ctx context.Context, handle net.Conn) error {
-	d := &dial{outcome: make(chan outcome)}
+	d := &dial{began: time.Now(), outcome: make(chan outcome)}
 	m.mu.Lock()
 	m.begun = append(m.begun, d)
 	m.calledConnect++
@@ -172,9 +173,16 @@ func (m *machine) learnDial(d *dial) {
 	}
 }
 
-// spare is how many connections may be open at the peers beyond those that are open in the pool: those of connects
-// that are made and closed within one slot do not last until all is quiet.
-func (m *machine) spare() int { return 0 }
+// spare is how many connections may be open at the peers beyond those that are open in the pool: those that were taken
+// out of it. Those of connects that are made and closed within one slot do not last until all is quiet.
+func (m *machine) spare() (n int) {
+	for _, c := range m.order {
+		if c.detached != nil && c.peek().closes == 0 {
+			n++
+		}
+	}
+	return n
+}
 
 func (m *machine) connectEnds(t *rapid.T) {
 	d := pick(t, "dial", m.dials)
@@ -200,7 +208,7 @@ func (m *machine) add(t *rapid.T) {
 			conns, want = append(conns, nil), append(want, nil)
 		case kind == 1 && m.open() > 0:
 			for _, c := range m.order {
-				if c.peek().closes == 0 {
+				if c.peek().closes == 0 && c.detached == nil {
 					conns, want = append(conns, c.memConn), append(want, c.memConn)
 					break
 				}

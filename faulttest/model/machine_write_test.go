@@ -5,6 +5,7 @@ package model
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/stretchr/testify/require"
 	"go.atomizer.io/plex"
@@ -80,7 +81,7 @@ func (m *machine) write(t *rapid.T) {
 	p := c.next(before, rapid.IntRange(1, 40).Draw(t, "size"))
 	var n int
 	var err error
-	m.start("Write to "+describe(l.side, c), func() { n, err = l.w.Write(p) },
+	m.start("Write to "+describe(l.side, c), func() { n, err = l.write(p) },
 		func() bool { return c.stalled() && !l.closing && !l.expired() },
 		func() {
 			l.busy = false
@@ -106,11 +107,11 @@ func (m *machine) write(t *rapid.T) {
 func (m *machine) setWriteDeadline(t *rapid.T) {
 	l := pick(t, "writer", m.writers.live())
 	deadline := drawDeadline(t)
-	m.deadlineSet(l, l.w.SetWriteDeadline(deadline), deadline)
+	m.deadlineSet(l, l.setDeadline(deadline), deadline)
 }
 
 func (m *machine) send(t *rapid.T) {
-	l := pick(t, "writer", m.writers.live())
+	l := pick(t, "writer", m.writers.single())
 	if l.busy {
 		t.Skip("it would wait for its turn")
 	}
@@ -219,11 +220,11 @@ func (m *machine) cancelSend(t *rapid.T) {
 	l.out.canceled = true
 }
 
-func (m *machine) closeWriter(t *rapid.T) { m.endWriter(pick(t, "writer", m.writers.live()), false) }
+func (m *machine) closeWriter(t *rapid.T) { m.endWriter(pick(t, "writer", m.writers.single()), false) }
 
 // killWriter kills a lease, which may already be waiting for its flush.
 func (m *machine) killWriter(t *rapid.T) {
-	l := pick(t, "writer", m.writers.leases)
+	l := pick(t, "writer", slices.DeleteFunc(slices.Clone(m.writers.leases), func(l *lease) bool { return l.mate != nil }))
 	if !l.closing {
 		m.endWriter(l, true)
 		return

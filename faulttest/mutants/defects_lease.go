@@ -162,4 +162,34 @@ var leaseDefects = []defect{
 		edits: []edit{in("judge", never("op.kind.Passing(err)"))},
 		tests: []suite{root("TestUDPRefusedIsPassing", "TestRefusedDatagramIsPassing")},
 	},
+	{
+		name:  "duplex-gives-up-with-a-half",
+		what:  "a caller of Duplex who gives up keeps the write half that it had",
+		edits: []edit{in("pairing.of", drop("_ = w.close(wid)").nth(2))},
+		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "duplex-prefers-nothing",
+		what:  "a caller of Duplex waits for the reader of its connection though another connection is idle",
+		edits: []edit{in("pairing.idle", atStart("if p != nil { return w, wid, rid, ok }"))},
+		tests: []suite{root("TestDuplexPrefersAConnectionWhoseReadHalfIsIdle")},
+	},
+	{
+		name:  "duplex-closes-one-half",
+		what:  "the end of a whole connection gives back its read half only",
+		edits: []edit{in("Duplex.Close", replace("errors.Join(d.w.close(d.wid), err)", "errors.Join(nil, err)"))},
+		tests: []suite{root("TestDuplexIsBothHalvesOfOneConnection")},
+	},
+	{
+		name:  "named-waiter-stays",
+		what:  "a caller who has given up waiting for the writer of a connection stays in its line, and is given it",
+		edits: []edit{in("half.leaseNamed", never("!h.named.remove(w)"))},
+		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "named-writer-of-another-line",
+		what:  "whoever waits for the writer of a connection is served in the opposite order",
+		edits: []edit{in("half.leaseNamed", replace("append(h.named.line, w)", "append([]*namedWaiter{w}, h.named.line...)"))},
+		tests: []suite{root("TestConnWriterGoesAheadOfTheLine")},
+	},
 }

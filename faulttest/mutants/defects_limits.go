@@ -123,4 +123,22 @@ var limitDefects = []defect{
 		edits: []edit{in("roster.appendWithLeases", replace("r.leases", "2*r.leases"))},
 		tests: []suite{root("TestRosterCountsTheLeasesOfEachConnectionOnce")},
 	},
+	{
+		name:  "probe-that-fails-is-forgotten",
+		what:  "a connection whose probe has failed stays",
+		edits: []edit{in("conn.probe", drop("c.fail(err)"))},
+		tests: []suite{root("TestAProbeThatFailsLosesItsConnection")},
+	},
+	{
+		name:  "probe-of-what-was-just-used",
+		what:  "a connection is probed soon after it was used",
+		edits: []edit{in("prober.look", replace("(probeTicks-2)*tick", "0"))},
+		tests: []suite{root("TestIdleConnectionsAreProbedAndBusyOnesAreNot"), fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "probe-keeps-its-connection",
+		what:  "a probe does not give its connection back",
+		edits: []edit{in("conn.probe", drop("defer func() { _ = d.Close() }()"))},
+		tests: []suite{root("TestIdleConnectionsAreProbedAndBusyOnesAreNot"), fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
 }

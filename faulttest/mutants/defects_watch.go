@@ -111,4 +111,46 @@ var watchDefects = []defect{
 		edits: []edit{in("Poller.Stop", drop("p.ends.stop()"))},
 		tests: []suite{own("internal/poll", "TestStop"), root("TestWatcherCostsOneDescriptorForThePool", "TestTheProcessIsAsItWasAfterManyMultiplexersOfRealConnections")},
 	},
+	{
+		name:  "detached-in-its-slot",
+		what:  "a connection that was detached keeps its slot",
+		edits: []edit{in("conn.detach", drop("c.closed()"))},
+		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "detached-without-its-bytes",
+		what:  "what was read of a connection before it was detached is lost",
+		edits: []edit{in("Duplex.Detach", replace("d.r.back", "d.r.back[:0]").within("back := d.r.back"))},
+		tests: []suite{root("TestDetachTakesAConnectionOutAlive"), fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "retired-though-pinned",
+		what:  "a connection that is due goes though something is expected of it",
+		edits: []edit{in("conn.leavePinned", always("c.pins.Load() == 0")), in("conn.retireLooked", replace("c.pins.Load() == 0", "true"))},
+		tests: []suite{root("TestATooOldPinnedConnectionDrainsAndGoesWhenItIsUnpinned"), fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "pinned-for-ever",
+		what:  "pins keep a connection that is due for as long as they like",
+		edits: []edit{in("conn.drainedLocked", replace("!c.graceEnds.IsZero()", "false"))},
+		tests: []suite{root("TestAPinnedConnectionOfAFullPoolIsInServiceUntilItsGraceEnds")},
+	},
+	{
+		name:  "renewed-before-it-is-replaced",
+		what:  "a connection is renewed before another has taken its place, though there is room",
+		edits: []edit{in("Multiplexer.canSpareLocked", replace("usable > enough", "usable >= enough"))},
+		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "renew-does-not-wait",
+		what:  "Renew returns when connections have left service, though they are still open",
+		edits: []edit{in("Multiplexer.Renew", replace("old[0].life.phase == phaseClosed", "old[0].life.phase >= phaseLeaving"))},
+		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
+	},
+	{
+		name:  "retire-does-nothing",
+		what:  "Retire waits for something else to happen to the pool",
+		edits: []edit{in("Conn.Retire", drop("c.c.turnOut(whyRenewed)"))},
+		tests: []suite{root("TestRetireWithoutAConnector")},
+	},
 }

@@ -129,6 +129,7 @@ const (
 	resolverFails
 	addressGone
 	addressDown
+	probeFails
 	foreignFaults
 )
 
@@ -138,7 +139,7 @@ func (f foreignFault) String() string {
 		"Close takes long", "Close never returns", "transport panics", "transport ends the goroutine",
 		"callback panics or ends its goroutine", "backoff panics, ends its goroutine or hangs",
 		"log handler panics or ends its goroutine", "process stopped",
-		"resolver fails, hangs, finds nothing or crashes", "address leaves the list", "address goes down",
+		"resolver fails, hangs, finds nothing or crashes", "address leaves the list", "address goes down", "probe fails, panics or hangs",
 	}[f]
 }
 

@@ -38,7 +38,8 @@ type link struct {
 	bye  atomic.Bool // the pool has ended its writing, or all of it
 	eof  atomic.Bool // the pool was told of the server's end
 	// extra says that it is open without the pool's knowledge, so that the capacity is not the pool's to keep.
-	extra atomic.Bool
+	extra    atomic.Bool
+	detached atomic.Bool // a consumer has taken it out of the pool
 }
 
 // side is the state of one half.

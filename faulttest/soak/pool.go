@@ -48,12 +48,18 @@ func (s *lane) use(ctx context.Context, m *pool, p *setup) {
 	for i := range p.writers {
 		consumers.Go(s.newConsumer(m.Multiplexer, p, 1<<20+i).writers)
 	}
+	for i := range p.wholes {
+		consumers.Go(s.newConsumer(m.Multiplexer, p, 2<<20+i).wholes)
+	}
 	beside, endBeside := context.WithCancel(context.Background())
 	defer endBeside()
 	var besides sync.WaitGroup
 	besides.Go(func() { s.Watch(beside, m.Multiplexer, &s.stats) })
 	if p.Scaling > 0 {
 		besides.Go(func() { s.adds(beside, m.Multiplexer, p) })
+	}
+	if p.operated {
+		besides.Go(func() { s.operate(beside, m.Multiplexer, p) })
 	}
 	if p.Scaling > 0 || p.life == mildLife {
 		besides.Go(func() { s.ebb(beside) })
@@ -139,6 +145,12 @@ func (s *lane) open(ctx context.Context, p *setup) *pool {
 	if p.leaks > 0 {
 		more = append(more, plex.WithLeakDetection(p.leaks))
 	}
+	if p.operated {
+		more = append(more, plex.WithRetireGrace(retireGrace))
+	}
+	if p.probed {
+		more = append(more, plex.WithProbe(probeIdle, probeTimeout, s.probe(p)))
+	}
 	service := &cluster{s: s, p: p}
 	if p.addresses > 0 {
 		more = append(more, plex.WithResolver(service.resolve, askedEvery))
@@ -189,7 +201,7 @@ func (s *lane) calm(m *pool, p *setup, consumers *sync.WaitGroup) {
 		live = check.LiveReady
 	}
 	n := p.Minimum
-	if (p.Lifetime > 0 || p.addresses > 0) && n > 1 {
+	if (p.Lifetime > 0 || p.addresses > 0 || p.operated) && n > 1 {
 		n-- // one at a time is retired, and what is left in it may be leased, too
 	}
 	if err := live(context.Background(), m.Multiplexer, n, scaffold.Starving); err != nil {

@@ -72,6 +72,9 @@ func (c *consumer) read(r *reading) {
 	default:
 		r.reads(1 + c.rng.IntN(20))
 	}
+	if c.p.answers && c.chance(10) && l.read.leased.Load() {
+		c.answer(r.Conn(), l)
+	}
 	if c.killing() {
 		r.end("killed", func() error {
 			l.hurt.Store(true)

@@ -75,6 +75,12 @@ func (s *soak) figures() *scaffold.Figures {
 	}
 	f.Count("retired for their age", s.sums.expired.Load())
 	f.Count("retired as surplus", s.sums.scaledDown.Load())
+	f.Count("retired because somebody asked for it, at most", s.sums.asked.Load())
+	f.Count("renewals", s.sums.renewals.Load())
+	f.Count("probes", s.sums.probes.Load())
+	f.Count("whole connections leased", s.sums.wholes.Load())
+	f.Count("  taken out of the pool", s.sums.detached.Load())
+	f.Count("writers leased by name", s.sums.answers.Load())
 	f.Count("ended in good order, and all had arrived", s.sums.graceful.Load())
 	f.Count("pools", s.sums.pools.Load())
 	f.Count("connections", s.sums.connections.Load())

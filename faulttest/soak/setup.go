@@ -33,6 +33,11 @@ type setup struct {
 	badBackoff bool // so does the function for the pauses
 	logs       bool // and the log handler
 
+	wholes   int  // callers of Duplex
+	answers  bool // readers write where their bytes came from
+	operated bool // connections are retired, renewed and pinned
+	probed   bool // idle connections are asked whether they live
+
 	addresses int // of the service, of which some come and go; 0: it has one, and no resolver
 }
 
@@ -114,10 +119,16 @@ func (p setup) String() string {
 		{p.callbacks, "callbacks"},
 		{p.badBackoff, "a backoff that crashes"},
 		{p.logs, "a log handler that crashes"},
+		{p.answers, "answers"},
+		{p.operated, "operators"},
+		{p.probed, "probes"},
 	} {
 		if special.is {
 			text.WriteString(", " + special.what)
 		}
+	}
+	if p.wholes > 0 {
+		fmt.Fprintf(&text, ", %d callers of Duplex", p.wholes)
 	}
 	if p.addresses > 0 {
 		fmt.Fprintf(&text, ", %d addresses", p.addresses)
@@ -176,5 +187,9 @@ func (s *lane) drawSetup(n int) setup {
 	if oneIn(3) {
 		p.addresses = 1 + rng.IntN(5)
 	}
+	if oneIn(2) {
+		p.wholes = 1 + rng.IntN(p.Capacity)
+	}
+	p.answers, p.operated, p.probed = oneIn(2), oneIn(3), oneIn(2)
 	return p
 }

@@ -59,6 +59,8 @@ type sums struct {
 	slowest                                         atomic.Int64 // nanoseconds
 	pools                                           atomic.Uint64
 	expired, scaledDown                             atomic.Uint64
+	wholes, detached, answers                       atomic.Uint64
+	asked, renewals, probes                         atomic.Uint64
 	graceful                                        atomic.Uint64 // ends that must not lose anything, and have not
 	connector                                       [connectorFaults]atomic.Uint64
 	consumer                                        [consumerFaults]atomic.Uint64

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ type Config struct {
 	User, Password string                            // may be empty
 	Subject, Group string                            // to subscribe to; clients with the same Group share the messages, without one each gets all
 	Handle         func(subject string, data []byte) // gets the messages, in one of several goroutines
-	Errors         func(error)                       // gets what the server complains about; may be nil
+	Errors         func(error)                       // gets what the server complains about, and what became of messages of Queue; may be nil
 }
 
 const maxLine = 64 << 10 // more than any line: an INFO that lists a large cluster is the longest
@@ -40,6 +41,7 @@ var crlf, pong = []byte("\r\n"), []byte("PONG\r\n")
 type Client struct {
 	Config
 	pool       *plex.Multiplexer
+	sender     *message.Sender
 	receiver   *message.Receiver
 	working    sync.WaitGroup
 	maxPayload atomic.Int64 // most bytes of data that the server takes
@@ -59,6 +61,9 @@ func Dial(ctx context.Context, config Config) (c *Client, err error) {
 		return nil, err
 	}
 	c.receiver, err = message.New(c.pool, split, message.WithMaxSize(int(c.maxPayload.Load())+maxLine))
+	if err == nil {
+		c.sender, err = message.NewSender(c.pool, message.WithFailed(func(_ []byte, err error) { c.report(err) }))
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.pool.Close())
 	}
@@ -68,26 +73,57 @@ func Dial(ctx context.Context, config Config) (c *Client, err error) {
 	return c, nil
 }
 
-// Close ends the client. What has arrived and not been handled is dropped.
+// Close writes what is queued, for five seconds at the most, and ends the client. What has arrived and not been handled is
+// dropped.
 func (c *Client) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
 	defer c.working.Wait()
-	return c.pool.Close()
+	return errors.Join(c.sender.Close(ctx), c.pool.Close())
 }
 
 func (c *Client) Stats() plex.Stats { return c.pool.Stats() }
 
-// Publish hands messages to the operating system, in one Write, or says why not: a [*message.SendError] knows whether the
-// server may have got something all the same. Other errors are about the messages, and then it has not.
+// Publish hands messages to the operating system, or says why not: a [*message.SendError] knows whether the server may have
+// got something all the same. Other errors are about the messages, and then it has not. What several goroutines publish at
+// the same time shares a Write.
 func (c *Client) Publish(ctx context.Context, subject string, messages ...[]byte) error {
-	var frames []byte
+	frames, err := c.encode(subject, messages...)
+	if err != nil {
+		return err
+	}
+	return c.sender.Send(ctx, frames)
+}
+
+// Queue publishes a message as soon as possible, and does not wait for that. If it cannot be sent, Errors gets a
+// [*message.SendError]. The error is [message.ErrFull] if there are too many already.
+func (c *Client) Queue(subject string, data []byte) error {
+	frame, err := c.encode(subject, data)
+	if err != nil {
+		return err
+	}
+	return c.sender.Queue(frame)
+}
+
+// encode makes what goes over the wire. It refuses what the server would refuse: that would cost the connection, and others
+// have messages on it.
+func (c *Client) encode(subject string, messages ...[]byte) (frames []byte, err error) {
 	for _, data := range messages {
 		if most := c.maxPayload.Load(); bad(subject) || int64(len(data)) > most {
-			// The server would refuse it, which costs the connection, and others have messages on it.
-			return fmt.Errorf("nats: %d bytes on %q: want at most %d, and a subject without blanks", len(data), subject, most)
+			return nil, fmt.Errorf("nats: %d bytes on %q: want at most %d, and a subject without blanks", len(data), subject, most)
 		}
-		frames = fmt.Appendf(frames, "PUB %s %d\r\n%s\r\n", subject, len(data), data)
+		frames = slices.Grow(frames, len("PUB ")+len(subject)+len(data)+25) // the size has at most 19 digits
+		frames = append(append(append(frames, "PUB "...), subject...), ' ')
+		frames = append(strconv.AppendInt(frames, int64(len(data)), 10), crlf...)
+		frames = append(append(frames, data...), crlf...)
 	}
-	return message.Send(ctx, c.pool, 0, frames)
+	return frames, nil
+}
+
+func (c *Client) report(err error) {
+	if err != nil && c.Errors != nil && !errors.Is(err, plex.ErrClosed) {
+		c.Errors(err)
+	}
 }
 
 // bad reports a name that the server would refuse, or take for something else.
@@ -114,9 +150,7 @@ func (c *Client) receive() {
 			c.receiver.Kill(m.Conn) // nobody knows what comes next on it
 			err = fmt.Errorf("nats: the server says %.99q, which means nothing to this client", line)
 		}
-		if err != nil && c.Errors != nil && !errors.Is(err, plex.ErrClosed) {
-			c.Errors(err)
-		}
+		c.report(err)
 	}
 }
 
