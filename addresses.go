@@ -31,7 +31,7 @@ type resolving struct {
 }
 
 // resolver asks for the addresses of the service, and sees to it that each has its share. Its fields
-// belong to its goroutine. The nil resolver is that of a multiplexer without WithResolver.
+// belong to its goroutine, except moved. The nil resolver is that of a multiplexer without WithResolver.
 type resolver struct {
 	m      *Multiplexer
 	wake   chan struct{}        // something was lost, or has failed; holds one
@@ -40,6 +40,8 @@ type resolver struct {
 	answer chan answered        // of a question that is under way; nil if none is
 	known  bool                 // there has been an answer
 	failed bool                 // the last question has failed, and the log knows
+
+	moved int // the place in the roster behind what was moved last; it belongs to the supervisor's goroutine
 }
 
 type answered struct {
@@ -261,13 +263,14 @@ func (r *resolver) passOverLocked(a *attempt) {
 }
 
 // moveOne retires a connection of an address that has too many, one that nobody uses if there is
-// one.
+// one. It looks from where it found the last one, or each move in a large pool would look again at
+// all that are not to be moved.
 func (r *resolver) moveOne(from Address) {
 	m := r.m
 	var busy *conn
-	for _, c := range m.roster.all() {
-		switch {
-		case c.at != from || !c.isOpen():
+	for range m.roster.size() {
+		switch c := m.roster.turn(&r.moved); {
+		case c == nil || c.at != from || !c.isOpen():
 		case (c.r.word() | c.w.word()).is(leaseLive):
 			busy = c
 		case c.turnOut(whyMoved):

@@ -74,6 +74,29 @@ func (r *roster) appendWithLeases(buf []*conn) (conns []*conn, gone uint64) {
 	return append(slices.Grow(buf, len(r.conns)), r.conns...), r.leases
 }
 
+// turn returns one connection after the other, and after the last one the first again; place is the
+// caller's, and says which is next. It returns nil if there is none. While connections come and go,
+// it may miss one.
+func (r *roster) turn(place *int) *conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.conns) == 0 {
+		return nil
+	}
+	if *place >= len(r.conns) {
+		*place = 0
+	}
+	c := r.conns[*place]
+	*place++
+	return c
+}
+
+func (r *roster) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.conns)
+}
+
 // leases is how often consumers have leased either half.
 func (c *conn) leases() uint64 { return c.r.word().leases() + c.w.word().leases() }
 

@@ -109,3 +109,20 @@ func TestExpiriesComeInTheirOrder(t *testing.T) {
 	}
 	require.Empty(t, e.conns)
 }
+
+func TestRosterGoesAround(t *testing.T) {
+	var r roster
+	place := 0
+	require.Nil(t, r.turn(&place))
+	a, b, c := new(conn), new(conn), new(conn)
+	for _, x := range []*conn{a, b, c} {
+		r.add(x)
+	}
+	require.Equal(t, 3, r.size())
+	for _, x := range []*conn{a, b, c, a, b, c} {
+		require.Same(t, x, r.turn(&place))
+	}
+	require.True(t, r.remove(b))
+	require.True(t, r.remove(c))
+	require.Same(t, a, r.turn(&place), "the place is behind the end")
+}

@@ -75,6 +75,12 @@ var healDefects = []defect{
 		tests: []suite{root("TestAfterARollingRestartAllIsEvenAgain")},
 	},
 	{
+		name:  "moves-look-at-one-place",
+		what:  "what is moved is looked for at one place of the roster only",
+		edits: []edit{in("resolver.moveOne", replace("&r.moved", "new(int)"))},
+		tests: []suite{root("TestWhatIsMovedIsLookedForFromTheLastPlace")},
+	},
+	{
 		name:  "moves-in-one-moment",
 		what:  "all pools that see an address come back move something to it in the same moment",
 		pkg:   "internal/pace",
