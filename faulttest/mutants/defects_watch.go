@@ -144,7 +144,7 @@ var watchDefects = []defect{
 	{
 		name:  "renew-does-not-wait",
 		what:  "Renew returns when connections have left service, though they are still open",
-		edits: []edit{in("Multiplexer.Renew", replace("old[0].life.phase == phaseClosed", "old[0].life.phase >= phaseLeaving"))},
+		edits: []edit{in("conn.awaitClosed", replace("c.life.phase == phaseClosed", "c.life.phase >= phaseLeaving"))},
 		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
 	},
 	{
