@@ -193,6 +193,23 @@ func TestDetachTakesAConnectionOutAlive(t *testing.T) {
 	})
 }
 
+// Whoever watches an idle connection for the pool leaves it alone when it is detached, with no deadline left behind.
+func TestADetachedConnectionIsWatchedByNobody(t *testing.T) {
+	forEachSocket(t, func(t *testing.T, l *ledger, s *host) {
+		m, p := s.mux(l)
+		nc, err := duplexOf(t, m, -1).Detach()
+		require.NoError(t, err)
+		l.HandedBack(nc)
+		_, err = p.Write([]byte("word"))
+		require.NoError(t, err)
+		word := make([]byte, 4)
+		_, err = io.ReadFull(nc, word)
+		require.NoError(t, err)
+		require.Equal(t, "word", string(word))
+		require.NoError(t, nc.Close())
+	})
+}
+
 func TestDetachOfAConnectionThatHasFailedTellsTheCause(t *testing.T) {
 	m, _, _ := fakePool(t, 1)
 	d := duplexOf(t, m, -1)

@@ -64,12 +64,12 @@ func copyLibrary(from, to string) error {
 	})
 }
 
-// wanted reports whether a folder of the repository is needed: not Git's, the
-// tools', and the like.
+// wanted reports whether a folder of the repository is needed: not Git's, the tools', and the like. Some tests of
+// the library are about the workflows and the documents.
 func wanted(folder string) bool {
 	top, _, _ := strings.Cut(folder, string(filepath.Separator))
 	switch top {
-	case "faulttest", "testdata", "examples", "internal", "message", "plexdebug", "request", "docs":
+	case ".github", "faulttest", "testdata", "examples", "internal", "message", "plexdebug", "request", "docs":
 		return true
 	}
 	return false

@@ -18,7 +18,7 @@ var leaseDefects = []defect{
 	{
 		name:  "named-waiter-forgotten",
 		what:  "who waits for one half is not told that it is retired",
-		edits: []edit{in("half.markRetired", drop("h.failNamed()"))},
+		edits: []edit{in("half.failWaiting", drop("h.failNamed()"))},
 		tests: []suite{root("TestConnWriterOfAnEndedConnectionGivesTheCause")},
 	},
 	{
@@ -183,13 +183,13 @@ var leaseDefects = []defect{
 	{
 		name:  "named-waiter-stays",
 		what:  "a caller who has given up waiting for the writer of a connection stays in its line, and is given it",
-		edits: []edit{in("half.leaseNamed", never("!h.named.remove(w)"))},
+		edits: []edit{in("half.leaseNamed", never("!l.remove(w)"))},
 		tests: []suite{fault("./model", "TestPoolIsWhatTheModelSays", "TestPoolWithReadyReadersIsWhatTheModelSays")},
 	},
 	{
 		name:  "named-writer-of-another-line",
 		what:  "whoever waits for the writer of a connection is served in the opposite order",
-		edits: []edit{in("half.leaseNamed", replace("append(h.named.line, w)", "append([]*namedWaiter{w}, h.named.line...)"))},
+		edits: []edit{in("named.add", replace("w.list.PushBack(w)", "w.list.PushFront(w)"))},
 		tests: []suite{root("TestConnWriterGoesAheadOfTheLine")},
 	},
 }

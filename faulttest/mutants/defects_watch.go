@@ -96,7 +96,7 @@ var watchDefects = []defect{
 		name:  "parked-and-detached",
 		what:  "where the poller parks, it stays on a connection that was taken out of the pool",
 		edits: []edit{in("conn.leaveAlone", replace("guardDeadline(c.nc.SetReadDeadline, longAgo) == nil", "guardDeadline(c.nc.SetReadDeadline, longAgo) != nil"))},
-		tests: []suite{parked(root("TestDetachTakesAConnectionOutAlive"))},
+		tests: []suite{parked(root("TestADetachedConnectionIsWatchedByNobody"))},
 	},
 	{
 		name:  "reset-told-as-eof",
