@@ -409,6 +409,7 @@ func (c *conn) closeLocked(y why) bool {
 	next, ok := c.life.turn(phaseClosing, y)
 	if ok {
 		c.life = next
+		c.m.tasks.expect(transportTask)
 	}
 	return ok
 }

@@ -149,3 +149,42 @@ func TestFailuresThatMeetAreOneLoss(t *testing.T) {
 	s := m.Stats()
 	require.Equal(t, [3]int{1, 0, 0}, [3]int{int(s.Lost), s.IdleReaders, s.IdleWriters}, "lost, and idle halves")
 }
+
+// Whoever closes the multiplexer waits for a transport that somebody else is about to close.
+func TestCloseWaitsForATransportThatSomebodyElseIsAboutToClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		books := fakenet.NewBooks(t)
+		transport, _ := books.Pair()
+		m, err := New(context.Background(), WithConnections(transport))
+		require.NoError(t, err)
+		c := m.roster.all()[0]
+		m.mu.Lock()
+		require.True(t, c.closeLocked(whyLost))
+		m.mu.Unlock()
+		closed := make(chan error, 1)
+		go func() { closed <- m.Close() }()
+		synctest.Wait()
+		require.Empty(t, closed, "it has not been closed yet")
+		c.end()
+		require.NoError(t, <-closed)
+		require.Equal(t, 1, transport.Closes())
+	})
+}
+
+// A connection that was detached is not closed, and Close does not wait for that.
+func TestCloseDoesNotWaitForADetachedTransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		books := fakenet.NewBooks(t)
+		transport, _ := books.Pair()
+		m, err := New(context.Background(), WithConnections(transport))
+		require.NoError(t, err)
+		d, err := m.Duplex(t.Context(), -1)
+		require.NoError(t, err)
+		nc, err := d.Detach()
+		require.NoError(t, err)
+		began := time.Now()
+		require.NoError(t, m.Close())
+		require.Zero(t, time.Since(began))
+		require.NoError(t, nc.Close())
+	})
+}

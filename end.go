@@ -25,8 +25,9 @@ const (
 	lingerPause = 200 * time.Millisecond // the longest
 )
 
-// end closes the transport. Whoever began it by closeLocked calls end once.
-func (c *conn) end() { c.m.tasks.startForeign(transportTask, c.closeTransport) }
+// end closes the transport. Whoever began it by closeLocked calls end once. Close waits for it from
+// closeLocked on, also the Close of somebody else.
+func (c *conn) end() { c.m.tasks.begin(transportTask, c.closeTransport) }
 
 func (c *conn) closeTransport() {
 	defer c.closed() // also if the transport panics or ends the goroutine

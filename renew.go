@@ -248,6 +248,7 @@ func (c *conn) detach() bool {
 	if !ok {
 		return false
 	}
+	defer m.tasks.dismiss(transportTask) // nobody closes the transport
 	c.r.retire()
 	c.w.retire()
 	c.leaveAlone()

@@ -72,17 +72,33 @@ func (t *tasks) startForeign(kind taskKind, f func()) {
 	t.startLocked(kind, f)
 }
 
-func (t *tasks) startLocked(kind taskKind, f func()) {
+// expect has wait wait for a task that is about to begin. Either begin or dismiss follows. It may be
+// called under any lock.
+func (t *tasks) expect(kind taskKind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.running[kind]++
+}
+
+// begin runs f, which is expected, in a goroutine.
+func (t *tasks) begin(kind taskKind, f func()) {
 	go func() {
-		defer func() {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.running[kind]--
-			t.changed.Broadcast()
-		}()
+		defer t.dismiss(kind) // also if f panics or ends the goroutine
 		f()
 	}()
+}
+
+// dismiss ends what is expected.
+func (t *tasks) dismiss(kind taskKind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running[kind]--
+	t.changed.Broadcast()
+}
+
+func (t *tasks) startLocked(kind taskKind, f func()) {
+	t.running[kind]++
+	t.begin(kind, f)
 }
 
 // close has nothing of plex's own started any more.

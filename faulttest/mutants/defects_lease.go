@@ -192,4 +192,16 @@ var leaseDefects = []defect{
 		edits: []edit{in("named.add", replace("w.list.PushBack(w)", "w.list.PushFront(w)"))},
 		tests: []suite{root("TestConnWriterGoesAheadOfTheLine")},
 	},
+	{
+		name:  "close-misses-a-transport",
+		what:  "Close does not wait for a transport that somebody else is about to close",
+		edits: []edit{in("conn.closeLocked", drop("c.m.tasks.expect(transportTask)")), in("conn.end", replace("c.m.tasks.begin", "c.m.tasks.startForeign"))},
+		tests: []suite{root("TestCloseWaitsForATransportThatSomebodyElseIsAboutToClose")},
+	},
+	{
+		name:  "detached-and-waited-for",
+		what:  "Close waits for the transport of a connection that was detached",
+		edits: []edit{in("conn.detach", drop("m.tasks.dismiss(transportTask)"))},
+		tests: []suite{root("TestCloseDoesNotWaitForADetachedTransport")},
+	},
 }
