@@ -18,6 +18,6 @@ One cost grows with the pool and should not: a Duplex of a connection that is re
 queue for the entry of its read half.
 
 The lock is measured in a build of its own, which costs others nothing. Its longest holds are those
-in which the list of all connections grows. What counts is the processor time of the thread that holds the lock. Each
-step is done twice and the shorter time counts, because a virtual machine may lose its processor
-meanwhile.`
+in which the list of all connections grows. What counts is the processor time of the thread that
+holds the lock. Each step is done twice and the shorter time counts, because a virtual machine may
+lose its processor meanwhile.`
