@@ -47,54 +47,33 @@ type loss struct {
 // losses are what is to be replaced: what a failed connect was for goes first, and then the oldest.
 // They are a list, since a slice would be copied as it grows, under the lock, when all peers close
 // at once.
-type losses struct{ first, last *lossEntry }
-
-type lossEntry struct {
-	loss
-	next *lossEntry
-}
+type losses struct{ list list.List }
 
 // add puts a loss behind all others.
-func (ls *losses) add(l loss) {
-	e := &lossEntry{loss: l}
-	if ls.last == nil {
-		ls.first = e
-	} else {
-		ls.last.next = e
-	}
-	ls.last = e
-}
+func (ls *losses) add(l loss) { ls.list.PushBack(l) }
 
 // handBack puts a loss that was taken ahead of all others.
-func (ls *losses) handBack(l loss) {
-	ls.first = &lossEntry{l, ls.first}
-	if ls.last == nil {
-		ls.last = ls.first
-	}
-}
+func (ls *losses) handBack(l loss) { ls.list.PushFront(l) }
 
 // take takes out the first loss, and reports false if there is none.
 func (ls *losses) take() (loss, bool) {
-	e := ls.first
-	if e == nil {
+	front := ls.list.Front()
+	if front == nil {
 		return loss{}, false
 	}
-	if ls.first = e.next; ls.first == nil {
-		ls.last = nil
-	}
-	return e.loss, true
+	return ls.list.Remove(front).(loss), true
 }
 
 // from returns a function that says from which address the i-th loss is, the zero Address if there
 // are not so many. From one call to the next, i must not fall.
 func (ls *losses) from() func(i int) Address {
-	e, at := ls.first, 0
+	e, at := ls.list.Front(), 0
 	return func(i int) (a Address) {
 		for ; e != nil && at < i; at++ {
-			e = e.next
+			e = e.Next()
 		}
 		if e != nil {
-			a = e.loss.from
+			a = e.Value.(loss).from
 		}
 		return a
 	}

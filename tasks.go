@@ -39,7 +39,8 @@ func (t *tasks) start(f func()) bool {
 	if t.closed {
 		return false
 	}
-	t.startLocked(ownTask, f)
+	t.running[ownTask]++
+	t.begin(ownTask, f)
 	return true
 }
 
@@ -67,9 +68,8 @@ func (t *tasks) after(d time.Duration, f func()) {
 // startForeign runs f, which calls foreign code, in a goroutine, also when the multiplexer has been
 // closed.
 func (t *tasks) startForeign(kind taskKind, f func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.startLocked(kind, f)
+	t.expect(kind)
+	t.begin(kind, f)
 }
 
 // expect has wait wait for a task that is about to begin. Either begin or dismiss follows. It may be
@@ -94,11 +94,6 @@ func (t *tasks) dismiss(kind taskKind) {
 	defer t.mu.Unlock()
 	t.running[kind]--
 	t.changed.Broadcast()
-}
-
-func (t *tasks) startLocked(kind taskKind, f func()) {
-	t.running[kind]++
-	t.begin(kind, f)
 }
 
 // close has nothing of plex's own started any more.

@@ -36,9 +36,9 @@ var healDefects = []defect{
 		tests: []suite{root("TestAFailedConnectHandsItsLossBack")},
 	},
 	{
-		name:  "loss-behind-the-last-is-dropped",
-		what:  "once all losses have been taken, the next ones are not remembered",
-		edits: []edit{in("losses.take", drop("ls.last = nil"))},
+		name:  "loss-stays-when-taken",
+		what:  "a loss that is about to be replaced stays among the losses, and is replaced again and again",
+		edits: []edit{in("losses.take", replace("ls.list.Remove(front)", "front.Value"))},
 		tests: []suite{root("TestWhatAFailedConnectWasForIsReplacedFirst")},
 	},
 	{
